@@ -1,0 +1,30 @@
+"""The two ways in which the library speaks up: an error for bad input, a warning for a doubtful one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(ValueError):
+    """Bad input. The message says what was expected, what came and what to do.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+
+class LabWarning(UserWarning):
+    """The call goes on, but its result may not mean what the caller thinks."""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """A sentence that lists the names near to `name`, or all known names when none is near.
+
+    >>> suggest("tinny", ["tiny", "ViT-B-16"])
+    'Did you mean tiny?'
+    """
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"Did you mean {', '.join(near)}?"
+    return f"Known names: {', '.join(known)}."
