@@ -1,0 +1,118 @@
+"""Running an open_clip text tower on no more tokens than the batch needs.
+
+open_clip's own `encode_text` takes only the full context length: a caption of 14 tokens costs as
+much as one of 248. A causal tower pooled at the end token never looks behind it, so everything
+behind the longest text of the batch can be cut away without changing a feature.
+
+B batch, T tokens, D embedding, W width of the tower.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from open_clip.hf_model import HFTextEncoder
+from open_clip.transformer import TextTransformer
+from torch import nn
+
+from longclip_lab.errors import LabError
+
+
+def text_tower(model: nn.Module) -> nn.Module:
+    """The module that holds the text tower's parts: `model.text`, or the model where it has none.
+
+    open_clip's `CLIP` keeps the parts on itself, `CustomTextCLIP` in `.text`.
+    """
+    return getattr(model, "text", model)
+
+
+def pool_type(model: nn.Module) -> str:
+    """How the tower pools: "argmax", "eos", "first", "last"; "hub" for those of transformers."""
+    tower = text_tower(model)
+    if isinstance(tower, HFTextEncoder):
+        return "hub"
+    return tower.pool_type if isinstance(tower, TextTransformer) else tower.text_pool_type
+
+
+def can_trim(model: nn.Module) -> bool:
+    """True if no token sees a later one and the text is read off at its end token.
+
+    Only such a tower can be trimmed: one that is pooled elsewhere, appends a class token (CoCa),
+    or looks both ways reads the padding too.
+    """
+    tower = text_tower(model)
+    if pool_type(model) not in ("argmax", "eos") or tower.attn_mask is None:
+        return False
+    return getattr(tower, "cls_emb", None) is None
+
+
+def end_positions(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Where the tower reads off each text: [B], the index of its end token."""
+    if pool_type(model) == "eos":
+        tower = text_tower(model)
+        end_id = tower.eos_id if isinstance(tower, TextTransformer) else tower.text_eos_id
+        return (tokens_BT == end_id).int().argmax(dim=-1)
+    return tokens_BT.argmax(dim=-1)
+
+
+def encode_tokens(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Text features [B, D], not normalised, as open_clip computes them for the padded batch.
+
+    Causal towers pooled at the end token (OpenAI's, Long-CLIP's) run on the batch's longest text
+    only. Towers of transformers mask their padding and are trimmed to the last token that is not
+    padding. All others are padded to the full context length, which is what open_clip runs.
+
+    Raises LabError if T is larger than the context length.
+    """
+    context_length = text_tower(model).context_length
+    if tokens_BT.ndim != 2 or tokens_BT.shape[1] == 0:
+        raise LabError(f"Expected token ids [B, T], got a tensor of {tuple(tokens_BT.shape)}.")
+    if tokens_BT.shape[1] > context_length:
+        raise LabError(
+            f"The texts have {tokens_BT.shape[1]} tokens, but the model reads at most "
+            f"{context_length}. Cut them, or stretch the model's positions."
+        )
+    if len(tokens_BT) == 0:
+        raise LabError("Expected at least one text, got none.")
+    if pool_type(model) == "hub":
+        return _pooled(model.text(_without_padding(model, tokens_BT)))
+    if not can_trim(model):
+        missing = context_length - tokens_BT.shape[1]
+        return _pooled(model.encode_text(F.pad(tokens_BT, (0, missing), value=_pad_id(model))))
+    length = int(end_positions(model, tokens_BT).max()) + 1
+    return _encode_causal(model, tokens_BT[:, :length])
+
+
+def _encode_causal(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """The steps of `CLIP.encode_text` with positions and mask sliced to T."""
+    tower = text_tower(model)
+    length = tokens_BT.shape[1]
+    dtype = tower.transformer.get_cast_dtype()
+    states_BTW = tower.token_embedding(tokens_BT).to(dtype)
+    states_BTW = states_BTW + tower.positional_embedding[:length].to(dtype)
+    states_BTW = tower.transformer(states_BTW, attn_mask=tower.attn_mask[:length, :length])
+    rows_B = torch.arange(len(tokens_BT), device=tokens_BT.device)
+    # The layer norm works on each token alone, so only the pooled ones need it.
+    pooled_BW = tower.ln_final(states_BTW[rows_B, end_positions(model, tokens_BT)])
+    projection = tower.text_projection
+    if projection is None:
+        return pooled_BW
+    return projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection
+
+
+def _without_padding(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    used_T = (tokens_BT != _pad_id(model)).any(dim=0)
+    length = int(used_T.nonzero().max()) + 1 if used_T.any() else 1
+    return tokens_BT[:, :length]
+
+
+def _pad_id(model: nn.Module) -> int:
+    tower = text_tower(model)
+    if isinstance(tower, HFTextEncoder):
+        return int(tower.config.pad_token_id)
+    return int(getattr(tower, "pad_id", 0))
+
+
+def _pooled(output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Towers with `output_tokens` return (pooled, tokens)."""
+    return output[0] if isinstance(output, tuple) else output
