@@ -1,0 +1,45 @@
+"""Data sets by name, for the command line and for recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from longclip_lab.data.coco import coco
+from longclip_lab.errors import LabError, suggest
+
+DATA_NAMES = ("world", "coco")
+
+
+def open_data(
+    name: str,
+    root: str | Path | None = None,
+    split: str | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    skip_bad: bool = False,
+    verify: bool = True,
+    progress: bool = False,
+) -> Any:
+    """Open a data set by name: `world` is drawn (`n`, `seed`), `coco` is read below `root`.
+
+    Raises LabError for an unknown name and for a `root` that is missing or makes no sense.
+
+    >>> open_data("cocoo", root=".")
+    Traceback (most recent call last):
+    longclip_lab.errors.LabError: There is no data set named 'cocoo'. Did you mean coco?
+    """
+    if name == "world":
+        if root is not None or split is not None:
+            raise LabError("The world is drawn, not read: it takes no root and no split.")
+        from longclip_lab import world
+
+        return world.pairs(n, seed=seed)
+    if name == "coco":
+        if root is None:
+            raise LabError(
+                "COCO is read from disk: say where with root (--root DIR), the folder that holds "
+                "annotations/ and val2017/."
+            )
+        return coco(root, split or "val2017", skip_bad, verify, progress)
+    raise LabError(f"There is no data set named {name!r}. {suggest(name, DATA_NAMES)}")
