@@ -1,0 +1,179 @@
+"""What is said of a scene: summaries, web-like short captions, and three writers of long captions.
+
+The writers differ in style and length as LoTLIP's three MLLMs do (its Section 4.1): `surveyor`
+packs a thing into one sentence, `painter` takes two, `reporter` is terse. Each can be told to
+hallucinate: every fact of a detail sentence is then replaced by a wrong value at a given rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from longclip_lab.errors import LabError, suggest
+from longclip_lab.world.language import Caption, Phrase, Sentence, build_caption, build_sentence
+from longclip_lab.world.scene import Scene, relation
+from longclip_lab.world.vocabulary import ATTRIBUTES, NUMBERS
+
+SALIENCE = {"large": 1.0, "medium": 0.35, "small": 0.12}  # how readily a short caption names it
+
+
+class Teller:
+    """Makes phrases about a scene; with a rate above 0, some of them wrong."""
+
+    def __init__(self, scene: Scene, rng: np.random.Generator, hallucination: float = 0.0):
+        self.scene, self.rng, self.hallucination = scene, rng, hallucination
+
+    def _fact(self, attribute: str, value: str, thing: int) -> Phrase:
+        if self.hallucination and self.rng.random() < self.hallucination:
+            wrong = [other for other in ATTRIBUTES[attribute] if other != value]
+            return Phrase(str(self.rng.choice(wrong)), attribute, thing, true=False)
+        return Phrase(value, attribute, thing)
+
+    def __call__(self, attribute: str, thing: int) -> Phrase:
+        return self._fact(attribute, getattr(self.scene.things[thing], attribute), thing)
+
+    def relation(self, thing: int) -> list[Phrase]:
+        """`[", ", "left of", "the house"]` to the most salient thing it has a relation with."""
+        for other in range(len(self.scene.things)):
+            if other == thing:
+                continue
+            found = relation(self.scene.things[thing], self.scene.things[other])
+            if found:
+                kind = self.scene.things[other].kind
+                return [self._fact("relation", found, thing), Phrase(f"the {kind}")]
+        return []
+
+
+def _sentence(*phrases: Phrase | str | list[Phrase]) -> Sentence:
+    flat: list[Phrase] = []
+    for phrase in phrases:
+        if isinstance(phrase, list):
+            flat += phrase
+        else:
+            flat.append(Phrase(phrase) if isinstance(phrase, str) else phrase)
+    return build_sentence([*flat, Phrase(".")])
+
+
+def summary(scene: Scene) -> Sentence:
+    """The sentence that a short caption would be: the two most salient things and the place.
+
+    It never names a pattern, an orientation, a position or a relation.
+    """
+    tell = Teller(scene, np.random.default_rng(0))
+    named: list[Phrase | str] = []
+    for number, thing in enumerate(scene.main[: len(scene.things)]):
+        named += ["and a" if number else "a", tell("colour", thing), tell("kind", thing)]
+    where = [Phrase(_WHERE[scene.ground]), Phrase(scene.ground, "ground")]
+    return _sentence(*named, where, "under a", Phrase(scene.sky, "sky"), "sky")
+
+
+_WHERE = {
+    "meadow": "in a", "beach": "on a", "desert": "in a",
+    "street": "on a", "lake": "over a", "snowfield": "on a",
+}  # fmt: skip
+
+
+def _surveyor(tell: Teller, i: int) -> list[Sentence]:
+    related = tell.relation(i)
+    return [
+        _sentence(
+            "a", tell("size", i), tell("pattern", i), tell("colour", i), tell("kind", i),
+            "is", tell("orientation", i), tell("place", i), [Phrase(","), *related] if related else [],
+        )
+    ]  # fmt: skip
+
+
+def _painter(tell: Teller, i: int) -> list[Sentence]:
+    related = tell.relation(i)
+    first = _sentence(
+        tell("place", i), "we see a", tell("size", i), tell("colour", i), tell("kind", i)
+    )
+    second = _sentence(
+        "it is", tell("pattern", i), "and", tell("orientation", i),
+        [Phrase(","), *related] if related else [],
+    )  # fmt: skip
+    return [first, second]
+
+
+def _reporter(tell: Teller, i: int) -> list[Sentence]:
+    return [
+        _sentence(
+            tell("size", i), tell("colour", i), tell("kind", i), ",", tell("pattern", i), ",",
+            tell("orientation", i), ",", tell("place", i),
+        )
+    ]  # fmt: skip
+
+
+CAPTIONERS: dict[str, Callable[[Teller, int], list[Sentence]]] = {
+    "surveyor": _surveyor,
+    "painter": _painter,
+    "reporter": _reporter,
+}
+
+
+def background_sentences(scene: Scene) -> list[Sentence]:
+    """What is said of the ground, the light and the number of things."""
+    return [
+        _sentence("the", Phrase(scene.ground, "ground"), "lies under a", Phrase(scene.sky, "sky"),
+                  "sky"),
+        _sentence("the light comes from the", Phrase(scene.light, "light")),
+        _sentence("there are", Phrase(NUMBERS[len(scene.things) - 1], "count"),
+                  "things in the picture"),
+    ]  # fmt: skip
+
+
+def long_caption(
+    scene: Scene,
+    rng: np.random.Generator,
+    captioner: str = "surveyor",
+    hallucination: float = 0.0,
+) -> Caption:
+    """The summary, then every thing and the background in shuffled order.
+
+    `hallucination` is the rate (0 to 1) at which facts of detail sentences are wrong.
+    Errors: LabError for an unknown captioner or a rate outside 0..1.
+    """
+    if captioner not in CAPTIONERS:
+        raise LabError(
+            f"expected a captioner of the world, got {captioner!r}. "
+            + suggest(captioner, CAPTIONERS)
+        )
+    if not 0 <= hallucination <= 1:
+        raise LabError(f"expected a hallucination rate from 0 to 1, got {hallucination}.")
+    tell = Teller(scene, rng, hallucination)
+    blocks = [CAPTIONERS[captioner](tell, i) for i in range(len(scene.things))]
+    blocks += [[sentence] for sentence in background_sentences(scene)]
+    shuffled = [blocks[i] for i in rng.permutation(len(blocks))]
+    return build_caption([summary(scene), *(s for block in shuffled for s in block)])
+
+
+def web_caption(scene: Scene, rng: np.random.Generator, tail: float = 0.0) -> Caption:
+    """A caption as the web has them: short, varied, about what is salient.
+
+    It may give the summary, only kinds, one thing, or the place; at the rate `tail` it goes on
+    with one to four detail sentences. Captions must vary in what they mention, or colour and
+    background alone satisfy the contrastive loss.
+    """
+    tell = Teller(scene, rng)
+    weights = np.array([SALIENCE[thing.size] for thing in scene.things])
+    count = min(len(scene.things), int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25])))
+    named = sorted(rng.choice(len(weights), count, replace=False, p=weights / weights.sum()))
+    style = rng.choice(["summary", "kinds", "things", "places"], p=[0.3, 0.3, 0.28, 0.12])
+    phrases: list[Phrase | str] = [
+        str(rng.choice(["a", "a picture of a", "there is a", "we see a"]))
+    ]
+    for number, i in enumerate(int(i) for i in named):
+        phrases += ["and a"] if number else []
+        phrases += [tell("size", i)] if style == "places" else []
+        phrases += [tell("colour", i)] if style != "kinds" and rng.random() < 0.85 else []
+        phrases += [tell("kind", i)]
+        phrases += [tell("place", i)] if style == "places" else []
+    if rng.random() < 0.3:
+        phrases += [_WHERE[scene.ground], Phrase(scene.ground, "ground")]
+    sentences = [summary(scene) if style == "summary" else _sentence(*phrases)]
+    if rng.random() < tail:
+        details = rng.permutation(len(scene.things))[: int(rng.integers(1, 5))]
+        sentences += [s for i in details for s in _surveyor(tell, int(i))]
+    return build_caption(sentences)

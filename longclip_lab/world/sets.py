@@ -1,0 +1,163 @@
+"""Sets of pictures with captions: a fixed function of their size, seed and options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from longclip_lab.errors import LabError
+from longclip_lab.world.captioners import long_caption, summary
+from longclip_lab.world.drawing import draw
+from longclip_lab.world.language import Caption
+from longclip_lab.world.scene import Scene, random_scene, single_thing_scene
+from longclip_lab.world.vocabulary import COLOURS, KINDS, SIZES
+
+TRAIN_SEED, PRETRAIN_SEED, TEST_SEED, PROBE_SEED = 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class WorldPairs:
+    """Pictures, short and long captions, and the scenes behind them.
+
+    `images` is uint8 [N, H, W, 3]; `captions` lists every short caption of a picture (here one);
+    `long_captions` keep the ground truth of `long`.
+    """
+
+    images: np.ndarray
+    short: list[str]
+    long: list[str]
+    scenes: list[Scene]
+    long_captions: list[Caption]
+    source: dict
+    name: str = "world"
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.short)
+
+    @property
+    def captions(self) -> list[list[str]]:
+        return [[text] for text in self.short]
+
+    def subset(self, indices: Sequence[int]) -> WorldPairs:
+        """The pairs at these indices, in this order."""
+        indices = [int(i) for i in indices]
+        return WorldPairs(
+            images=self.images[indices],
+            short=[self.short[i] for i in indices],
+            long=[self.long[i] for i in indices],
+            scenes=[self.scenes[i] for i in indices],
+            long_captions=[self.long_captions[i] for i in indices],
+            source={**self.source, "subset": _digest(indices)},
+            name=self.name,
+        )
+
+
+@dataclass(frozen=True)
+class SingleObjects:
+    """Pictures of one thing, for zero-shot classification.
+
+    `images` is uint8 [N, H, W, 3]; `labels` maps "kind", "colour" and "size" to class indices [N].
+    """
+
+    images: np.ndarray
+    labels: dict[str, np.ndarray]
+    scenes: list[Scene]
+    source: dict
+    name: str = "world-single"
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_size(n: int) -> None:
+    if n < 1:
+        raise LabError(f"expected at least one picture, got n={n}.")
+
+
+def draw_all(scenes: Sequence[Scene]) -> np.ndarray:
+    """Pictures of scenes, uint8 [N, 72, 72, 3]."""
+    return np.stack([np.asarray(draw(scene)) for scene in scenes])
+
+
+def distinct_scenes(n: int, seed: int, count: int | None = None) -> list[Scene]:
+    """`n` scenes with different summaries, so that no short caption fits two pictures.
+
+    Scene i depends only on the seed and on the scenes before it: a larger set begins with the
+    smaller one.
+    """
+    scenes, seen = [], set()
+    for i in range(n):
+        for attempt in range(1000):
+            scene = random_scene(np.random.default_rng((seed, i, attempt)), count)
+            text = summary(scene).text
+            if text not in seen:
+                break
+        else:
+            raise LabError(f"the world has no {n} different summaries; ask for fewer pictures.")
+        seen.add(text)
+        scenes.append(scene)
+    return scenes
+
+
+def pairs(
+    n: int,
+    seed: int = TEST_SEED,
+    captioner: str = "surveyor",
+    hallucination: float = 0.0,
+) -> WorldPairs:
+    """`n` pictures with a short caption (the summary) and a long one (100 to 200 tokens).
+
+    Args:
+        n: number of pictures. The world has some 100,000 different summaries.
+        seed: which pictures; TRAIN_SEED, PRETRAIN_SEED, TEST_SEED and PROBE_SEED keep apart what
+            should be kept apart.
+        captioner: "surveyor", "painter" or "reporter" (whose captions are shorter).
+        hallucination: share of wrong facts in the detail sentences of `long`, 0 to 1.
+
+    >>> two = pairs(2)
+    >>> two.images.shape, two.short[0] in two.long[0]
+    ((2, 72, 72, 3), True)
+    """
+    _check_size(n)
+    scenes = distinct_scenes(n, seed)
+    told = [
+        long_caption(scene, np.random.default_rng((seed, i, 7)), captioner, hallucination)
+        for i, scene in enumerate(scenes)
+    ]
+    facts = {"n": n, "seed": seed, "captioner": captioner, "hallucination": hallucination}
+    images = draw_all(scenes)
+    digest = hashlib.sha256(images.tobytes())
+    digest.update("\n".join(caption.text for caption in told).encode())
+    return WorldPairs(
+        images=images,
+        short=[summary(scene).text for scene in scenes],
+        long=[caption.text for caption in told],
+        scenes=scenes,
+        long_captions=told,
+        source={"dataset": "world", **facts, "hash": digest.hexdigest()[:16]},
+    )
+
+
+def single_objects(n: int, seed: int = TEST_SEED) -> SingleObjects:
+    """`n` pictures with one large or medium thing each, and its labels."""
+    _check_size(n)
+    scenes = [single_thing_scene(np.random.default_rng((seed, i, 11))) for i in range(n)]
+    things = [scene.things[0] for scene in scenes]
+    labels = {
+        "kind": np.array([KINDS.index(thing.kind) for thing in things]),
+        "colour": np.array([COLOURS.index(thing.colour) for thing in things]),
+        "size": np.array([SIZES.index(thing.size) for thing in things]),
+    }
+    images = draw_all(scenes)
+    digest = hashlib.sha256(images.tobytes()).hexdigest()[:16]
+    source = {"dataset": "world-single", "n": n, "seed": seed, "hash": digest}
+    return SingleObjects(images, labels, scenes, source)
