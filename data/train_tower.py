@@ -47,7 +47,9 @@ class DenseTower(nn.Module):
         self.trunk = build_tiny(10).visual.trunk
         width = self.trunk.embed_dim
         self.cell_heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in CELL.items()})
-        self.picture_heads = nn.ModuleDict({k: nn.Linear(width, len(v)) for k, v in PICTURE.items()})
+        self.picture_heads = nn.ModuleDict(
+            {k: nn.Linear(width, len(v)) for k, v in PICTURE.items()}
+        )
 
     def forward(self, pixels_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
         tokens_BLD = self.trunk.forward_features(pixels_BCHW)

@@ -79,8 +79,8 @@ def _surveyor(tell: Teller, i: int) -> list[Sentence]:
     related = tell.relation(i)
     return [
         _sentence(
-            "a", tell("size", i), tell("pattern", i), tell("colour", i), tell("kind", i),
-            "is", tell("orientation", i), tell("place", i), [Phrase(","), *related] if related else [],
+            "a", tell("size", i), tell("pattern", i), tell("colour", i), tell("kind", i), "is",
+            tell("orientation", i), tell("place", i), [Phrase(","), *related] if related else [],
         )
     ]  # fmt: skip
 

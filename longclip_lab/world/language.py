@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from longclip_lab.world.vocabulary import (
@@ -28,7 +26,10 @@ from longclip_lab.world.vocabulary import (
 )
 
 _WORD = re.compile(r"\w+|[^\w\s]")
-_FUNCTION_WORDS = ["a", "an", "the", "and", "is", "are", "it", "its", "with", "of", "in", "on", "at", "to", "under", "by", "this", "that", "there", "we", "see", "picture", "shows", "scene", "there", "things", "thing", "which", "has", "from", "view", "over", "near", "has", "been", "lies", "sky", "above", "light", "comes", "middle", "pattern", "looks", "hangs", "stands", "drawn", "left", "right", "top", "bottom", "below", "centre", "photo", "closer", "look", "also", "one"]
+_FUNCTION_WORDS = (
+    "a and are at below centre comes from in is it lies light middle of on over picture scene "
+    "see shows sky that the there things this to under we with"
+)
 
 
 class Phrase(NamedTuple):
@@ -143,13 +144,8 @@ def build_caption(sentences: Sequence[Sentence]) -> Caption:
 
 
 def world_words() -> tuple[str, ...]:
-    """Every word that a caption of the world can contain, in the order of the vocabulary file."""
+    """Every word of the world's captions and templates: what `text/vocabularies/world.txt` lists."""
     values = [*KINDS, *COLOURS, *SIZES, *PATTERNS, *ORIENTATIONS, *GROUNDS, *SKIES, *NUMBERS]
-    phrases = [*values, *PLACES, *RELATIONS, *_FUNCTION_WORDS]
+    phrases = [*values, *PLACES, *RELATIONS, _FUNCTION_WORDS]
     words = [word for phrase in phrases for word in phrase.split()]
     return (".", ",", *dict.fromkeys(words))
-
-
-@lru_cache(maxsize=1)
-def vocabulary_file() -> Path:
-    return Path(__file__).parent.parent / "text" / "vocabularies" / "world.txt"

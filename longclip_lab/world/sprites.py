@@ -88,7 +88,10 @@ OVER: dict[str, list[tuple]] = {  # trim that stands before the body
         ("ellipse", (0.2, 0.72, 0.3, 0.84), METAL),
         ("ellipse", (0.7, 0.72, 0.8, 0.84), METAL),
     ],
-    "fish": [("ellipse", (0.15, 0.36, 0.27, 0.5), CREAM), ("ellipse", (0.18, 0.4, 0.24, 0.47), DARK)],
+    "fish": [
+        ("ellipse", (0.15, 0.36, 0.27, 0.5), CREAM),
+        ("ellipse", (0.18, 0.4, 0.24, 0.47), DARK),
+    ],
     "bird": [
         ("polygon", (0.12, 0.26, 0.12, 0.4, 0.0, 0.34), (244, 168, 46)),
         ("ellipse", (0.2, 0.22, 0.3, 0.33), DARK),

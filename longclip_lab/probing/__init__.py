@@ -1,0 +1,29 @@
+"""What a model really reads: truncation curves, effective length, counterfactual questions."""
+
+from longclip_lab.probing.counterfactual import (
+    CounterfactualProbe,
+    counterfactual_probe,
+    wilson,
+)
+from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
+from longclip_lab.probing.truncation import (
+    CONTROLS,
+    TruncationCurve,
+    default_cuts,
+    randomise_positions,
+    truncation_curve,
+)
+
+__all__ = [
+    "CONTROLS",
+    "CounterfactualProbe",
+    "EffectiveLength",
+    "TruncationCurve",
+    "counterfactual_probe",
+    "default_cuts",
+    "effective_length",
+    "lengths_of",
+    "randomise_positions",
+    "truncation_curve",
+    "wilson",
+]

@@ -1,0 +1,133 @@
+"""The counterfactual probe: two captions differ in one word; which fits the picture?
+
+N pairs, D embedding. Chance is 50%. The answer is exact, does not depend on a pool of other
+pictures, and separates the position of a word from the salience of the thing it speaks of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from longclip_lab.evaluation import Interval
+from longclip_lab.models import Clip, encode_images, encode_texts
+from longclip_lab.plotting import Plottable
+from longclip_lab.world import Counterfactuals
+
+
+def wilson(wins: float, n: int, z: float = 1.959964) -> Interval:
+    """Wilson's 95% interval for a proportion (Wilson 1927); `wins` may hold halves.
+
+    >>> wilson(50, 100)
+    Interval(value=0.5, low=0.40383..., high=0.59616..., n=100)
+    """
+    share = wins / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(float(share), float(centre - half), float(centre + half), n)
+
+
+@dataclass(frozen=True)
+class CounterfactualProbe(Plottable):
+    """The margin (true minus false cosine similarity) of every pair, and what the pair asked.
+
+    `margins` [N]; a margin of exactly 0 counts as half a win. `unread` [N] is True where the
+    changed word lies behind the model's context, so that it never saw it.
+    """
+
+    model: str
+    margins: np.ndarray
+    unread: np.ndarray
+    attribute: np.ndarray
+    size: np.ndarray
+    position: np.ndarray
+    source: dict
+
+    @property
+    def wins(self) -> np.ndarray:
+        return np.where(self.margins == 0, 0.5, self.margins > 0).astype(float)
+
+    def accuracy(self, mask: np.ndarray | None = None) -> Interval:
+        """Share of pairs in which the true caption scores higher."""
+        wins = self.wins if mask is None else self.wins[mask]
+        return wilson(wins.sum(), len(wins))
+
+    def table(
+        self, by: Sequence[str] = ("size",), edges: Sequence[int] = (1, 21, 41, 77, 111, 249)
+    ):
+        """A DataFrame of accuracies in percent, grouped by "attribute", "size" and "position".
+
+        Positions are grouped to the half-open ranges between `edges`.
+        """
+        import pandas as pd
+
+        groups = np.digitize(self.position, edges) - 1
+        names = np.array([f"{a}-{b - 1}" for a, b in pairwise(edges)])
+        order = {
+            "size": ["large", "medium", "small"],
+            "position": list(names),
+            "attribute": list(dict.fromkeys(self.attribute)),
+        }
+        columns = {"size": self.size, "attribute": self.attribute, "position": names[groups]}
+        frame = pd.DataFrame({n: pd.Categorical(columns[n], order[n], ordered=True) for n in by})
+        frame["win"], frame["unread"] = self.wins, self.unread
+        rows = []
+        for key, part in frame.groupby(list(by), observed=True):
+            s = wilson(part["win"].sum(), len(part))
+            numbers = (100 * s.value, 100 * s.low, 100 * s.high, s.n, int(part["unread"].sum()))
+            rows.append((*key, *numbers))
+        return pd.DataFrame(rows, columns=[*by, "accuracy", "low", "high", "pairs", "unread"])
+
+    def to_dict(self) -> dict:
+        """JSON-able: protocol, counts and the accuracies by each attribute of the question."""
+        return {
+            "protocol": "counterfactual probe: true against false caption, ties count half",
+            "model": self.model,
+            "pairs": len(self.margins),
+            "unread": int(self.unread.sum()),
+            "source": self.source,
+            "rows": {
+                name: self.table([name]).round(2).astype({name: str}).to_dict("records")
+                for name in ("size", "attribute", "position")
+            },
+        }
+
+
+def counterfactual_probe(
+    clip: Clip, questions: Counterfactuals, progress: bool = False
+) -> CounterfactualProbe:
+    """Ask the model which of two captions fits, for every pair of `world.counterfactuals`.
+
+    A caption longer than the model's context is cut as open_clip cuts it; where the changed word is
+    cut away, both captions are the same text to the model and the pair is a tie.
+    """
+    images_ND = F.normalize(encode_images(clip, questions.images, progress=progress), dim=1)
+    cosines = []
+    for texts in (questions.true, questions.false):
+        texts_ND = encode_texts(clip, texts, progress=progress).features_ND
+        cosines.append((images_ND * F.normalize(texts_ND, dim=1)).sum(1))
+    unread = np.array(
+        [
+            torch.equal(true, false)
+            for true, false in zip(
+                clip.tokenize(questions.true).ids_BT,
+                clip.tokenize(questions.false).ids_BT,
+                strict=True,
+            )
+        ]
+    )
+    margins = (cosines[0] - cosines[1]).double().cpu().numpy()
+    return CounterfactualProbe(
+        model=clip.name,
+        margins=np.where(unread, 0.0, margins),
+        unread=unread,
+        attribute=np.array(questions.attribute),
+        size=np.array(questions.size),
+        position=np.asarray(questions.position),
+        source=dict(questions.source),
+    )

@@ -1,0 +1,206 @@
+"""The truncation curve: how much of the score is there after the first n tokens, and why.
+
+N pictures (and texts), C cuts, T tokens, D embedding.
+
+Cutting strings misleads, so tokens are cut and the end token is put at the cut. The curve alone
+misleads too: it flattens as soon as what is left of the caption adds little, whether or not the
+model could read it. Hence the controls, each a change to the text or to the model:
+
+- `as written`: the caption as it is;
+- `details only`: without its first sentence (the summary);
+- `summary last`: the first sentence moved to the end;
+- `positions re-randomised`: as written, read by a copy of the model whose position embeddings
+  from `keep` on are random with the spread of the old ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from longclip_lab.errors import LabError, suggest
+from longclip_lab.evaluation import Interval, retrieval
+from longclip_lab.models import Clip, encode_images, text_tower
+from longclip_lab.plotting import Plottable
+from longclip_lab.text import cut_tokens, drop_sentences, move_sentence
+
+CONTROLS = ("as written", "details only", "summary last", "positions re-randomised")
+
+
+@dataclass(frozen=True)
+class TruncationCurve(Plottable):
+    """R@1 (mean of both directions) after each cut, for the caption and its controls.
+
+    `hits[variant]` is [C, N]: for every cut and pair, the mean of the two hits (0, 0.5 or 1);
+    `cuts` counts content tokens, without start and end. `truncated[variant]` counts the texts that
+    are longer than the model's context, which no cut can show.
+    """
+
+    model: str
+    cuts: tuple[int, ...]
+    hits: dict[str, np.ndarray]
+    truncated: dict[str, int]
+    source: dict
+    bootstrap: int = 1000
+    seed: int = 0
+
+    @property
+    def num_pairs(self) -> int:
+        return next(iter(self.hits.values())).shape[1]
+
+    def resampled(self, variant: str) -> np.ndarray:
+        """Bootstrap means [bootstrap, C]; the same pairs are drawn for every cut and variant."""
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.integers(self.num_pairs, size=(self.bootstrap, self.num_pairs))
+        counts = np.apply_along_axis(np.bincount, 1, drawn, minlength=self.num_pairs)
+        return counts @ self.hits[variant].T / self.num_pairs
+
+    def scores(self, variant: str) -> list[Interval]:
+        """One 95% bootstrap interval for each cut."""
+        low, high = np.quantile(self.resampled(variant), [0.025, 0.975], axis=0)
+        means = self.hits[variant].mean(1)
+        return [
+            Interval(float(m), float(lo), float(hi), self.num_pairs)
+            for m, lo, hi in zip(means, low, high, strict=True)
+        ]
+
+    def table(self):
+        """A DataFrame: variant, tokens, R@1, low, high (percent)."""
+        import pandas as pd
+
+        rows = [
+            (variant, cut, 100 * s.value, 100 * s.low, 100 * s.high)
+            for variant in self.hits
+            for cut, s in zip(self.cuts, self.scores(variant), strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["variant", "tokens", "R@1", "low", "high"])
+
+    def to_dict(self) -> dict:
+        """JSON-able: protocol, counts and every interval."""
+        return {
+            "protocol": "truncation curve: R@1, mean of both directions, end token at the cut",
+            "model": self.model,
+            "pairs": self.num_pairs,
+            "truncated": self.truncated,
+            "source": self.source,
+            "seed": self.seed,
+            "rows": self.table().round(2).to_dict("records"),
+        }
+
+
+def default_cuts(context_length: int) -> tuple[int, ...]:
+    """Denser where the papers look, up to all content tokens that the model reads."""
+    most = context_length - 2
+    marks = [3, 6, 9, 12, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 175, 200, 225, 246]
+    return (*(n for n in marks if n < most), most)
+
+
+def randomise_positions(clip: Clip, keep: int = 20, seed: int = 0) -> Clip:
+    """A copy of the model whose position embeddings from `keep` on are random.
+
+    They have mean and deviation (per dimension) of those they replace.
+    Errors: LabError if `keep` is not in 0..context_length - 1.
+    """
+    if not 0 <= keep < clip.context_length:
+        raise LabError(
+            f"expected keep from 0 to {clip.context_length - 1} for '{clip.name}', got {keep}."
+        )
+    model = copy.deepcopy(clip.model)
+    positions_TD = text_tower(model).positional_embedding
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        tail = positions_TD[keep:]
+        noise = torch.randn(tail.shape, generator=generator).to(tail)
+        positions_TD[keep:] = tail.mean(0) + noise * tail.std(0, unbiased=False)
+    return Clip(
+        model, clip.tokenizer, clip.preprocess, f"{clip.name}, random from {keep}", clip.card
+    )
+
+
+def _variants(
+    clip: Clip, texts: list[str], controls: Sequence[str], keep: int, seed: int
+) -> dict[str, tuple[Clip, list[str]]]:
+    unknown = [name for name in controls if name not in CONTROLS]
+    if unknown:
+        raise LabError(
+            f"expected controls of the truncation curve, got {unknown[0]!r}. "
+            + suggest(unknown[0], CONTROLS)
+        )
+    made = {
+        "as written": lambda: (clip, texts),
+        "details only": lambda: (clip, [drop_sentences(text, [0]) for text in texts]),
+        "summary last": lambda: (clip, [move_sentence(text, 0, -1) for text in texts]),
+        "positions re-randomised": lambda: (randomise_positions(clip, keep, seed), texts),
+    }
+    return {name: made[name]() for name in controls}
+
+
+def truncation_curve(
+    clip: Clip,
+    pairs,
+    cuts: Sequence[int] | None = None,
+    controls: Sequence[str] = CONTROLS,
+    keep: int = 20,
+    seed: int = 0,
+    progress: bool = False,
+) -> TruncationCurve:
+    """Retrieve with the first n tokens of each long caption (Long-CLIP, Fig. 2, with controls).
+
+    Args:
+        clip: the model.
+        pairs: pictures and their `long` captions, one each.
+        cuts: numbers of content tokens; default up to the model's context.
+        controls: which of CONTROLS.
+        keep: first re-randomised position.
+
+    Captions of one sentence have no details: with them, ask for `controls=("as written",)`.
+    Errors: LabError for cuts the model cannot read or captions that a control leaves empty.
+    """
+    cuts = tuple(cuts) if cuts is not None else default_cuts(clip.context_length)
+    if not cuts or min(cuts) < 1 or max(cuts) > clip.context_length - 2:
+        raise LabError(
+            f"expected cuts from 1 to {clip.context_length - 2} content tokens for "
+            f"'{clip.name}', got {list(cuts)}."
+        )
+    variants = _variants(clip, list(pairs.long), controls, keep, seed)
+    images_ND = encode_images(clip, pairs.images, progress=progress)
+    hits: dict[str, list[np.ndarray]] = {name: [] for name in variants}
+    truncated = {}
+    with tqdm(total=len(variants) * len(cuts), desc="cuts", disable=not progress) as bar:
+        for name, (reader, texts) in variants.items():
+            empty = sum(not text.strip() for text in texts)
+            if empty:
+                raise LabError(
+                    f"the control '{name}' leaves {empty} of {len(texts)} captions empty: they "
+                    'have one sentence. Ask for controls=("as written",).'
+                )
+            tokens = reader.tokenize(texts)
+            truncated[name] = tokens.num_truncated
+            for cut in cuts:
+                texts_ND = _encode_cut(reader, tokens, cut)
+                hits[name].append(_hits(images_ND, texts_ND))
+                bar.update()
+    arrays = {name: np.stack(rows) for name, rows in hits.items()}
+    return TruncationCurve(clip.name, cuts, arrays, truncated, dict(pairs.source), seed=seed)
+
+
+def _encode_cut(clip: Clip, tokens, cut: int, batch: int = 100) -> torch.Tensor:
+    """Features [N, D] of the first `cut` content tokens of every text."""
+    tokenizer = clip.tokenizer
+    ids_NT = cut_tokens(
+        tokens.ids_BT.numpy(), tokens.lengths_B.numpy(), cut + 2, tokenizer.end_id, tokenizer.pad_id
+    )
+    ids_NT = torch.from_numpy(np.ascontiguousarray(ids_NT))
+    with torch.inference_mode():
+        return torch.cat([clip.encode_text(part).float().cpu() for part in ids_NT.split(batch)])
+
+
+def _hits(images_ND: torch.Tensor, texts_ND: torch.Tensor) -> np.ndarray:
+    """For each pair the mean of its image-to-text and text-to-image hit at rank 1."""
+    scores = retrieval(images_ND, texts_ND, bootstrap=0)
+    return ((scores.i2t_ranks <= 1).astype(float) + (scores.t2i_ranks <= 1)) / 2
