@@ -1,0 +1,58 @@
+"""The contrastive loss of CLIP.
+
+Shapes: B batch of one process, G global batch, D embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from longclip_lab.objectives.checks import check_finite, check_pairs
+from longclip_lab.objectives.gathering import gather
+
+
+def contrastive_loss(
+    image_features_BD: torch.Tensor,
+    text_features_BD: torch.Tensor,
+    logit_scale: torch.Tensor | float,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Symmetric InfoNCE over the batch of all processes (CLIP, Radford et al. 2021, fig. 3).
+
+    Features need not be normalised; row i of one side belongs to row i of the other.
+    `logit_scale` is the factor itself, `model.logit_scale.exp()`, as in open_clip.ClipLoss.
+    Returns the mean of the image-to-text and the text-to-image cross-entropy in nats, a
+    scalar. Raises LabError for shapes that do not fit and for NaN features.
+
+    >>> aligned = torch.eye(4)
+    >>> round(contrastive_loss(aligned, aligned, logit_scale=1.0).item(), 4)
+    0.7437
+    """
+    check_pairs(image_features_BD, text_features_BD, "image and text features")
+    image_GD, text_GD = gather(image_features_BD), gather(text_features_BD)
+    check_finite(image_features=image_GD, text_features=text_GD)
+    return symmetric_cross_entropy(
+        normalize(image_GD), normalize(text_GD), logit_scale, label_smoothing
+    )
+
+
+def symmetric_cross_entropy(
+    image_GD: torch.Tensor,
+    text_GD: torch.Tensor,
+    logit_scale: torch.Tensor | float,
+    label_smoothing: float,
+) -> torch.Tensor:
+    """Both cross-entropies of the scaled inner products, averaged; features as they are."""
+    with torch.autocast(image_GD.device.type, enabled=False):
+        logits_GG = logit_scale * (image_GD @ text_GD.mT)
+        targets_G = torch.arange(len(logits_GG), device=logits_GG.device)
+        to_text = F.cross_entropy(logits_GG, targets_G, label_smoothing=label_smoothing)
+        to_image = F.cross_entropy(logits_GG.mT, targets_G, label_smoothing=label_smoothing)
+        return (to_text + to_image) / 2
+
+
+def normalize(features_BD: torch.Tensor) -> torch.Tensor:
+    """Rows of length 1, in float32 or wider. A row of zeros stays one."""
+    wide_BD = features_BD if features_BD.dtype == torch.float64 else features_BD.float()
+    return F.normalize(wide_BD, dim=-1)

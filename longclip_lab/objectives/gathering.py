@@ -1,0 +1,46 @@
+"""One batch out of many processes, with gradients.
+
+Shapes: B batch of one process, G global batch (processes x B), D embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+
+
+def gather(features_BD: torch.Tensor) -> torch.Tensor:
+    """The global batch: the features of all processes in rank order, [B, D] -> [G, D].
+
+    Every process must bring the same B. Without a process group, or with one process, the
+    features come back as they are. The backward pass sums the gradients that all processes
+    send to a feature. So when every process computes the same loss on the global batch and
+    the parameters' gradients are averaged over processes, as DistributedDataParallel and
+    accelerate do, the result is the gradient that one process with the whole batch has.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return features_BD
+    return _Gather.apply(features_BD)
+
+
+class _Gather(torch.autograd.Function):
+    # torch's own differentiable gathers are either deprecated (torch.distributed.nn) or
+    # private and renamed between 2.6 and 2.14 (_functional_collectives). These two
+    # collectives are public and stable, and every backend has them.
+
+    @staticmethod
+    def forward(ctx: Any, features_BD: torch.Tensor) -> torch.Tensor:
+        ctx.batch = len(features_BD)
+        parts = [torch.empty_like(features_BD) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, features_BD.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_GD: torch.Tensor) -> torch.Tensor:
+        summed_GD = grad_GD.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed_GD)
+        return summed_GD.narrow(0, dist.get_rank() * ctx.batch, ctx.batch).contiguous()

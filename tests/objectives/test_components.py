@@ -1,0 +1,188 @@
+"""Primary components: the values, and above all the gradient of the projector.
+
+Shapes: B batch, D embedding.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from longclip_lab.errors import LabError
+from longclip_lab.objectives import primary_components, primary_components_svd
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "objectives.safetensors"
+
+
+def random_batch(batch: int, dim: int, seed: int = 0, dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, dim, generator=generator, dtype=dtype)
+
+
+def with_spectrum(batch: int, dim: int, singular: list[float], seed: int = 0) -> torch.Tensor:
+    """A centred batch with exactly these singular values, the others zero."""
+    rows = random_batch(batch, len(singular), seed)
+    left, _ = torch.linalg.qr(rows - rows.mean(dim=0))
+    right, _ = torch.linalg.qr(random_batch(dim, len(singular), seed + 1))
+    return left * torch.tensor(singular, dtype=torch.float64) @ right.mT
+
+
+def gradient(function, features_BD: torch.Tensor, weights_BD: torch.Tensor, k: int):
+    leaf = features_BD.clone().requires_grad_()
+    (function(leaf, k) * weights_BD).sum().backward()
+    return leaf.grad
+
+
+def directional(features_BD, weights_BD, step_BD, k, size=1e-5) -> float:
+    """Central difference of sum(weights * components) along `step`."""
+
+    def value(scale: float) -> torch.Tensor:
+        return (primary_components(features_BD + scale * step_BD, k) * weights_BD).sum()
+
+    return ((value(size) - value(-size)) / (2 * size)).item()
+
+
+@pytest.mark.parametrize("k", [8, 32])
+def test_matches_the_official_code(k):
+    golden = load_file(GOLDEN)
+    expected_BD = golden[f"pca.pca_{k}"]
+    for function in (primary_components, primary_components_svd):
+        error = (function(golden["pca.features"], k) - expected_BD).norm() / expected_BD.norm()
+        assert error < 1e-5
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    batch=st.integers(1, 9), dim=st.integers(1, 9), k=st.integers(1, 10), seed=st.integers(0, 99)
+)
+def test_gradcheck_for_all_shapes(batch, dim, k, seed):
+    features_BD = random_batch(batch, dim, seed).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: primary_components(x, k), features_BD)
+    if k >= min(batch - 1, dim):
+        assert torch.equal(primary_components(features_BD, k), features_BD)
+        weights_BD = random_batch(batch, dim, seed + 1)
+        assert torch.equal(
+            gradient(primary_components, features_BD.detach(), weights_BD, k), weights_BD
+        )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    batch=st.integers(3, 40), dim=st.integers(2, 40), k=st.integers(1, 12), seed=st.integers(0, 99)
+)
+def test_values_and_projector_laws(batch, dim, k, seed):
+    features_BD = random_batch(batch, dim, seed)
+    coarse_BD = primary_components(features_BD, k)
+    torch.testing.assert_close(coarse_BD, primary_components_svd(features_BD, k))
+    torch.testing.assert_close(coarse_BD.mean(dim=0), features_BD.mean(dim=0))
+    torch.testing.assert_close(primary_components(coarse_BD, k), coarse_BD)
+    rank = torch.linalg.matrix_rank(coarse_BD - coarse_BD.mean(dim=0), atol=1e-8)
+    assert rank <= k
+
+
+@pytest.mark.parametrize(("batch", "dim"), [(64, 24), (24, 64), (40, 40)])
+def test_gradient_equals_the_svd_where_that_is_well_conditioned(batch, dim):
+    features_BD = with_spectrum(batch, dim, [float(n) for n in range(20, 0, -1)])
+    # Full rank on the shorter side, so that the SVD meets no coinciding zeros.
+    features_BD = features_BD + 0.01 * random_batch(batch, dim, 5)
+    weights_BD = random_batch(batch, dim, 6)
+    ours = gradient(primary_components, features_BD, weights_BD, 7)
+    if batch > dim:
+        svd = gradient(primary_components_svd, features_BD, weights_BD, 7)
+        torch.testing.assert_close(ours, svd, rtol=1e-8, atol=1e-8)
+    step_BD = random_batch(batch, dim, 7)
+    expected = directional(features_BD, weights_BD, step_BD, 7)
+    assert (ours * step_BD).sum().item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_float32_gradient_is_close_to_float64_on_a_steep_spectrum():
+    """Variances over six decades, as tiny models have them: float32 Gram would fail."""
+    features_BD = with_spectrum(128, 48, [10 ** (-n / 10) for n in range(32)])
+    weights_BD = random_batch(128, 48, 3)
+    exact = gradient(primary_components, features_BD, weights_BD, 24)
+    single = gradient(primary_components, features_BD.float(), weights_BD.float(), 24)
+    assert ((single - exact).norm() / exact.norm()).item() < 1e-3
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_repeated_eigenvalues_have_a_finite_exact_gradient(transpose):
+    """Kept values coincide, dropped values coincide; only the gap between them matters."""
+    batch, dim = (12, 30) if transpose else (30, 12)
+    features_BD = with_spectrum(batch, dim, [3.0, 3.0, 3.0, 1.0, 1.0, 1.0])
+    weights_BD = random_batch(batch, dim, 2)
+    ours = gradient(primary_components, features_BD, weights_BD, 3)
+    for seed in range(3, 8):
+        step_BD = random_batch(batch, dim, seed)
+        expected = directional(features_BD, weights_BD, step_BD, 3)
+        assert (ours * step_BD).sum().item() == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+def test_plain_svd_breaks_where_ours_does_not():
+    """Exact coincidences: orthogonal blocks whose singular values are equal bit by bit."""
+    block = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    features_BD = torch.block_diag(2 * block, block)
+    weights_BD = random_batch(8, 4, dtype=torch.float32)
+    assert not gradient(primary_components_svd, features_BD, weights_BD, 2).isfinite().all()
+    ours = gradient(primary_components, features_BD, weights_BD, 2)
+    assert ours.isfinite().all()
+    step_BD = random_batch(8, 4, 3)
+    expected = directional(features_BD.double(), weights_BD.double(), step_BD, 2)
+    assert (ours * step_BD).sum().item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_small_batch_gradient_survives_the_null_direction():
+    """B <= D: centring makes one singular value 0; with duplicates there are several."""
+    images_BD = random_batch(10, 32, dtype=torch.float32)
+    features_BD = torch.cat([images_BD, images_BD[:6]])
+    weights_BD = random_batch(16, 32, 4, torch.float32)
+    ours = gradient(primary_components, features_BD, weights_BD, 4)
+    exact = gradient(primary_components, features_BD.double(), weights_BD.double(), 4)
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-3, atol=1e-5)
+
+
+def test_lower_rank_than_k_is_the_identity():
+    features_BD = with_spectrum(20, 16, [2.0, 1.0, 0.5])
+    weights_BD = random_batch(20, 16)
+    assert torch.equal(primary_components(features_BD, 5), features_BD)
+    assert torch.equal(gradient(primary_components, features_BD, weights_BD, 5), weights_BD)
+
+
+def test_coinciding_kept_and_dropped_values_give_a_finite_gradient():
+    features_BD = with_spectrum(20, 12, [2.0, 1.0, 1.0, 0.5])
+    ours = gradient(primary_components, features_BD, random_batch(20, 12), 2)
+    assert ours.isfinite().all()
+    assert ours.abs().max() < 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_autocast(dtype):
+    features_BD = random_batch(40, 16, dtype=dtype)
+    exact_BD = primary_components(features_BD.double(), 4)
+    coarse_BD = primary_components(features_BD, 4)
+    assert coarse_BD.dtype == dtype
+    torch.testing.assert_close(coarse_BD, exact_BD.to(dtype), rtol=1e-2, atol=1e-2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        single_BD = primary_components(features_BD.float(), 4)
+    torch.testing.assert_close(single_BD, exact_BD.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("features", "k", "words"),
+    [
+        (torch.randn(4, 3), 0, "k: expected a whole number"),
+        (torch.randn(4, 3), 2.0, "k: expected a whole number"),
+        (torch.randn(4), 2, "non-empty matrix"),
+        (torch.randn(0, 3), 2, "non-empty matrix"),
+        (torch.ones(4, 3, dtype=torch.long), 2, "floating-point"),
+        (torch.tensor([[float("nan"), 1.0], [0.0, 1.0]]), 1, "1 NaN or infinite of 4"),
+    ],
+)
+def test_bad_input(features, k, words):
+    for function in (primary_components, primary_components_svd):
+        with pytest.raises(LabError, match=words):
+            function(features, k)

@@ -1,0 +1,76 @@
+"""Two real processes: the loss and its gradients are those of one process with all images.
+
+Shapes: B batch of one process, G global batch, D embedding.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from longclip_lab.objectives import gather, longclip_loss
+
+PROCESSES, BATCH, DIM, K = 2, 9, 12, 4
+
+
+def global_batch() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(PROCESSES * BATCH, DIM, generator=generator, dtype=torch.float64)
+        for _ in range(3)
+    ]
+
+
+def loss_and_gradients(batch: list[torch.Tensor], faithful: bool) -> list[torch.Tensor]:
+    leaves = [part.clone().requires_grad_() for part in batch]
+    log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    parts = longclip_loss(*leaves, log_scale.exp(), k=K, faithful=faithful)
+    parts.total.backward()
+    return [parts.total.detach(), log_scale.grad, *(leaf.grad for leaf in leaves)]
+
+
+def process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=PROCESSES
+    )
+    mine = [part[rank * BATCH : (rank + 1) * BATCH] for part in global_batch()]
+    result = {
+        "gathered": gather(mine[0]),
+        "default": loss_and_gradients(mine, faithful=False),
+        "faithful": loss_and_gradients(mine, faithful=True),
+    }
+    torch.save(result, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(process, args=(str(folder),), nprocs=PROCESSES)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
+
+
+def test_two_processes_equal_one(ranks):
+    total, scale_grad, *grads = loss_and_gradients(global_batch(), faithful=False)
+    for result in ranks:
+        assert torch.equal(result["gathered"], global_batch()[0])
+        torch.testing.assert_close(result["default"][0], total)
+        torch.testing.assert_close(result["default"][1], scale_grad)
+    for index, expected_GD in enumerate(grads):
+        # Averaged over processes, as data-parallel training does with what these give rise to.
+        mine_GD = torch.cat([result["default"][2 + index] for result in ranks]) / PROCESSES
+        torch.testing.assert_close(mine_GD, expected_GD)
+
+
+def test_faithful_takes_the_components_of_each_process(ranks):
+    whole = loss_and_gradients(global_batch(), faithful=True)[0]
+    assert ranks[0]["faithful"][0] == ranks[1]["faithful"][0]
+    assert abs(ranks[0]["faithful"][0] - whole) > 1e-3
+
+
+def test_one_process_gathers_nothing():
+    features_BD = torch.ones(2, 3)
+    assert gather(features_BD) is features_BD
