@@ -40,9 +40,9 @@ def primary_components(features_BD: torch.Tensor, k: int) -> torch.Tensor:
     """
     check_matrix(features_BD, "primary_components")
     check_components(k)
-    check_finite(features=features_BD)
     batch, dim = features_BD.shape
     if k >= min(batch - 1, dim):
+        check_finite(features=features_BD)
         return features_BD.clone()
     if features_BD.device.type == "mps":
         # Apple's GPUs have neither float64 nor an eigensolver.
@@ -89,10 +89,11 @@ class _PrimaryComponents(torch.autograd.Function):
             if ctx.identity:
                 return features_BD.clone()
             ctx.spectrum = spectrum
-            kept_CK = spectrum.vectors_CC[:, :k].to(spectrum.side_RC.dtype)
+            kept_CK = spectrum.vectors_CC[:, -k:].to(spectrum.side_RC.dtype)
             projected_RC = spectrum.side_RC @ kept_CK @ kept_CK.mT
-            projected_BD = _as_rows(projected_RC, features_BD.shape)
-            return (projected_BD + spectrum.mean_D).to(features_BD.dtype)
+            coarse_BD = _as_rows(projected_RC, features_BD.shape)
+            coarse_BD += spectrum.mean_D
+            return coarse_BD.to(features_BD.dtype)
 
     @staticmethod
     @once_differentiable
@@ -104,23 +105,24 @@ class _PrimaryComponents(torch.autograd.Function):
             wide_BD = grad_BD.to(side_RC.dtype)
             inner_RC = _projector_gradient(_as_rows(wide_BD, side_RC.shape), ctx.spectrum, ctx.k)
             inner_BD = _as_rows(inner_RC, grad_BD.shape)
-            inner_BD = inner_BD - inner_BD.mean(dim=0) + wide_BD.mean(dim=0)
+            inner_BD += wide_BD.mean(dim=0) - inner_BD.mean(dim=0)
             return inner_BD.to(grad_BD.dtype), None
 
 
 def _projector_gradient(grad_RC: torch.Tensor, spectrum: Spectrum, k: int) -> torch.Tensor:
     """Gradient of X -> X P(X) with respect to X, for the incoming gradient `grad_RC`."""
     side_RC, vectors_CC = spectrum.side_RC, spectrum.vectors_CC
-    kept_CK = vectors_CC[:, :k].to(side_RC.dtype)
-    dropped_CM = vectors_CC[:, k:]
+    kept_CK = vectors_CC[:, -k:].to(side_RC.dtype)
+    dropped_CM = vectors_CC[:, :-k]
     scores_RK, grad_RK = side_RC @ kept_CK, grad_RC @ kept_CK
     symmetric_CK = side_RC.mT @ grad_RK + grad_RC.mT @ scores_RK
-    kept_K, dropped_M1 = spectrum.singular_C[:k], spectrum.singular_C[k:, None]
+    kept_K, dropped_M1 = spectrum.singular_C[-k:], spectrum.singular_C[:-k, None]
     gap_MK = (kept_K - dropped_M1) * (kept_K + dropped_M1)
     unresolved_MK = kept_K - dropped_M1 <= spectrum.noise
     weight_MK = dropped_CM.mT @ symmetric_CK.to(dropped_CM.dtype) / gap_MK
     rotation_CK = (dropped_CM @ weight_MK.masked_fill(unresolved_MK, 0.0)).to(side_RC.dtype)
-    return (grad_RK + side_RC @ rotation_CK) @ kept_CK.mT + scores_RK @ rotation_CK.mT
+    left_R2K = torch.cat([grad_RK + side_RC @ rotation_CK, scores_RK], dim=1)
+    return left_R2K @ torch.cat([kept_CK, rotation_CK], dim=1).mT
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Spectrum:
     side_RC: torch.Tensor
     """The centred batch, transposed if B < D."""
     singular_C: torch.Tensor
-    """Its singular values, descending; their squares over B are the variances."""
+    """Its singular values, ascending; their squares over B are the variances."""
     vectors_CC: torch.Tensor
     """Eigenvectors of side^T side, one a column."""
     noise: torch.Tensor
@@ -152,21 +154,36 @@ def decompose(features_BD: torch.Tensor) -> Spectrum:
     loses, sqrt(eps * R) * s_1 with the eps of float64.
     """
     narrow = torch.promote_types(features_BD.dtype, torch.float32)
-    values_BD = features_BD.double()
-    mean_D = values_BD.mean(dim=0)
-    centred_BD = values_BD - mean_D
+    mean_D = features_BD.mean(dim=0, dtype=torch.float64)
+    centred_BD = features_BD - mean_D
     side_RC = centred_BD if len(centred_BD) >= centred_BD.shape[1] else centred_BD.mT
-    squared_C, vectors_CC = torch.linalg.eigh(side_RC.mT @ side_RC)
-    singular_C = squared_C.flip(0).clamp(min=0.0).sqrt()
-    rounding = torch.finfo(narrow).eps * torch.linalg.matrix_norm(values_BD)
-    floor = (torch.finfo(torch.float64).eps * len(side_RC)) ** 0.5 * singular_C[0]
+    gram_CC = _upper_gram(side_RC)
+    squared_norm = gram_CC.trace() + len(features_BD) * mean_D.square().sum()
+    if not squared_norm.isfinite():
+        check_finite(features=features_BD)
+    squared_C, vectors_CC = torch.linalg.eigh(gram_CC, UPLO="U")
+    singular_C = squared_C.clamp(min=0.0).sqrt()
+    rounding = torch.finfo(narrow).eps * squared_norm.sqrt()
+    floor = (torch.finfo(torch.float64).eps * len(side_RC)) ** 0.5 * singular_C[-1]
     return Spectrum(
         mean_D=mean_D.to(narrow),
         side_RC=side_RC.to(narrow),
         singular_C=singular_C,
-        vectors_CC=vectors_CC.flip(1),
+        vectors_CC=vectors_CC,
         noise=torch.maximum(rounding, floor),
     )
+
+
+def _upper_gram(side_RC: torch.Tensor, blocks: int = 4) -> torch.Tensor:
+    """The upper triangle of X^T X; torch has no symmetric product, and this saves a third."""
+    columns = side_RC.shape[1]
+    gram_CC = side_RC.new_zeros(columns, columns)
+    step = -(-columns // blocks)
+    for start in range(0, columns, step):
+        stop = min(start + step, columns)
+        target = gram_CC[start:stop, start:]
+        torch.mm(side_RC[:, start:stop].mT, side_RC[:, start:], out=target)
+    return gram_CC
 
 
 def _as_rows(matrix: torch.Tensor, shape: torch.Size) -> torch.Tensor:

@@ -92,7 +92,7 @@ features.
     batch, dim = features_BD.shape
     spectrum = decompose(normalize(features_BD).cpu())
     rank = spectrum.rank
-    singular_C = torch.where(spectrum.singular_C > spectrum.noise, spectrum.singular_C, 0.0)
+    singular_C = torch.where(spectrum.singular_C > spectrum.noise, spectrum.singular_C, 0.0).flip(0)
     share_C = singular_C.square() / singular_C.square().sum().clamp(min=TINY)
     weight_C = singular_C[:rank] / singular_C[:rank].sum()
     return RankMeter(
