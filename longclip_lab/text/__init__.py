@@ -1,0 +1,23 @@
+"""Texts before any model sees them: sentences, tokens with their characters, cuts, counts.
+
+Nothing here imports torch, so a question about a file of captions is answered at once.
+"""
+
+from longclip_lab.text.base import POLICIES, TokenizedText, Tokenizer
+from longclip_lab.text.splitting import Span, split_sentences, split_subcaptions
+from longclip_lab.text.tokenizers import TOKENIZERS, get_tokenizer
+from longclip_lab.text.truncation import (
+    TokenBatch,
+    cut_tokens,
+    drop_sentence,
+    move_sentence,
+    pad_front,
+    shuffle_sentences,
+    truncate,
+)
+
+__all__ = [
+    "POLICIES", "TOKENIZERS", "Span", "TokenBatch", "TokenizedText", "Tokenizer", "cut_tokens",
+    "drop_sentence", "get_tokenizer", "move_sentence", "pad_front", "shuffle_sentences",
+    "split_sentences", "split_subcaptions", "truncate",
+]  # fmt: skip
