@@ -96,7 +96,7 @@ class Clip:
 
     def encode_image(self, pixels_B3HW: torch.Tensor) -> torch.Tensor:
         """Preprocessed pictures to features [B, D], not normalised."""
-        return self.model.encode_image(pixels_B3HW.to(self.device))
+        return self.model.encode_image(pixels_B3HW.to(self.device), normalize=False)
 
     def encode_text(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """Token ids to features [B, D], not normalised; any T up to the context length.
@@ -106,7 +106,7 @@ class Clip:
 
         Raises LabError if T is larger than the context length.
         """
-        return encode_tokens(self.model, tokens_BT.to(self.device))
+        return encode_tokens(self.model, tokens_BT.to(self.device), self.tokenizer.pad_id)
 
     def tokenize(self, texts: str | Sequence[str]) -> Tokens:
         """Texts to token ids of the full context length; longer ones are cut and counted.

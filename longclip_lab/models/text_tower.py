@@ -55,12 +55,13 @@ def end_positions(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     return tokens_BT.argmax(dim=-1)
 
 
-def encode_tokens(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+def encode_tokens(model: nn.Module, tokens_BT: torch.Tensor, pad_id: int = 0) -> torch.Tensor:
     """Text features [B, D], not normalised, as open_clip computes them for the padded batch.
 
     Causal towers pooled at the end token (OpenAI's, Long-CLIP's) run on the batch's longest text
     only. Towers of transformers mask their padding and are trimmed to the last token that is not
-    padding. All others are padded to the full context length, which is what open_clip runs.
+    padding. All others read the padding too: they get `pad_id` up to the full context length,
+    which is what open_clip runs.
 
     Raises LabError if T is larger than the context length.
     """
@@ -75,10 +76,14 @@ def encode_tokens(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     if len(tokens_BT) == 0:
         raise LabError("Expected at least one text, got none.")
     if pool_type(model) == "hub":
-        return _pooled(model.text(_without_padding(model, tokens_BT)))
+        padding = text_tower(model).config.pad_token_id
+        used_T = (tokens_BT != padding).any(dim=0).nonzero()
+        length = int(used_T.max()) + 1 if len(used_T) else 1
+        return model.encode_text(tokens_BT[:, :length], normalize=False)
     if not can_trim(model):
         missing = context_length - tokens_BT.shape[1]
-        return _pooled(model.encode_text(F.pad(tokens_BT, (0, missing), value=_pad_id(model))))
+        tokens_BT = F.pad(tokens_BT, (0, missing), value=pad_id)
+        return model.encode_text(tokens_BT, normalize=False)
     length = int(end_positions(model, tokens_BT).max()) + 1
     return _encode_causal(model, tokens_BT[:, :length])
 
@@ -98,21 +103,3 @@ def _encode_causal(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     if projection is None:
         return pooled_BW
     return projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection
-
-
-def _without_padding(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
-    used_T = (tokens_BT != _pad_id(model)).any(dim=0)
-    length = int(used_T.nonzero().max()) + 1 if used_T.any() else 1
-    return tokens_BT[:, :length]
-
-
-def _pad_id(model: nn.Module) -> int:
-    tower = text_tower(model)
-    if isinstance(tower, HFTextEncoder):
-        return int(tower.config.pad_token_id)
-    return int(getattr(tower, "pad_id", 0))
-
-
-def _pooled(output: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Towers with `output_tokens` return (pooled, tokens)."""
-    return output[0] if isinstance(output, tuple) else output

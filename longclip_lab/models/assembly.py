@@ -1,0 +1,101 @@
+"""Putting a `Clip` together: a module of an open_clip config, preprocessing, tokenizer, card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from torch import nn
+
+from longclip_lab.models import tiny  # registers the tiny image tower with timm
+from longclip_lab.models.clip import Clip
+from longclip_lab.models.text_tower import text_tower
+from longclip_lab.text import get_tokenizer
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from longclip_lab.text import Tokenizer
+
+
+def build_model(model_cfg: dict[str, Any]) -> nn.Module:
+    """An open_clip module with random weights from a `model_cfg` as open_clip writes them.
+
+    Nothing is fetched for the weights of the single towers, whatever the config says.
+    """
+    model_cfg = deepcopy(model_cfg)
+    if "timm_model_name" in model_cfg["vision_cfg"]:
+        model_cfg["vision_cfg"]["timm_model_pretrained"] = False
+    from_hub = "hf_model_name" in model_cfg["text_cfg"]
+    if from_hub:
+        model_cfg["text_cfg"]["hf_model_pretrained"] = False
+    custom_text = model_cfg.pop("custom_text", False) or from_hub
+    if "multimodal_cfg" in model_cfg:
+        return open_clip.CoCa(**model_cfg)
+    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**model_cfg)
+
+
+def preprocess_card(model: nn.Module, **overrides: Any) -> dict[str, Any]:
+    """The facts of the preprocessing: OpenAI's, at the image tower's size, with `overrides`."""
+    card = merge_preprocess_dict(PreprocessCfg(), overrides)
+    return {**card, "size": model.visual.image_size}
+
+
+def build_preprocess(card: dict[str, Any]) -> Callable[[Image.Image], torch.Tensor]:
+    """open_clip's evaluation transform for a card of `preprocess_card`."""
+    return image_transform_v2(PreprocessCfg(**card), is_train=False)
+
+
+def assemble(
+    model: nn.Module,
+    model_cfg: dict[str, Any],
+    tokenizer: Tokenizer,
+    preprocess: dict[str, Any],
+    name: str,
+    **facts: Any,
+) -> Clip:
+    """A `Clip` in evaluation mode, with a card of its config and of `facts` about its origin."""
+    length = int(text_tower(model).context_length)
+    unstretched = {"method": "none", "keep": 0, "ratio": 1, "length": length}
+    card = {
+        "architecture": type(model).__name__,
+        "model_cfg": model_cfg,
+        "preprocess": preprocess,
+        "positions": unstretched,
+        **facts,
+    }
+    card = json.loads(json.dumps(card))  # what it will be after a round trip through a file
+    return Clip(
+        model=model.float().eval(),
+        tokenizer=tokenizer,
+        preprocess=build_preprocess(card["preprocess"]),
+        name=name,
+        card=card,
+    )
+
+
+def new_tiny(context_length: int = 77, seed: int = 0, name: str = "tiny-untrained") -> Clip:
+    """A tiny CLIP with random weights and the world's tokenizer, ready to be trained.
+
+    The caller's random state is left alone.
+    """
+    tokenizer = get_tokenizer("world")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = tiny.build_tiny(tokenizer.vocab_size, context_length)
+    half = (0.5, 0.5, 0.5)
+    return assemble(
+        model,
+        tiny.tiny_config(tokenizer.vocab_size, context_length),
+        tokenizer,
+        asdict(PreprocessCfg(size=tiny.IMAGE_SIZE, mean=half, std=half)),
+        name,
+        provenance=f"random weights, seed {seed}",
+        trained_on=None,
+    )

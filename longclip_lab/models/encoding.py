@@ -1,0 +1,149 @@
+"""Features of many texts and many pictures.
+
+N pictures or texts, B batch, T tokens, D embedding, H W picture.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from longclip_lab.errors import LabError
+from longclip_lab.models.clip import Clip
+
+Images = Sequence[Image.Image | str | os.PathLike[str]] | np.ndarray | torch.Tensor
+"""PIL pictures or paths, or uint8 values [N, H, W, 3]."""
+
+
+@dataclass
+class TextFeatures:
+    """Features of texts in the order they were given, with what was read of each.
+
+    `lengths_N` counts the tokens that the model read, start and end included; `num_truncated`
+    counts the texts that were longer than its context.
+    """
+
+    features_ND: torch.Tensor
+    lengths_N: torch.Tensor
+    num_truncated: int
+
+
+@torch.no_grad()
+def encode_texts(
+    clip: Clip, texts: Sequence[str], batch_size: int = 64, progress: bool = False
+) -> TextFeatures:
+    """Features of `texts` [N, D], float32 on the CPU, not normalised.
+
+    Texts are sorted by length and every batch is trimmed to its longest, so that little is spent
+    on padding; the features are those of the padded texts.
+
+    Raises LabError for no texts, and for a text that is not a string.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise LabError("Expected at least one text, got none.")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise LabError(f"Text {index} of {len(texts)} is not a string but {text!r}.")
+    tokens = clip.tokenize(texts)
+    order_N = torch.argsort(tokens.lengths_B, descending=True, stable=True)
+    parts = []
+    with _evaluating(clip.model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+        for rows_B in order_N.split(batch_size):
+            parts.append(clip.encode_text(tokens.ids_BT[rows_B]).float().cpu())
+            bar.update(len(rows_B))
+    sorted_ND = torch.cat(parts)
+    features_ND = torch.empty_like(sorted_ND)
+    features_ND[order_N] = sorted_ND
+    return TextFeatures(features_ND, tokens.lengths_B, tokens.num_truncated)
+
+
+@torch.no_grad()
+def encode_images(
+    clip: Clip, images: Images, batch_size: int = 64, progress: bool = False
+) -> torch.Tensor:
+    """Features of `images` [N, D], float32 on the CPU, not normalised.
+
+    Raises LabError as `pixels` does.
+    """
+    if len(images) == 0:
+        raise LabError("Expected at least one picture, got none.")
+    parts = []
+    with (
+        _evaluating(clip.model),
+        tqdm(total=len(images), unit="image", disable=not progress) as bar,
+    ):
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            parts.append(clip.encode_image(pixels(clip, batch)).float().cpu())
+            bar.update(len(batch))
+    return torch.cat(parts)
+
+
+def pixels(clip: Clip, images: Images) -> torch.Tensor:
+    """Pictures as the image tower takes them: float32 [B, 3, H, W], normalised, on the CPU.
+
+    `images` are PIL pictures or paths of picture files, or uint8 values [B, H, W, 3]. Values of
+    the model's own size are only normalised; everything else goes through `clip.preprocess`.
+
+    Raises LabError for a file that is missing or no picture, and for values of another form.
+    """
+    if isinstance(images, np.ndarray | torch.Tensor):
+        values_BHW3 = _checked_values(images)
+        if values_BHW3.shape[1:3] == (clip.image_size, clip.image_size):
+            return _normalised(clip, values_BHW3)
+        images = [Image.fromarray(values_HW3.numpy()) for values_HW3 in values_BHW3]
+    return torch.stack([clip.preprocess(_picture(image)) for image in images])
+
+
+def _checked_values(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+    values = torch.as_tensor(images).cpu()
+    if values.dtype != torch.uint8 or values.ndim != 4 or values.shape[-1] != 3:
+        raise LabError(
+            "Expected pictures as uint8 values of the shape [N, H, W, 3], "
+            f"got {values.dtype} of {list(values.shape)}."
+        )
+    return values
+
+
+def _normalised(clip: Clip, values_BHW3: torch.Tensor) -> torch.Tensor:
+    mean_311 = torch.tensor(clip.image_mean).view(3, 1, 1)
+    std_311 = torch.tensor(clip.image_std).view(3, 1, 1)
+    values_B3HW = values_BHW3.permute(0, 3, 1, 2).contiguous().float()
+    return values_B3HW.div_(255).sub_(mean_311).div_(std_311)
+
+
+def _picture(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
+    """A loaded picture; the file is closed again at once."""
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, str | os.PathLike):
+        raise LabError(f"Expected a PIL picture or the path of one, got {type(image).__name__}.")
+    path = Path(image)
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except FileNotFoundError as error:
+        raise LabError(f"There is no picture {path}.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise LabError(f"{path} is not a picture that can be read: {error}") from error
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block, whatever the mode was outside: no dropout."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

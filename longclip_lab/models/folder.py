@@ -1,0 +1,120 @@
+"""The lab's own format: a folder with `model.safetensors` and `clip.json`. No pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from longclip_lab.errors import LabError
+from longclip_lab.files import atomic_path, atomic_write
+from longclip_lab.models.assembly import assemble, build_model
+from longclip_lab.models.clip import Clip
+from longclip_lab.models.tokenizers import tokenizer_from_record, tokenizer_record
+
+FORMAT = "longclip-lab-1"
+WEIGHTS = "model.safetensors"
+CONFIG = "clip.json"
+
+
+def save(clip: Clip, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> Path:
+    """Write `clip` to `folder` (made if need be) and return the folder.
+
+    `load(folder)` gives the same model to the last bit. With `dtype=torch.float16` the file is
+    half as large and the weights are rounded; they come back as float32.
+
+    Raises LabError if a weight does not fit into `dtype`.
+    """
+    folder = Path(folder)
+    weights = {
+        name: _stored(name, tensor, dtype) for name, tensor in clip.model.state_dict().items()
+    }
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary)
+        digest = _digest(temporary)
+    config = {
+        "format": FORMAT,
+        "name": clip.name,
+        "tokenizer": tokenizer_record(clip.tokenizer),
+        "weights_sha256": digest,
+        "card": clip.card,
+    }
+    atomic_write(folder / CONFIG, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    return folder
+
+
+def is_saved_clip(folder: Path) -> bool:
+    """True if `folder` was written by `save`."""
+    return (folder / CONFIG).is_file()
+
+
+def load_folder(folder: str | os.PathLike[str]) -> Clip:
+    """Read what `save` wrote.
+
+    Raises LabError if a file is missing, not in our format, cut short, or if the weights are not
+    the ones that the config was written with.
+    """
+    folder = Path(folder)
+    config = _read_config(folder / CONFIG)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise LabError(f"{folder} has a {CONFIG} but no {WEIGHTS}: it was copied only in part.")
+    if _digest(path) != config["weights_sha256"]:
+        raise LabError(
+            f"{path} is not the file that {CONFIG} was written with: it was cut short or replaced."
+        )
+    card = dict(config["card"])
+    model = build_model(card["model_cfg"])
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise LabError(
+            f"{path} does not fit the model of its {CONFIG}: {shorten(str(error), 300)}"
+        ) from error
+    return assemble(
+        model,
+        card.pop("model_cfg"),
+        tokenizer_from_record(config["tokenizer"]),
+        card.pop("preprocess"),
+        config["name"],
+        **card,
+    )
+
+
+def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A contiguous copy on the CPU; copies, since safetensors refuses tensors that share memory."""
+    stored = tensor.detach().cpu().contiguous().clone()
+    if dtype is None or not stored.is_floating_point():
+        return stored
+    rounded = stored.to(dtype)
+    if rounded.isinf().any() and not stored.isinf().any():
+        raise LabError(f"The weights '{name}' are too large for {dtype}: save without a dtype.")
+    return rounded
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LabError(f"{path.parent} is not a saved model: it has no {CONFIG}.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise LabError(f"{path} is not readable as JSON: {error}") from error
+    wanted = {"format", "name", "tokenizer", "weights_sha256", "card"}
+    if not isinstance(config, dict) or not wanted <= config.keys() or config["format"] != FORMAT:
+        raise LabError(f"{path} is not in the format '{FORMAT}' that longclip_lab.save writes.")
+    return config
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,184 @@
+"""`load`: every way in which a model can be named, one kind of model out."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import open_clip
+import torch
+from torch import nn
+
+from longclip_lab.errors import LabError, LabWarning, suggest
+from longclip_lab.models.assembly import assemble, build_model, preprocess_card
+from longclip_lab.models.bundled import bundled_folder, bundled_names
+from longclip_lab.models.checkpoints import is_longclip, load_longclip, read_state_dict
+from longclip_lab.models.clip import Clip
+from longclip_lab.models.folder import is_saved_clip, load_folder
+from longclip_lab.models.tokenizers import tokenizer_for
+
+_HUB = "hf-hub:"
+_LOCAL = "local-dir:"
+_FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+
+
+def load(
+    name_or_path: str | os.PathLike[str], pretrained: str | os.PathLike[str] | None = None
+) -> Clip:
+    """A model by name or path, in evaluation mode, float32, on the CPU.
+
+    - "tiny", "tiny-notail": the models that come with the lab (a folder of that name: "./tiny");
+    - an open_clip name such as "ViT-B-16", with `pretrained` one of its tags or a file of weights;
+      without, the weights are random and a LabWarning says so;
+    - "hf-hub:OWNER/NAME" or "OWNER/NAME": an open_clip model on the hub;
+    - the path of a Long-CLIP checkpoint file;
+    - a folder written by `save`, or one in open_clip's own layout.
+
+    Nothing is read from the network for the bundled models, files and folders.
+
+    Raises LabError for an unknown name (with the near ones), a file that is missing, damaged, of
+    another architecture or a pickle with code in it, and weights that could not be fetched.
+    """
+    name = os.fspath(name_or_path)
+    if name in open_clip.list_models() or name.replace("/", "-") in open_clip.list_models():
+        return _load_open_clip(name.replace("/", "-"), pretrained)
+    if pretrained is not None:
+        raise LabError(
+            f"pretrained={os.fspath(pretrained)!r} goes with an open_clip name, but '{name}' is "
+            f"none. {suggest(name, open_clip.list_models())}"
+        )
+    if name in bundled_names():
+        return load_folder(bundled_folder(name))
+    path = Path(name)
+    if path.is_dir():
+        return _load_any_folder(path)
+    if path.is_file():
+        return load_longclip(path)
+    if name.startswith((_HUB, _LOCAL)):
+        return _load_through_open_clip(name)
+    if name.endswith(_FILE_ENDINGS) or path.is_absolute() or name.startswith("."):
+        raise LabError(f"There is no model file or folder {name}.")
+    if name.count("/") == 1 and all(name.split("/")):
+        return _load_through_open_clip(_HUB + name)
+    known = [*bundled_names(), *open_clip.list_models()]
+    raise LabError(f"No model is called '{name}', and there is no such file. {_near(name, known)}")
+
+
+def _near(name: str, known: list[str]) -> str:
+    """Near names, or only the bundled ones: open_clip knows more than a hundred."""
+    sentence = suggest(name, known)
+    if sentence.startswith("Did you mean"):
+        return sentence
+    bundled = ", ".join(bundled_names()) or "none in this installation"
+    return f"Bundled models: {bundled}; open_clip's names: open_clip.list_models()."
+
+
+def _load_any_folder(folder: Path) -> Clip:
+    if not is_saved_clip(folder) and (folder / "open_clip_config.json").is_file():
+        return _load_through_open_clip(f"{_LOCAL}{folder}")
+    return load_folder(folder)
+
+
+def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Clip:
+    """An architecture of open_clip's list: random, with a tag's weights, or with a file's."""
+    model_cfg = open_clip.get_model_config(name)
+    weights = None if pretrained is None else os.fspath(pretrained)
+    tag_cfg = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    if weights and not tag_cfg:
+        state_dict = _state_dict_of_file(name, weights)
+        if is_longclip(state_dict):
+            return load_longclip(weights)
+        _take_context_length(model_cfg, state_dict)
+    if tag_cfg.get("quick_gelu"):
+        # The weights say which activation they were trained with; the plain names do not.
+        model_cfg["quick_gelu"] = True
+    tokenizer = tokenizer_for(name, model_cfg)
+    model = _built(name, model_cfg)
+    if weights:
+        _load_weights(model, name, weights, tag_cfg)
+    else:
+        _warn_of_random_weights(name)
+    return assemble(
+        model,
+        model_cfg,
+        tokenizer,
+        preprocess_card(model, **tag_cfg),
+        f"{name}/{Path(weights).stem}" if weights else f"{name}/random",
+        provenance=f"open_clip {name}, weights: {weights or 'random'}",
+        trained_on=weights,
+    )
+
+
+def _state_dict_of_file(name: str, weights: str) -> dict[str, torch.Tensor]:
+    if Path(weights).is_file():
+        return read_state_dict(weights)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    raise LabError(f"'{weights}' is neither a file nor a tag of {name}. {suggest(weights, tags)}")
+
+
+def _take_context_length(model_cfg: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> None:
+    """As many positions as the file holds; open_clip would resize the file's to the config's."""
+    for key in ("positional_embedding", "text.positional_embedding"):
+        if key in state_dict and not model_cfg["text_cfg"].get("embed_cls"):
+            model_cfg["text_cfg"]["context_length"] = len(state_dict[key])
+
+
+def _built(name: str, model_cfg: dict[str, Any]) -> nn.Module:
+    try:
+        return build_model(model_cfg)
+    except (OSError, RuntimeError) as error:
+        raise LabError(
+            f"The architecture of '{name}' could not be built: {shorten(str(error), 300)}"
+        ) from error
+
+
+def _load_weights(model: nn.Module, name: str, pretrained: str, tag_cfg: dict[str, Any]) -> None:
+    try:
+        path = open_clip.download_pretrained(tag_cfg) if tag_cfg else pretrained
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LabError(
+            f"The weights '{pretrained}' of {name} cannot be fetched: {shorten(str(error), 300)}"
+        ) from error
+    try:
+        open_clip.load_checkpoint(model, path)
+    except (RuntimeError, KeyError, AssertionError) as error:
+        reason = shorten(str(error), 300)
+        raise LabError(f"The weights in {path} are not those of a {name}: {reason}") from error
+
+
+def _warn_of_random_weights(name: str) -> None:
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    message = f"{name} has random weights: its features mean nothing until it is trained."
+    if tags:
+        message += (
+            f" Trained ones: load({name!r}, pretrained={tags[0]!r}); tags: {', '.join(tags)}."
+        )
+    warnings.warn(message, LabWarning, stacklevel=4)
+
+
+def _load_through_open_clip(name: str) -> Clip:
+    """A model with its own config beside it: on the hub, or in a folder of open_clip's layout."""
+    try:
+        model_cfg = open_clip.get_model_config(name)
+        tokenizer = tokenizer_for(name, model_cfg)
+        model = open_clip.create_model(name, pretrained_text=False, require_pretrained=True)
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        if isinstance(error, LabError):
+            raise
+        place = "on the hub (nor is it a file or folder here)" if name.startswith(_HUB) else "there"
+        reason = shorten(str(error), 300)
+        raise LabError(
+            f"No open_clip model '{name.removeprefix(_HUB)}' could be read {place}: {reason}"
+        ) from error
+    return assemble(
+        model,
+        model_cfg,
+        tokenizer,
+        dict(open_clip.get_model_preprocess_cfg(model)),
+        name.removeprefix(_HUB).removeprefix(_LOCAL),
+        provenance=name,
+        trained_on="see its page" if name.startswith(_HUB) else None,
+    )

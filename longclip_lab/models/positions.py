@@ -1,0 +1,122 @@
+"""Longer tables of learned positions, made from a shorter one: pure functions of tensors.
+
+T old positions, L new positions, W width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from longclip_lab.errors import LabError, suggest
+
+METHODS = ("kps", "linear", "random", "none")
+
+
+def stretched_length(length: int, keep: int = 20, ratio: float = 4) -> int:
+    """The number of positions after stretching: keep + (length - keep) * ratio, rounded down.
+
+    >>> stretched_length(77)
+    248
+    """
+    return keep + math.floor((length - keep) * ratio)
+
+
+def stretch_positions(
+    positional_embedding_TW: torch.Tensor, keep: int = 20, ratio: float = 4
+) -> torch.Tensor:
+    """Knowledge-preserved stretching: [T, W] to [keep + (T - keep) * ratio, W].
+
+    The first `keep` positions stay as they are; the others are interpolated linearly to `ratio`
+    times as many. The last `ratio - 1` new positions have no right neighbour and follow the last
+    difference, as in the official code. Ratios need not be whole.
+
+    Source: Long-CLIP (Zhang et al., ECCV 2024), section 3.2, with keep 20 and ratio 4.
+
+    Raises LabError unless 0 <= keep < T and ratio >= 1.
+
+    >>> stretch_positions(torch.tensor([[0.0], [1.0], [2.0], [4.0]]), keep=2, ratio=2).T
+    tensor([[0., 1., 2., 3., 4., 5.]])
+    """
+    check_keep_and_ratio(positional_embedding_TW, keep, ratio)
+    length = stretched_length(len(positional_embedding_TW), keep, ratio)
+    return _interpolate(positional_embedding_TW, keep, ratio, length)
+
+
+def new_positions(
+    positional_embedding_TW: torch.Tensor,
+    method: str = "kps",
+    keep: int = 20,
+    ratio: float = 4,
+    length: int | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """A table of `length` positions [L, W] by one of `METHODS`.
+
+    `length` is keep + (T - keep) * ratio unless given, for every method, so that the rivals of
+    "kps" are compared with it at the same size.
+
+    - "kps": `stretch_positions`, cut at `length` or carried on along the last difference.
+    - "linear": all positions interpolated from T to `length`, none kept.
+    - "random": all T old positions kept; the new ones drawn from a normal distribution with the
+      old ones' mean and deviation in each dimension (seeded). With `length` below T it is a cut.
+    - "none": the old table; keep, ratio and length do not matter.
+    """
+    if method not in METHODS:
+        raise LabError(f"No method of stretching is called '{method}'. {suggest(method, METHODS)}")
+    if method == "none":
+        return positional_embedding_TW.clone()
+    check_keep_and_ratio(positional_embedding_TW, keep, ratio)
+    if length is None:
+        length = stretched_length(len(positional_embedding_TW), keep, ratio)
+    if length <= keep:
+        raise LabError(f"The new length must be larger than keep ({keep}), got {length}.")
+    if method == "kps":
+        return _interpolate(positional_embedding_TW, keep, ratio, length)
+    if method == "linear":
+        linear_ratio = length / len(positional_embedding_TW)
+        return _interpolate(positional_embedding_TW, 0, linear_ratio, length)
+    return _with_random_tail(positional_embedding_TW, length, seed)
+
+
+def check_keep_and_ratio(positional_embedding_TW: torch.Tensor, keep: int, ratio: float) -> None:
+    """Raise LabError unless the table is [T, W], 0 <= keep < T and ratio is a number >= 1."""
+    if positional_embedding_TW.ndim != 2 or len(positional_embedding_TW) < 2:
+        shape = list(positional_embedding_TW.shape)
+        raise LabError(f"Expected at least two positions [T, W], got a tensor of {shape}.")
+    length = len(positional_embedding_TW)
+    if keep != int(keep) or not 0 <= keep < length:
+        raise LabError(
+            f"keep must be a whole number from 0 to {length - 1}, one less than the {length} "
+            f"positions of the model, got {keep}: nothing would be left to stretch."
+        )
+    if not 1 <= ratio < math.inf:
+        raise LabError(f"ratio must be at least 1 (1 changes nothing), got {ratio}.")
+
+
+def _interpolate(
+    positional_embedding_TW: torch.Tensor, keep: int, ratio: float, length: int
+) -> torch.Tensor:
+    """New position keep + i reads the old table at keep + i / ratio; always in float32 or finer."""
+    old_TW = positional_embedding_TW
+    if old_TW.dtype in (torch.float16, torch.bfloat16):
+        old_TW = old_TW.float()
+    steps = torch.arange(length - keep, dtype=torch.float64, device="cpu")
+    source = keep + steps / ratio
+    # Behind the last old position the weight exceeds 1, which carries the last difference on.
+    left = source.floor().clamp(max=len(old_TW) - 2)
+    weight = (source - left).to(old_TW).unsqueeze(1)
+    left = left.long().to(old_TW.device)
+    stretched = (1 - weight) * old_TW[left] + weight * old_TW[left + 1]
+    return torch.cat([old_TW[:keep], stretched]).to(positional_embedding_TW.dtype)
+
+
+def _with_random_tail(
+    positional_embedding_TW: torch.Tensor, length: int, seed: int
+) -> torch.Tensor:
+    old_TW = positional_embedding_TW.float()
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(max(length - len(old_TW), 0), old_TW.shape[1], generator=generator)
+    tail = old_TW.mean(dim=0) + old_TW.std(dim=0) * noise.to(old_TW.device)
+    return torch.cat([old_TW[:length], tail]).to(positional_embedding_TW.dtype)

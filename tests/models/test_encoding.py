@@ -1,0 +1,84 @@
+"""Features of many texts and pictures: right, in order, and clear about bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from longclip_lab.errors import LabError
+from longclip_lab.models import encode_images, encode_texts, pixels, stretch
+
+LENGTHS = [5, 60, 3, 100, 17, 5]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 72, 72, 3), dtype=np.uint8)
+
+
+def test_texts_come_back_in_order(tiny, world_texts):
+    texts = world_texts(LENGTHS)
+    result = encode_texts(tiny, texts, batch_size=2)
+    with torch.no_grad():
+        expected_ND = tiny.model.encode_text(tiny.tokenize(texts).ids_BT)
+    torch.testing.assert_close(result.features_ND, expected_ND)
+    assert result.lengths_N.tolist() == [7, 62, 5, 77, 19, 7]
+    assert result.num_truncated == 1
+    assert encode_texts(stretch(tiny), texts).num_truncated == 0
+
+
+def test_one_text_and_a_model_in_training(tiny):
+    tiny.model.train()
+    result = encode_texts(tiny, "red boat")
+    assert tiny.model.training
+    tiny.model.eval()
+    assert result.features_ND.shape == (1, 128)
+    assert not result.features_ND.requires_grad
+
+
+def test_the_fast_path_equals_the_preprocessing(tiny, pictures):
+    slow = pixels(tiny, [Image.fromarray(picture) for picture in pictures])
+    torch.testing.assert_close(pixels(tiny, pictures), slow)
+    torch.testing.assert_close(pixels(tiny, torch.from_numpy(pictures)), slow)
+
+
+def test_other_sizes_are_resized(tiny, pictures):
+    large = pictures.repeat(2, axis=1).repeat(2, axis=2)
+    assert pixels(tiny, large).shape == (5, 3, 72, 72)
+
+
+def test_pictures_from_files(tiny, pictures, tmp_path):
+    paths = []
+    for index, picture in enumerate(pictures):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(picture).save(paths[-1])
+    expected_ND = encode_images(tiny, pictures)
+    torch.testing.assert_close(encode_images(tiny, paths, batch_size=2), expected_ND)
+    with torch.no_grad():
+        torch.testing.assert_close(tiny.encode_image(pixels(tiny, pictures)), expected_ND)
+
+
+def test_bad_pictures(tiny, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    Image.new("RGB", (90, 90)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    for name in ("broken.jpg", "cut.png"):
+        with pytest.raises(LabError, match=f"{name} is not a picture"):
+            encode_images(tiny, [tmp_path / name])
+    with pytest.raises(LabError, match=r"no picture .*missing\.png"):
+        encode_images(tiny, [tmp_path / "missing.png"])
+    with pytest.raises(LabError, match="at least one picture"):
+        encode_images(tiny, [])
+    with pytest.raises(LabError, match=r"uint8 values .* got torch\.float32 of \[2, 72, 72, 3\]"):
+        encode_images(tiny, np.zeros((2, 72, 72, 3), dtype=np.float32))
+    with pytest.raises(LabError, match="Expected a PIL picture"):
+        encode_images(tiny, [3])
+
+
+def test_bad_texts(tiny):
+    with pytest.raises(LabError, match="at least one text"):
+        encode_texts(tiny, [])
+    with pytest.raises(LabError, match="Text 1 of 2 is not a string but None"):
+        encode_texts(tiny, ["red boat", None])

@@ -1,0 +1,112 @@
+"""Names: what they find, and what is said when they find nothing."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import open_clip
+import pytest
+import torch
+
+from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.models import bundled as bundled_module
+from longclip_lab.models import bundled_names, load, save
+
+SMALL = "lab-test-small"
+OTHER = "lab-test-other"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_architectures(tmp_path_factory):
+    """Two small architectures among open_clip's names."""
+    folder = tmp_path_factory.mktemp("open-clip-configs")
+    for name, width in ((SMALL, 64), (OTHER, 128)):
+        model_cfg = {
+            "embed_dim": 32,
+            "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+            "text_cfg": {"width": width, "heads": 2, "layers": 1},
+        }
+        (folder / f"{name}.json").write_text(json.dumps(model_cfg))
+    open_clip.add_model_config(folder)
+
+
+@pytest.fixture(scope="module")
+def random_clip():
+    with pytest.warns(LabWarning, match="random weights"):
+        return load(SMALL)
+
+
+def test_an_open_clip_name(random_clip):
+    assert isinstance(random_clip.model, open_clip.CLIP)
+    assert (random_clip.context_length, random_clip.image_size) == (77, 32)
+    assert random_clip.tokenizer.name == "clip"
+    assert random_clip.name == f"{SMALL}/random"
+    assert not random_clip.model.training
+
+
+def test_a_file_of_weights(random_clip, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(random_clip.model.state_dict(), path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LabWarning)
+        clip = load(SMALL, pretrained=path)
+    expected = random_clip.model.state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in clip.model.state_dict().items())
+    assert clip.name == f"{SMALL}/weights"
+    with pytest.raises(LabError, match=f"not those of a {OTHER}"):
+        load(OTHER, pretrained=path)
+
+
+def test_a_file_with_more_positions_keeps_them(random_clip, tmp_path):
+    """open_clip would squeeze them into the 77 of its config."""
+    state_dict = dict(random_clip.model.state_dict())
+    state_dict["positional_embedding"] = torch.randn(248, 64)
+    torch.save(state_dict, tmp_path / "long.pt")
+    clip = load(SMALL, pretrained=tmp_path / "long.pt")
+    assert clip.context_length == 248
+    assert torch.equal(clip.model.positional_embedding, state_dict["positional_embedding"])
+
+
+def test_a_longclip_file_as_weights_of_a_name(golden):
+    assert load("ViT-B-16", pretrained=golden / "longclip-tiny.pt").context_length == 248
+
+
+@pytest.mark.parametrize(
+    ("name", "pretrained", "message"),
+    [
+        ("ViT-B-61", None, "Did you mean ViT-B-16"),
+        ("qqqqqqqq", None, "Bundled models: .*open_clip.list_models"),
+        ("no/such/file", None, "No model is called"),
+        ("missing.pt", None, "no model file or folder"),
+        ("./missing", None, "no model file or folder"),
+        ("ViT-B-32", "opnai", "Did you mean openai"),
+        ("tiny", "openai", "goes with an open_clip name"),
+    ],
+)
+def test_names_that_find_nothing(name, pretrained, message):
+    with pytest.raises(LabError, match=message):
+        load(name, pretrained=pretrained)
+
+
+def test_bundled_models_are_found_in_a_clone_and_in_a_wheel(tiny, tmp_path, monkeypatch):
+    package = tmp_path / "longclip_lab"
+    package.mkdir()
+    monkeypatch.setattr(bundled_module.longclip_lab, "__file__", str(package / "__init__.py"))
+    assert bundled_names() == []
+    with pytest.raises(LabError, match="bundled models are missing"):
+        bundled_module.data_folder()
+    save(tiny, tmp_path / "data" / "tiny")
+    assert load("tiny").name == tiny.name
+    save(tiny, package / "_bundled" / "wheel-tiny")
+    assert bundled_names() == ["wheel-tiny"]
+    with pytest.raises(LabError, match="Did you mean wheel-tiny"):
+        load("wheel-tinny")
+    with pytest.raises(LabError, match="Did you mean wheel-tiny"):
+        bundled_module.bundled_folder("whel-tiny")
+
+
+def test_hub_models_without_a_network(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(LabError, match="No open_clip model 'nobody/nothing'"):
+        load("nobody/nothing")
