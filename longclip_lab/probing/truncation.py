@@ -25,9 +25,11 @@ from tqdm import tqdm
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval, retrieval
-from longclip_lab.models import Clip, encode_images, text_tower
+from longclip_lab.models import Clip, encode_images
+from longclip_lab.models.text_tower import text_tower
 from longclip_lab.plotting import Plottable
-from longclip_lab.text import cut_tokens, drop_sentences, move_sentence
+from longclip_lab.probing.cuts import encode_cuts
+from longclip_lab.text import drop_sentence, move_sentence
 
 CONTROLS = ("as written", "details only", "summary last", "positions re-randomised")
 
@@ -38,13 +40,15 @@ class TruncationCurve(Plottable):
 
     `hits[variant]` is [C, N]: for every cut and pair, the mean of the two hits (0, 0.5 or 1);
     `cuts` counts content tokens, without start and end. `truncated[variant]` counts the texts that
-    are longer than the model's context, which no cut can show.
+    are longer than the model's context, which no cut can show; `unchanged[variant]` those of one
+    sentence, which the control leaves as they are.
     """
 
     model: str
     cuts: tuple[int, ...]
     hits: dict[str, np.ndarray]
     truncated: dict[str, int]
+    unchanged: dict[str, int]
     source: dict
     bootstrap: int = 1000
     seed: int = 0
@@ -87,6 +91,7 @@ class TruncationCurve(Plottable):
             "model": self.model,
             "pairs": self.num_pairs,
             "truncated": self.truncated,
+            "unchanged": self.unchanged,
             "source": self.source,
             "seed": self.seed,
             "rows": self.table().round(2).to_dict("records"),
@@ -133,8 +138,8 @@ def _variants(
         )
     made = {
         "as written": lambda: (clip, texts),
-        "details only": lambda: (clip, [drop_sentences(text, [0]) for text in texts]),
-        "summary last": lambda: (clip, [move_sentence(text, 0, -1) for text in texts]),
+        "details only": lambda: (clip, [drop_sentence(text) for text in texts]),
+        "summary last": lambda: (clip, [move_sentence(text) for text in texts]),
         "positions re-randomised": lambda: (randomise_positions(clip, keep, seed), texts),
     }
     return {name: made[name]() for name in controls}
@@ -158,8 +163,8 @@ def truncation_curve(
         controls: which of CONTROLS.
         keep: first re-randomised position.
 
-    Captions of one sentence have no details: with them, ask for `controls=("as written",)`.
-    Errors: LabError for cuts the model cannot read or captions that a control leaves empty.
+    Errors: LabError for cuts the model cannot read, an unknown control, or captions of one sentence
+    each, which no control can change.
     """
     cuts = tuple(cuts) if cuts is not None else default_cuts(clip.context_length)
     if not cuts or min(cuts) < 1 or max(cuts) > clip.context_length - 2:
@@ -167,37 +172,26 @@ def truncation_curve(
             f"expected cuts from 1 to {clip.context_length - 2} content tokens for "
             f"'{clip.name}', got {list(cuts)}."
         )
-    variants = _variants(clip, list(pairs.long), controls, keep, seed)
+    written = list(pairs.long)
+    variants = _variants(clip, written, controls, keep, seed)
     images_ND = encode_images(clip, pairs.images, progress=progress)
-    hits: dict[str, list[np.ndarray]] = {name: [] for name in variants}
-    truncated = {}
-    with tqdm(total=len(variants) * len(cuts), desc="cuts", disable=not progress) as bar:
-        for name, (reader, texts) in variants.items():
-            empty = sum(not text.strip() for text in texts)
-            if empty:
+    hits: dict[str, list[np.ndarray]] = {}
+    truncated, unchanged = {}, {}
+    for name, (reader, texts) in tqdm(variants.items(), desc="cuts", disable=not progress):
+        if texts is not written:
+            unchanged[name] = sum(a == b for a, b in zip(texts, written, strict=True))
+            if unchanged[name] == len(texts):
                 raise LabError(
-                    f"the control '{name}' leaves {empty} of {len(texts)} captions empty: they "
-                    'have one sentence. Ask for controls=("as written",).'
+                    f"the control '{name}' changes none of the {len(texts)} captions: each has one "
+                    'sentence. Ask for controls=("as written",).'
                 )
-            tokens = reader.tokenize(texts)
-            truncated[name] = tokens.num_truncated
-            for cut in cuts:
-                texts_ND = _encode_cut(reader, tokens, cut)
-                hits[name].append(_hits(images_ND, texts_ND))
-                bar.update()
+        tokens = reader.tokenize(texts)
+        truncated[name] = tokens.num_truncated
+        hits[name] = [_hits(images_ND, texts_ND) for texts_ND in encode_cuts(reader, tokens, cuts)]
     arrays = {name: np.stack(rows) for name, rows in hits.items()}
-    return TruncationCurve(clip.name, cuts, arrays, truncated, dict(pairs.source), seed=seed)
-
-
-def _encode_cut(clip: Clip, tokens, cut: int, batch: int = 100) -> torch.Tensor:
-    """Features [N, D] of the first `cut` content tokens of every text."""
-    tokenizer = clip.tokenizer
-    ids_NT = cut_tokens(
-        tokens.ids_BT.numpy(), tokens.lengths_B.numpy(), cut + 2, tokenizer.end_id, tokenizer.pad_id
+    return TruncationCurve(
+        clip.name, cuts, arrays, truncated, unchanged, dict(pairs.source), seed=seed
     )
-    ids_NT = torch.from_numpy(np.ascontiguousarray(ids_NT))
-    with torch.inference_mode():
-        return torch.cat([clip.encode_text(part).float().cpu() for part in ids_NT.split(batch)])
 
 
 def _hits(images_ND: torch.Tensor, texts_ND: torch.Tensor) -> np.ndarray:

@@ -144,7 +144,7 @@ def build_caption(sentences: Sequence[Sentence]) -> Caption:
 
 
 def world_words() -> tuple[str, ...]:
-    """Every word of the world's captions and templates: what `text/vocabularies/world.txt` lists."""
+    """Every word of captions and templates: the lines of `text/vocabularies/world.txt`."""
     values = [*KINDS, *COLOURS, *SIZES, *PATTERNS, *ORIENTATIONS, *GROUNDS, *SKIES, *NUMBERS]
     phrases = [*values, *PLACES, *RELATIONS, _FUNCTION_WORDS]
     words = [word for phrase in phrases for word in phrase.split()]
