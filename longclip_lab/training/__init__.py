@@ -1,0 +1,20 @@
+"""Training: recipes, one loop for one or many processes, checkpoints that survive a kill.
+
+Names are imported when they are first used, so that the command line can show a recipe's
+fields without loading torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {"Recipe": "recipes", "longclip": "recipes", "Run": "loop", "train": "loop"}
+
+__all__ = sorted(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"longclip_lab.training.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'longclip_lab.training' has no attribute {name!r}")

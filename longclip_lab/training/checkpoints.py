@@ -1,0 +1,131 @@
+"""Checkpoints of a run: whole or not there, read without running any code.
+
+FOLDER/run.json                     what the run is: recipe, data, starting weights
+FOLDER/log.jsonl                    one line a logged step
+FOLDER/checkpoints/step-000050/     model.safetensors and state.pt (optimizer, step)
+FOLDER/model/                       the trained model, for `ll.load`
+
+The learning rate, the order of the pairs and the random numbers of a step are functions of
+(recipe, step), so the step number is all the state they have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from longclip_lab.errors import LabError
+from longclip_lab.files import atomic_write
+from longclip_lab.training.recipes import Recipe
+
+# What may differ between a run and its continuation.
+DISPLAY = {"log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "workers"}
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names and bytes of all weights."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        whole.update(name.encode())
+        whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def describe(recipe: Recipe, source: dict, model: nn.Module) -> dict[str, Any]:
+    """What makes a run this run and no other: recipe, data and starting weights."""
+    fields = {key: value for key, value in asdict(recipe).items() if key not in DISPLAY}
+    # Through JSON, so that it equals what is read back (tuples become lists).
+    return json.loads(json.dumps({"recipe": fields, "data": source, "start": weights_hash(model)}))
+
+
+def claim(folder: Path, identity: dict[str, Any], facts: dict[str, Any], resume: bool) -> None:
+    """Make `folder` the place of this run, or make sure that it already is.
+
+    Raises LabError if it holds anything else, or this run without `resume`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise LabError(f"{folder} is a file; a run needs a folder.")
+    record = folder / "run.json"
+    if not record.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise LabError(f"{folder} is not empty and holds no run; give another folder.")
+        atomic_write(record, json.dumps({**identity, **facts}, indent=2) + "\n")
+        return
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        raise LabError(f"{record} cannot be read; give another folder.") from None
+    different = _differences(identity, found)
+    if different:
+        raise LabError(f"{folder} holds a different run ({different}); give another folder.")
+    if not resume:
+        raise LabError(
+            f"{folder} already holds this run; continue it with resume=True (--resume), or give "
+            "another folder."
+        )
+
+
+def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
+    recipe = found.get("recipe", {})
+    parts = [
+        f"{key}: {recipe.get(key)!r} there, {value!r} now"
+        for key, value in wanted["recipe"].items()
+        if recipe.get(key) != value
+    ]
+    if found.get("data") != wanted["data"]:
+        parts.append("other data")
+    if found.get("start") != wanted["start"]:
+        parts.append("other starting weights")
+    return "; ".join(parts)
+
+
+def save_checkpoint(
+    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
+) -> Path:
+    """Write the state after `step` steps and delete all but the last `keep` checkpoints."""
+    home = folder / "checkpoints"
+    path = home / f"step-{step:06d}"
+    if path.exists():
+        return path
+    temporary = home / f".{path.name}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, temporary / "model.safetensors")
+    torch.save({"step": step, "optimizer": optimizer.state_dict()}, temporary / "state.pt")
+    temporary.rename(path)
+    for old in checkpoint_paths(folder)[:-keep]:
+        shutil.rmtree(old)
+    return path
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted((folder / "checkpoints").glob("step-*"))
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put a checkpoint's state into `model` and `optimizer`; returns the number of steps done.
+
+    Raises LabError if a file of it is missing or damaged.
+    """
+    try:
+        weights = load_file(path / "model.safetensors")
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(state["optimizer"])
+    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        raise LabError(
+            f"The checkpoint {path} cannot be read ({error}). Delete it to go on from the one "
+            "before it."
+        ) from None
+    return int(state["step"])

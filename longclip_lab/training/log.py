@@ -1,0 +1,81 @@
+"""The record of a run while it goes: JSON lines, TensorBoard events, a progress bar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from longclip_lab.files import atomic_write
+
+
+def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
+    """The lines of a log up to `last_step`; a line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if row["step"] <= last_step:
+            rows.append(row)
+    return rows
+
+
+class RunLog:
+    """Keeps `history` and writes it to FOLDER/log.jsonl; without a folder it only keeps it.
+
+    Continuing after step `done` drops the later lines: their steps will be done again.
+    """
+
+    def __init__(self, folder: Path | None, done: int, tensorboard: bool):
+        self.history: list[dict[str, Any]] = []
+        self.file: TextIO | None = None
+        self.events: Any = None
+        if folder is None:
+            return
+        path = folder / "log.jsonl"
+        self.history = read_log(path, done)
+        atomic_write(path, "".join(json.dumps(row) + "\n" for row in self.history))
+        self.file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Record one step; `row["step"]` counts from 1."""
+        self.history.append(row)
+        if self.file is not None:
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+        if self.events is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self.events.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        """Close the files; the history stays."""
+        if self.file is not None:
+            self.file.close()
+        if self.events is not None:
+            self.events.close()
+
+
+class Progress:
+    """A bar with the loss, the rate and the time left."""
+
+    def __init__(self, total: int, done: int, name: str, shown: bool):
+        self.bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=not shown)
+
+    def step(self, row: dict[str, Any]) -> None:
+        """Advance by one step."""
+        rate = f"{row['samples_per_s']:.0f}/s"
+        self.bar.set_postfix(loss=f"{row['loss']:.3f}", pairs=rate, refresh=False)
+        self.bar.update(1)
+
+    def close(self) -> None:
+        """Leave the finished bar on the screen."""
+        self.bar.close()

@@ -1,0 +1,241 @@
+"""The loop: it learns, it records, it refuses, and a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from longclip_lab import models
+from longclip_lab.errors import LabError
+from longclip_lab.training import Recipe, train
+
+QUICK = Recipe(
+    name="quick",
+    batch_size=8,
+    steps=6,
+    warmup_steps=2,
+    learning_rate=1e-3,
+    k=4,
+    checkpoint_every=2,
+    tensorboard=False,
+)
+
+
+def weights(clip):
+    return {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def run(clip, few, recipe=QUICK, **options):
+    return train(clip, recipe, few, progress=False, **options)
+
+
+def test_training_lowers_the_loss_and_leaves_the_given_model_alone(tiny, few):
+    before = weights(tiny)
+    trained = run(tiny, few, replace(QUICK, steps=12, objective="mixed"))
+    losses = [row["loss"] for row in trained.history]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert same(before, weights(tiny))
+    assert not same(before, weights(trained.model))
+    assert not trained.model.model.training
+    assert trained.model.name == f"{tiny.name}+quick"
+    assert trained.model.card["fine_tuned"][0]["data"] == few.source
+    assert "fine_tuned" not in tiny.card
+
+
+def test_kept_positions_do_not_move(tiny, few):
+    trained = run(tiny, few, replace(QUICK, weight_decay=0.5, faithful=True))
+    before_TW = tiny.model.positional_embedding
+    after_TW = trained.model.model.positional_embedding
+    assert torch.equal(after_TW[:20], before_TW[:20])
+    assert not torch.equal(after_TW[20:40], before_TW[20:40])
+
+
+def test_history_has_what_a_plot_needs(tiny, few):
+    history = run(tiny, few, replace(QUICK, steps=3)).history
+    assert [row["step"] for row in history] == [1, 2, 3]
+    for row in history:
+        assert row["loss"] == pytest.approx(row["loss_long"] + row["loss_short"], rel=1e-5)
+        assert 0 < row["variance_kept"] < 1
+        assert row["samples_per_s"] > 0
+        assert row["grad_norm"] > 0
+    assert [row["lr"] for row in history] == [QUICK.learning_rate_at(s, 3) for s in range(3)]
+
+
+def test_the_seed_decides_everything(tiny, few):
+    first, again = run(tiny, few), run(tiny, few)
+    other = run(tiny, few, replace(QUICK, seed=1))
+    assert same(weights(first.model), weights(again.model))
+    assert not same(weights(first.model), weights(other.model))
+
+
+def test_the_callers_random_numbers_are_left_alone(tiny, few):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    run(tiny, few, replace(QUICK, steps=1))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_gradient_checkpointing_changes_nothing(tiny, few):
+    plain = run(tiny, few, replace(QUICK, steps=2))
+    checkpointed = run(tiny, few, replace(QUICK, steps=2, grad_checkpointing=True))
+    for name, tensor in weights(plain.model).items():
+        assert torch.allclose(tensor, weights(checkpointed.model)[name], atol=1e-5), name
+
+
+def test_the_folder_holds_log_events_checkpoints_and_a_loadable_model(tiny, few, tmp_path):
+    trained = run(tiny, few, replace(QUICK, tensorboard=True), out=tmp_path / "run")
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == trained.history
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000004", "step-000006"]
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["recipe"]["learning_rate"] == 1e-3
+    assert record["data"] == few.source
+    assert record["num_truncated"] == {"long": 0, "short": 0}
+    assert same(weights(models.load(tmp_path / "run" / "model")), weights(trained.model))
+
+
+def hand_over(folder, few, recipe):
+    """Data and recipe in a file, in types that another process knows."""
+    path = folder / "few.pkl"
+    path.write_bytes(pickle.dumps((SimpleNamespace(**vars(few)), recipe)))
+    return path
+
+
+KILLED = """
+import os, pickle, signal, sys
+from longclip_lab import models
+from longclip_lab.training import train
+
+few, recipe = pickle.load(open(sys.argv[1], "rb"))
+
+def kill(row):
+    if row["step"] == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+clip = models.stretch(models.new_tiny(seed=1))
+train(clip, recipe, few, out=sys.argv[2], progress=False, on_step=kill)
+"""
+
+
+def test_a_run_that_was_killed_ends_at_the_same_bits(tiny, few, tmp_path):
+    arguments = [sys.executable, "-c", KILLED, hand_over(tmp_path, few, QUICK), tmp_path / "run"]
+    killed = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000002", "step-000004"]
+    assert not (tmp_path / "run" / "model").exists()
+
+    resumed = run(tiny, few, out=tmp_path / "run", resume=True)
+    whole = run(tiny, few)
+    assert same(weights(resumed.model), weights(whole.model))
+    assert [row["step"] for row in resumed.history] == [1, 2, 3, 4, 5, 6]
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
+def test_resuming_a_finished_run_gives_its_model_again(tiny, few, tmp_path):
+    first = run(tiny, few, out=tmp_path / "run")
+    again = run(tiny, few, out=tmp_path / "run", resume=True)
+    assert same(weights(first.model), weights(again.model))
+    assert again.history == first.history
+
+
+def test_a_line_that_the_kill_cut_short_is_dropped(tiny, few, tmp_path):
+    run(tiny, few, out=tmp_path / "run")
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')
+    again = run(tiny, few, out=tmp_path / "run", resume=True)
+    assert [row["step"] for row in again.history] == [1, 2, 3, 4, 5, 6]
+
+
+def test_nothing_is_overwritten(tiny, few, tmp_path):
+    out = tmp_path / "run"
+    run(tiny, few, out=out)
+    with pytest.raises(LabError, match=r"already holds this run.*--resume"):
+        run(tiny, few, out=out)
+    for resume in (False, True):
+        with pytest.raises(LabError, match=r"different run \(seed: 0 there, 1 now\)"):
+            run(tiny, few, replace(QUICK, seed=1), out=out, resume=resume)
+    with pytest.raises(LabError, match="other data"):
+        run(tiny, replace(few, source={"hash": "1"}), out=out, resume=True)
+    with pytest.raises(LabError, match="other starting weights"):
+        run(models.stretch(models.new_tiny(seed=2)), few, out=out, resume=True)
+
+
+def test_a_folder_of_something_else_is_refused(tiny, few, tmp_path):
+    (tmp_path / "thesis.tex").write_text("important")
+    with pytest.raises(LabError, match="not empty and holds no run"):
+        run(tiny, few, out=tmp_path, resume=True)
+    with pytest.raises(LabError, match="is a file"):
+        run(tiny, few, out=tmp_path / "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_checkpoint_is_named(tiny, few, tmp_path):
+    run(tiny, few, out=tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step-000006" / "state.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(LabError, match=r"step-000006 cannot be read.*the one before"):
+        run(tiny, few, out=tmp_path / "run", resume=True)
+
+
+def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(tiny, few, tmp_path):
+    wild = replace(QUICK, learning_rate=1e30, warmup_steps=0, checkpoint_every=1)
+    with pytest.raises(LabError, match=r"Step \d+: .*The last good checkpoint is .*step-0000"):
+        run(tiny, few, wild, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_data_that_do_not_fit_the_recipe(tiny, few):
+    with pytest.raises(LabError, match=r"batch of 100 is larger than the data, 24 pairs"):
+        run(tiny, few, replace(QUICK, batch_size=100))
+    with pytest.raises(LabError, match="no data of its own"):
+        train(tiny, replace(QUICK, pairs=None), progress=False)
+
+
+TWO = """
+import pickle, sys
+from longclip_lab import models
+from longclip_lab.training import train
+
+few, recipe = pickle.load(open(sys.argv[1], "rb"))
+clip = models.stretch(models.new_tiny(seed=1))
+train(clip, recipe, few, out=sys.argv[2], progress=False)
+"""
+
+
+def test_two_processes_do_what_one_does(tiny, few, tmp_path):
+    recipe = replace(QUICK, steps=3, learning_rate=1e-4)
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    arguments = [*launch, script, hand_over(tmp_path, few, recipe), tmp_path / "run"]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    both = weights(models.load(tmp_path / "run" / "model"))
+    alone = run(tiny, few, recipe)
+    for name, tensor in weights(alone.model).items():
+        assert torch.allclose(both[name], tensor, atol=2e-5), name
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    for row, expected in zip(log, alone.history, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+def test_the_worlds_fine_tuning_set_is_the_default(tiny):
+    trained = train(tiny, replace(QUICK, steps=1, pairs=8, batch_size=8), progress=False)
+    assert trained.model.card["fine_tuned"][0]["data"]["dataset"] == "world"
+    assert trained.folder is None

@@ -1,0 +1,88 @@
+"""Recipes: published numbers, the official schedule, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longclip_lab.errors import LabError
+from longclip_lab.training import Recipe, longclip
+
+
+def official_cosine(base_lr, warmup_length, steps, step):
+    """Long-CLIP's `train/scheduler.py`, written down once more."""
+    if step < warmup_length:
+        return base_lr * (step + 1) / warmup_length
+    e, es = step - warmup_length, steps - warmup_length
+    return 0.5 * (1 + math.cos(math.pi * e / es)) * base_lr
+
+
+@given(st.integers(0, 50), st.integers(1, 500), st.data())
+def test_schedule_is_the_official_one(warmup, after, data):
+    total = warmup + after
+    step = data.draw(st.integers(0, total - 1))
+    recipe = Recipe(learning_rate=3e-4, warmup_steps=warmup)
+    expected = official_cosine(3e-4, warmup, total, step)
+    assert recipe.learning_rate_at(step, total) == pytest.approx(expected, rel=1e-12)
+
+
+def test_paper_scale_has_the_published_numbers():
+    # The repository's train/train.md, and Table 4 of the paper's supplement.
+    repository, paper = longclip("paper", "repository"), longclip("paper", "paper")
+    assert (repository.learning_rate, repository.batch_size, repository.epochs) == (1e-6, 2048, 6)
+    assert (paper.learning_rate, paper.batch_size, paper.epochs) == (1e-4, 1024, 1)
+    for recipe in (repository, paper):
+        assert recipe.warmup_steps == 200
+        assert (recipe.weight_decay, recipe.betas, recipe.eps) == (1e-2, (0.9, 0.999), 1e-8)
+        assert (recipe.label_smoothing, recipe.k, recipe.short_weight) == (0.1, 32, 1.0)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "lab", "paper"])
+@pytest.mark.parametrize("preset", ["repository", "paper"])
+def test_every_scale_and_preset_is_a_recipe(scale, preset):
+    assert longclip(scale, preset).name == f"longclip-{scale}-{preset}"
+
+
+def test_steps_and_epochs():
+    assert Recipe(batch_size=10, steps=7).total_steps(25) == 7
+    assert Recipe(batch_size=10, steps=None, epochs=3).total_steps(25) == 6
+    with pytest.raises(LabError, match=r"batch of 10 is larger than the data, 9 pairs"):
+        Recipe(batch_size=10).total_steps(9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 1}, "either steps or epochs"),
+        ({"steps": None}, "either steps or epochs"),
+        ({"steps": 0}, "steps must be a whole number of at least 1; came 0"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"k": 0}, "k must be"),
+        ({"learning_rate": 0.0}, "learning_rate must be a positive number"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"learning_rate": math.inf}, "learning_rate"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"betas": (0.9, 1.0)}, r"betas\[1\]"),
+        ({"label_smoothing": 1.5}, "label_smoothing"),
+        ({"max_grad_norm": 0}, "max_grad_norm"),
+        ({"warmup_steps": -1}, "warmup_steps"),
+        ({"seed": -1}, "seed"),
+        ({"objective": "pmc"}, "no objective 'pmc'. Did you mean pcm"),
+        ({"precision": "fp16"}, "no precision"),
+    ],
+)
+def test_senseless_values_are_refused(change, message):
+    with pytest.raises(LabError, match=message):
+        replace(Recipe(), **change)
+
+
+def test_unknown_scale_and_preset():
+    with pytest.raises(LabError, match="Did you mean lab"):
+        longclip("lap")
+    with pytest.raises(LabError, match="no preset"):
+        longclip("tiny", "official")
