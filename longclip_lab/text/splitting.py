@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 _SUBCAPTION_END = re.compile(r"\n|</s>|\.")
 
-_SENTENCE_END = re.compile(r"(?P<mark>\.{2,}|…+|[.!?]+)(?P<close>[\"'”’»)\]]*)(?=\s|$)|\n")
+_SENTENCE_END = re.compile(
+    r"(?P<mark>\.{2,}|…+|[.!?]+)(?P<close>[\"'”’»)\]]*)(?=\s|$)|\n"
+    r"|(?<=[a-z]{3})\.(?=[A-Z][a-z]*\s)"  # a forgotten space: "on the lawn.The water"
+)
 _WORD_BEFORE = re.compile(r"[^\s(\[\"'“‘]*$")
 _WORD_AFTER = re.compile(r"\s*[(\[\"'“‘«]*(\w*)")
 
@@ -51,22 +54,24 @@ def split_subcaptions(text: str) -> list[str]:
 def split_sentences(text: str) -> list[Span]:
     """The sentences as character spans, in order; together they hold all but white space.
 
-    A sentence ends at a line's end or at `.`, `!`, `?` or `…` before white space. It does not end
-    in a number (2.5), after a title, an initial, an acronym or an ellipsis unless a word that
-    usually starts a sentence follows, after another abbreviation unless a capital follows, inside
-    a quotation that the sentence goes on after, or after the number of a list item.
+    A sentence ends at a line's end or at `.`, `!`, `?` or `…` before white space (or before a
+    capitalised word, where the space was forgotten). It does not end in a number (2.5); after a
+    title, an initial, an acronym or an ellipsis, unless a word that usually starts a sentence
+    follows; after another abbreviation, unless a capital follows; inside a quotation that the
+    sentence goes on after; after the number of a list item.
 
     >>> text = "Dr. J. Smith is 1.8 m tall. He holds a sign, a hat, etc. and smiles."
     >>> [text[start:end] for start, end in split_sentences(text)]
     ['Dr. J. Smith is 1.8 m tall.', 'He holds a sign, a hat, etc. and smiles.']
     """
-    spans, start = [], 0
+    spans: list[Span] = []
+    start = 0
     for match in _SENTENCE_END.finditer(text):
-        if match.group() == "\n" or _ends(text, start, match):
-            spans.append(_stripped(text, start, match.end()))
+        if match["mark"] is None or _ends(text, start, match):
+            _add(spans, text, start, match.end())
             start = match.end()
-    spans.append(_stripped(text, start, len(text)))
-    return [span for span in spans if span.start < span.end]
+    _add(spans, text, start, len(text))
+    return spans
 
 
 def _ends(text: str, start: int, match: re.Match[str]) -> bool:
@@ -92,7 +97,15 @@ def _ends(text: str, start: int, match: re.Match[str]) -> bool:
     return True
 
 
-def _stripped(text: str, start: int, end: int) -> Span:
-    part = text[start:end]
-    left = len(part) - len(part.lstrip())
-    return Span(start + left, max(start + left, start + len(part.rstrip())))
+def _add(spans: list[Span], text: str, start: int, end: int) -> None:
+    """Append a stretch of text without the white space around it.
+
+    One without a letter or digit, such as a second full stop, goes to the sentence before it.
+    """
+    part = text[start:end].strip()
+    if not part:
+        return
+    first = text.index(part, start)
+    if spans and not any(character.isalnum() for character in part):
+        first = spans.pop().start
+    spans.append(Span(first, start + len(text[start:end].rstrip())))

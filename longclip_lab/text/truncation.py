@@ -18,7 +18,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.text.splitting import split_sentences
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenBatch:
     """Token ids [B, T] and how much of each text they hold.
 
@@ -106,27 +106,31 @@ def pad_front(batch: TokenBatch, pad_id: int, rng: np.random.Generator) -> Token
     return TokenBatch(ids_BT, lengths_B, batch.full_lengths, batch.truncated)
 
 
-def drop_sentence(text: str, which: int = 0) -> str:
-    """The text without one sentence, by default the first; a text of one sentence stays.
+def drop_sentences(text: str, which: Sequence[int] = (0,)) -> str:
+    """The text without some sentences, by default the first; it stays if none would be left.
 
-    >>> drop_sentence("A dog and a cat. The dog is brown. The cat sleeps.")
+    Numbers count from 0, or from the end if negative; numbers that the text does not have are
+    passed over.
+
+    >>> drop_sentences("A dog and a cat. The dog is brown. The cat sleeps.")
     'The dog is brown. The cat sleeps.'
     """
     sentences = _sentences(text)
-    if len(sentences) < 2:
-        return text
-    del sentences[which]
-    return " ".join(sentences)
+    dropped = {number % len(sentences) for number in which if _has(sentences, number)}
+    kept = [sentence for i, sentence in enumerate(sentences) if i not in dropped]
+    return " ".join(kept) if dropped and kept else text
 
 
 def move_sentence(text: str, which: int = 0, to: int = -1) -> str:
     """The text with one sentence moved, by default the first to the end.
 
+    Numbers count from 0, or from the end if negative; the text stays if it has no such sentence.
+
     >>> move_sentence("A dog and a cat. The dog is brown. The cat sleeps.")
     'The dog is brown. The cat sleeps. A dog and a cat.'
     """
     sentences = _sentences(text)
-    if len(sentences) < 2:
+    if len(sentences) < 2 or not _has(sentences, which):
         return text
     moved = sentences.pop(which)
     sentences.insert(to if to >= 0 else len(sentences) + 1 + to, moved)
@@ -143,9 +147,13 @@ def shuffle_sentences(text: str, seed: int | np.random.Generator = 0) -> str:
 def rearrange(text: str, policy: str, rng: np.random.Generator) -> str:
     """One of the sentence policies of `Tokenizer.encode_batch`: "drop", "move", "shuffle"."""
     if policy == "drop":
-        return drop_sentence(text)
+        return drop_sentences(text)
     return move_sentence(text) if policy == "move" else shuffle_sentences(text, rng)
 
 
 def _sentences(text: str) -> list[str]:
     return [text[start:end] for start, end in split_sentences(text)]
+
+
+def _has(sentences: list[str], number: int) -> bool:
+    return -len(sentences) <= number < len(sentences)
