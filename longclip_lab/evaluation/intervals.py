@@ -1,0 +1,69 @@
+"""A number with its interval, and the bootstrap that gives it.
+
+Shapes: Q queries, G groups of queries that are drawn together, R bootstrap rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score, its 95% interval and the number of queries behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """JSON-able; a bound that was not computed is None."""
+        low, high = (None if math.isnan(bound) else bound for bound in (self.low, self.high))
+        return {"value": self.value, "low": low, "high": high, "n": self.n}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, float | int | None]) -> Interval:
+        """The inverse of `to_dict`."""
+        low, high = (math.nan if values[b] is None else values[b] for b in ("low", "high"))
+        return cls(values["value"], low, high, values["n"])
+
+
+def bootstrap_mean(
+    values_Q: np.ndarray,
+    groups_Q: np.ndarray | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of `values_Q` with its percentile bootstrap interval (Efron and Tibshirani, ch. 13).
+
+    Queries with the same entry in `groups_Q` are drawn together: the captions of one picture
+    are no independent queries. With `rounds` 0 the bounds are NaN.
+
+    >>> bootstrap_mean(np.array([1.0, 1.0, 0.0, 1.0]), seed=0)
+    Interval(value=0.75, low=0.25, high=1.0, n=4)
+    """
+    mean = float(np.mean(values_Q))
+    if rounds == 0:
+        return Interval(mean, math.nan, math.nan, len(values_Q))
+    groups_Q = np.arange(len(values_Q)) if groups_Q is None else groups_Q
+    _, group_of_Q = np.unique(groups_Q, return_inverse=True)
+    sums_and_sizes_G2 = np.stack(
+        [np.bincount(group_of_Q, weights=values_Q), np.bincount(group_of_Q)], axis=1
+    )
+    # Drawing G groups with replacement is a multinomial draw over the few kinds of group that
+    # differ in sum or size: the same distribution, without a [rounds, G] array.
+    kinds, count = np.unique(sums_and_sizes_G2, axis=0, return_counts=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count.sum(), count / count.sum(), size=rounds) @ kinds
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail])
+    return Interval(mean, float(low), float(high), len(values_Q))
