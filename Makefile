@@ -1,0 +1,70 @@
+# `make` lists what can be made. Everything runs in .venv, which the first target makes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+LESSONS := $(wildcard notebooks/*.ipynb)
+LIBRARY := $(shell find longclip_lab data -type f -not -path '*/__pycache__/*')
+RUN := book/_executed
+EXECUTED := $(RUN)/.done
+
+.PHONY: help quickstart lab test book bench clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+
+quickstart: $(INSTALLED) ## install, then the first lesson in five minutes, with a report to open
+	$(BIN)/longclip-lab quickstart
+
+lab: $(INSTALLED) ## JupyterLab on the first lesson
+	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
+
+test book: export HF_HUB_OFFLINE = 1
+
+test: $(INSTALLED) ## style, unit tests, doctests, every lesson executed once, the book
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify $(LESSONS)
+	$(BIN)/pytest --quiet --durations=5
+	$(execute-lessons)
+	$(build-book)
+
+book: $(EXECUTED) ## the Jupyter Book, in book/_build/html
+	$(build-book)
+
+bench: $(INSTALLED) ## speed and memory against the peers, as JSON
+	@for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove what was built; .venv and runs/ stay
+	rm -rf book/_build $(RUN) dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
+	  echo "longclip_lab needs Python 3.10 to 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	    "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+# Lessons are executed in copies, which leave their outputs in the book's cache: the book is built
+# from what was tested. A changed library makes the outputs stale, which the cache cannot see.
+$(EXECUTED): $(INSTALLED) $(LESSONS) $(LIBRARY)
+	$(execute-lessons)
+
+define execute-lessons
+rm -rf $(RUN)
+mkdir -p $(RUN)
+cp $(LESSONS) $(RUN)
+$(BIN)/pytest --quiet --nbmake --overwrite --nbmake-timeout=600 --timeout=0 --durations=0 $(RUN)
+$(BIN)/python book/cache_lessons.py $(RUN)/*.ipynb
+touch $(EXECUTED)
+endef
+
+define build-book
+$(BIN)/jupyter-book build --all -W --keep-going book
+@! grep -rnE '<(script|link)[^>]+(src|href)="(https?:)?//' book/_build/html --include='*.html'
+endef
