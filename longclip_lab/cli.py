@@ -1,0 +1,102 @@
+"""The command `longclip-lab`: reads its arguments, runs a command, turns errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from longclip_lab.commands import (
+    Eval,
+    Probe,
+    Quickstart,
+    Tokens,
+    Train,
+    Version,
+    default_options,
+    say,
+)
+from longclip_lab.errors import LabError, LabWarning
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it went well, 2 for bad input, 130 when interrupted."""
+    command = None
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            command = _parse(list(sys.argv[1:] if arguments is None else arguments))
+            began = time.perf_counter()
+            command.run()
+            if isinstance(command, Probe | Eval | Train):
+                say(_cost(time.perf_counter() - began))
+        except LabError as error:
+            return _complain(str(error), BAD_INPUT)
+        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            if error.filename is None:
+                raise
+            return _complain(f"{error.filename}: {error.strerror}", BAD_INPUT)
+        except KeyboardInterrupt:
+            resumable = isinstance(command, Train) and command.out is not None
+            hint = "; the same command with --resume goes on" if resumable else ""
+            return _complain(f"interrupted{hint}", INTERRUPTED)
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _parse(arguments: list[str]) -> Any:
+    # The defaults of a recipe depend on two options, so these are read before the others.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--scale", default="tiny")
+    first.add_argument("--preset", default="repository")
+    chosen, _ = first.parse_known_args(arguments)
+    train = Train(method=tyro.MISSING, recipe=default_options(chosen.scale, chosen.preset))
+    return tyro.cli(
+        Annotated[Quickstart, subcommand("quickstart")]
+        | Annotated[Tokens, subcommand("tokens")]
+        | Annotated[Probe, subcommand("probe")]
+        | Annotated[Train, subcommand("train", default=train)]
+        | Annotated[Eval, subcommand("eval")]
+        | Annotated[Version, subcommand("version")],
+        prog="longclip-lab",
+        description="See, measure and train long-text CLIP.",
+        args=arguments,
+    )
+
+
+def _cost(seconds: float) -> str:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gigabytes = peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+    minutes, rest = divmod(seconds, 60)
+    spent = f"{minutes:.0f} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+    return f"took {spent}, peak memory {gigabytes:.2f} GB"
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    if issubclass(category, LabWarning):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        _SHOW(message, category, *place)
+
+
+_SHOW = warnings.showwarning
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""Real captions for a model that knows only the drawn world's words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from longclip_lab.data.pairs import Pairs
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+NOTHING_KNOWN = "."
+
+
+def keep_known_words(pairs: Pairs, tokenizer: Any) -> Pairs:
+    """Leave out the words that a word-level tokenizer does not have, and count them.
+
+    The world's tokenizer refuses a caption with a word that the world does not have, so the tiny
+    models cannot read photographs' captions as they are. This makes the whole path run on them;
+    scores mean nothing. `source["words"]` holds how many words there were and how many were left
+    out. A caption of which nothing is left becomes a full stop. Pairs for any other tokenizer come
+    back as they are.
+    """
+    if not hasattr(tokenizer, "words"):
+        return pairs
+    known = set(tokenizer.words)
+    counts = {"of": 0, "left_out": 0}
+
+    def filtered(text: str) -> str:
+        words = _WORD.findall(text)
+        kept = [word for word in words if word.lower() in known]
+        counts["of"] += len(words)
+        counts["left_out"] += len(words) - len(kept)
+        return " ".join(kept) or NOTHING_KNOWN
+
+    captions = [[filtered(text) for text in texts] for texts in pairs.captions]
+    source = {**pairs.source, "words": counts.copy()}
+    return replace(
+        pairs,
+        short=[filtered(text) for text in pairs.short],
+        long=[filtered(text) for text in pairs.long],
+        captions=captions,
+        source=source,
+    )
