@@ -107,7 +107,12 @@ class Traced:
 
 def _changes(old: list[str], new: list[str]) -> Iterable[tuple[str, str]]:
     """Pairs (old part, new part) that run through both texts, in order, word by word."""
-    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    old_words = [" " if chunk.isspace() else chunk for chunk in old]
+    new_words = [" " if chunk.isspace() else chunk for chunk in new]
+    if [word == " " for word in old_words] == [word == " " for word in new_words]:
+        yield from zip(old, new, strict=True)
+        return
+    matcher = SequenceMatcher(None, old_words, new_words, autojunk=False)
     for _, i1, i2, j1, j2 in matcher.get_opcodes():
         if i2 - i1 == j2 - j1:
             yield from zip(old[i1:i2], new[j1:j2], strict=True)

@@ -161,9 +161,7 @@ def _text_of(record: Any, key: str | None, where: str) -> str:
     elif not isinstance(record, dict):
         raise LabError(f"{where} is a JSON {_kind(record)}. Expected an object or a string.")
     elif key not in record:
-        wanted = f'nothing under "{key}"' if key else f"none of the keys {', '.join(KEYS)}"
-        hint = suggest(key, record) if key and record else f"It has: {', '.join(record) or '-'}."
-        raise LabError(f"{where} has {wanted}. {hint} Another key can be named: key=....")
+        raise LabError(f"{where} {_no_text(record, key)}")
     else:
         text = "" if record[key] is None else record[key]
     if not isinstance(text, str):
@@ -173,6 +171,15 @@ def _text_of(record: Any, key: str | None, where: str) -> str:
     except UnicodeEncodeError:
         raise LabError(f"{where} holds half a surrogate pair, which is no text.") from None
     return text
+
+
+def _no_text(record: dict[str, Any], key: str | None) -> str:
+    if not record:
+        return "is an empty object, without a text."
+    if key is not None:
+        return f'has nothing under "{key}". {suggest(key, record)}'
+    has = ", ".join(list(record)[:8])
+    return f"has none of the keys {', '.join(KEYS)}. It has {has}: name one with key=."
 
 
 def _kind(value: Any) -> str:

@@ -39,7 +39,7 @@ class BertTokenizer(Tokenizer):
         try:
             return self._backend.encode(text, add_special_tokens=False)
         except (UnicodeEncodeError, TypeError) as error:
-            raise LabError(f"Not a text in Unicode: {text!r:.60} ({error}).") from error
+            raise LabError(f"Half a surrogate pair is no text: {text!r:.60}.") from error
 
     def encode(self, text: str) -> list[int]:
         """The ids of the text's word pieces. Raises LabError for half a surrogate pair."""
