@@ -51,7 +51,7 @@ def fastest(function, rounds: int = ROUNDS) -> float:
 def main() -> None:
     torch.manual_seed(0)
     images_ND = torch.randn(SIZE, DIM)
-    texts_ND = images_ND + 4.5 * torch.randn(SIZE, DIM)
+    texts_ND = torch.randn(SIZE, DIM).mul_(4.5).add_(images_ND)
     # First of all, because the peak of a process only ever grows.
     before = peak_megabytes()
     scores = retrieval(images_ND, texts_ND, ks=KS)

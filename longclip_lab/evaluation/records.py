@@ -1,0 +1,189 @@
+"""Records: scores with everything needed to repeat them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from longclip_lab import __version__
+from longclip_lab.errors import LabError, suggest
+from longclip_lab.evaluation.intervals import Interval
+from longclip_lab.files import atomic_write
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """One model on one benchmark."""
+
+    protocol: str
+    """Name of the benchmark, "world/long-retrieval"."""
+    model: str
+    model_hash: str
+    """Of all weights, see `model_hash`."""
+    data_hash: str
+    """Of the pictures and texts that were scored, see `data_hash`."""
+    scores: dict[str, Interval]
+    """By name: "i2t R@1", "top-1"; shares from 0 to 1."""
+    counts: dict[str, int]
+    """How many images, texts and different texts."""
+    num_truncated: int
+    """Texts that were longer than the model's context and lost their end."""
+    share_truncated: float
+    """The same as a share of the texts."""
+    skipped: dict[str, int]
+    """What was left out, by reason; the data set's own `skipped` has the names."""
+    settings: dict[str, Any]
+    """Options of the protocol: rule for ties, bootstrap rounds, templates."""
+    source: dict[str, Any]
+    """What the data set says of its origin."""
+    seed: int
+    """Of the bootstrap."""
+    device: str
+    dtype: str
+    seconds: float
+    """Encoding and scoring; what benchmarks share is counted where it was done first."""
+    commit: str | None = field(default_factory=lambda: commit())
+    """Of this library, with "-dirty" if its files were changed; None outside a git checkout."""
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"scores": {name: s.to_dict() for name, s in self.scores.items()}}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Record:
+        """The inverse of `to_dict`. Raises LabError for missing or unknown fields."""
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+            raise LabError(f"Not a record: missing fields {missing}, unknown fields {unknown}.")
+        scores = {name: Interval.from_dict(score) for name, score in values["scores"].items()}
+        return cls(**(values | {"scores": scores}))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The records of one call of `evaluate`."""
+
+    records: list[Record]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __getitem__(self, protocol: str) -> Record:
+        """The record of a benchmark. Raises LabError for one that was not run."""
+        for record in self.records:
+            if record.protocol == protocol:
+                return record
+        names = [record.protocol for record in self.records]
+        raise LabError(f"No record of {protocol!r}. {suggest(protocol, names)}")
+
+    def table(self) -> pd.DataFrame:
+        """One row a score: model, benchmark, score, percent, low, high, n, truncated (percent)."""
+        import pandas as pd
+
+        rows = [
+            (
+                record.model,
+                record.protocol,
+                name,
+                *(round(100 * share, 1) for share in (score.value, score.low, score.high)),
+                score.n,
+                round(100 * record.share_truncated, 1),
+            )
+            for record in self.records
+            for name, score in record.scores.items()
+        ]
+        columns = ["model", "benchmark", "score", "percent", "low", "high", "n", "truncated %"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """All records as a JSON list; with a path, also written there in one step."""
+        text = json.dumps([record.to_dict() for record in self.records], indent=2) + "\n"
+        if path is not None:
+            atomic_write(path, text)
+        return text
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """The inverse of `to_json`. Raises LabError for anything else."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise LabError(f"Not a JSON list of records: {error}.") from error
+        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+            raise LabError("Expected a JSON list of records.")
+        return cls([Record.from_dict(value) for value in values])
+
+
+def model_hash(model: torch.nn.Module) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of names, types, shapes and bytes of all weights.
+
+    >>> model_hash(torch.nn.Identity())
+    'e3b0c44298fc1c14'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:DIGITS]
+
+
+def data_hash(images: Any, texts: list[str], source: dict[str, Any]) -> str:
+    """First 16 digits of the SHA-256 of what was scored: pictures, texts, stated source.
+
+    Picture files count by name, wherever their folder lies; the source has their own hash.
+    """
+    digest = hashlib.sha256(json.dumps([texts, source], sort_keys=True, default=str).encode())
+    if isinstance(images, np.ndarray | torch.Tensor):
+        digest.update(np.ascontiguousarray(images).data)
+    else:
+        for image in images:
+            name = Path(image).name if isinstance(image, str | os.PathLike) else image.tobytes()
+            digest.update(name.encode() if isinstance(name, str) else name)
+    return digest.hexdigest()[:DIGITS]
+
+
+@lru_cache(maxsize=1)
+def commit() -> str | None:
+    """Commit of the checkout that this library runs from, or None if it runs from none."""
+    package = Path(__file__).parents[1]
+    try:
+        # Installed somewhere below another project's checkout, the package is not its file.
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        return _git(package, "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=10,
+    )
+    return done.stdout.strip()
+
+
+def versions() -> dict[str, str]:
+    """Of this library and of torch."""
+    return {"longclip_lab": __version__, "torch": torch.__version__}
