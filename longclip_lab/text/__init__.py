@@ -11,7 +11,7 @@ from longclip_lab.text.tokenizers import TOKENIZERS, get_tokenizer
 from longclip_lab.text.truncation import (
     TokenBatch,
     cut_tokens,
-    drop_sentences,
+    drop_sentence,
     move_sentence,
     pad_front,
     shuffle_sentences,
@@ -20,7 +20,7 @@ from longclip_lab.text.truncation import (
 
 __all__ = [
     "POLICIES", "TOKENIZERS", "Cut", "Span", "TextStatistics", "Texts", "TokenBatch",
-    "TokenizedText", "Tokenizer", "cut_tokens", "describe_texts", "drop_sentences",
+    "TokenizedText", "Tokenizer", "cut_tokens", "describe_texts", "drop_sentence",
     "get_tokenizer", "move_sentence", "pad_front", "read_texts", "shuffle_sentences",
     "split_sentences", "split_subcaptions", "text_statistics", "truncate",
 ]  # fmt: skip

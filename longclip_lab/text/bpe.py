@@ -94,15 +94,18 @@ class ClipTokenizer(Tokenizer):
         """Join the pair of neighbours that was learnt first, everywhere, until none is known."""
         pieces[-1] += "</w>"
         while len(pieces) > 1:
-            best = min(pairwise(pieces), key=lambda pair: self._ranks.get(pair, _NUM_MERGES))
+            best = min(set(pairwise(pieces)), key=lambda pair: self._ranks.get(pair, _NUM_MERGES))
             if best not in self._ranks:
                 break
             joined: list[str] = []
             i = 0
             while i < len(pieces):
-                step = 2 if tuple(pieces[i : i + 2]) == best else 1
-                joined.append("".join(pieces[i : i + step]))
-                i += step
+                if pieces[i] == best[0] and i + 1 < len(pieces) and pieces[i + 1] == best[1]:
+                    joined.append(best[0] + best[1])
+                    i += 2
+                else:
+                    joined.append(pieces[i])
+                    i += 1
             pieces = joined
         return pieces
 

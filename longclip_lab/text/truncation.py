@@ -22,7 +22,8 @@ from longclip_lab.text.splitting import split_sentences
 class TokenBatch:
     """Token ids [B, T] and how much of each text they hold.
 
-    `lengths` counts tokens with start and end after the cut, `full_lengths` before it.
+    `lengths` counts tokens with start and end after the cut, `full_lengths` before it (of the
+    rearranged text where a sentence policy was asked for).
     """
 
     ids: np.ndarray
@@ -106,25 +107,26 @@ def pad_front(batch: TokenBatch, pad_id: int, rng: np.random.Generator) -> Token
     return TokenBatch(ids_BT, lengths_B, batch.full_lengths, batch.truncated)
 
 
-def drop_sentences(text: str, which: Sequence[int] = (0,)) -> str:
-    """The text without some sentences, by default the first; it stays if none would be left.
+def drop_sentence(text: str, which: int = 0) -> str:
+    """The text without one sentence, by default the first.
 
-    Numbers count from 0, or from the end if negative; numbers that the text does not have are
-    passed over.
+    Numbers count from 0, or from the end if negative. The text stays if it has no such sentence,
+    or no other.
 
-    >>> drop_sentences("A dog and a cat. The dog is brown. The cat sleeps.")
+    >>> drop_sentence("A dog and a cat. The dog is brown. The cat sleeps.")
     'The dog is brown. The cat sleeps.'
     """
     sentences = _sentences(text)
-    dropped = {number % len(sentences) for number in which if _has(sentences, number)}
-    kept = [sentence for i, sentence in enumerate(sentences) if i not in dropped]
-    return " ".join(kept) if dropped and kept else text
+    if len(sentences) < 2 or not _has(sentences, which):
+        return text
+    del sentences[which]
+    return " ".join(sentences)
 
 
 def move_sentence(text: str, which: int = 0, to: int = -1) -> str:
     """The text with one sentence moved, by default the first to the end.
 
-    Numbers count from 0, or from the end if negative; the text stays if it has no such sentence.
+    Numbers count from 0, or from the end if negative. The text stays if it has no such sentence.
 
     >>> move_sentence("A dog and a cat. The dog is brown. The cat sleeps.")
     'The dog is brown. The cat sleeps. A dog and a cat.'
@@ -147,7 +149,7 @@ def shuffle_sentences(text: str, seed: int | np.random.Generator = 0) -> str:
 def rearrange(text: str, policy: str, rng: np.random.Generator) -> str:
     """One of the sentence policies of `Tokenizer.encode_batch`: "drop", "move", "shuffle"."""
     if policy == "drop":
-        return drop_sentences(text)
+        return drop_sentence(text)
     return move_sentence(text) if policy == "move" else shuffle_sentences(text, rng)
 
 

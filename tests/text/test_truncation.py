@@ -12,7 +12,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.text import (
     POLICIES,
     cut_tokens,
-    drop_sentences,
+    drop_sentence,
     get_tokenizer,
     move_sentence,
     shuffle_sentences,
@@ -61,10 +61,10 @@ def test_a_cut_of_a_tensor_is_a_tensor_and_leaves_it_alone():
 
 
 def test_sentence_functions():
-    assert drop_sentences(TEXT, [0, -1]) == "The dog is brown."
-    assert drop_sentences(TEXT, [5]) == TEXT
-    assert drop_sentences(TEXT, [0, 1, 2]) == TEXT
-    assert drop_sentences("", [0]) == ""
+    assert drop_sentence(TEXT, -1) == "A dog and a cat. The dog is brown."
+    assert drop_sentence(TEXT, 5) == TEXT
+    assert drop_sentence("One sentence") == "One sentence"
+    assert drop_sentence("") == ""
     assert move_sentence(TEXT, 2, 0) == "The cat sleeps. A dog and a cat. The dog is brown."
     assert move_sentence(TEXT, 0, -2) == "The dog is brown. A dog and a cat. The cat sleeps."
     assert move_sentence("One sentence") == "One sentence"
