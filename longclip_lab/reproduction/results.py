@@ -77,7 +77,7 @@ class QuickstartResults:
                 {
                     "label": row.label,
                     "stage": row.stage,
-                    **{name: vars(getattr(row, name)) for name in COLUMNS},
+                    **{name: getattr(row, name).to_dict() for name in COLUMNS},
                     "truncated": row.truncated,
                     "seconds": row.seconds,
                     "variance_kept": row.variance_kept,

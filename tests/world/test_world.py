@@ -127,7 +127,10 @@ def test_a_wrong_kind_is_nowhere_in_the_picture():
 
 def test_hallucination_rate_is_the_share_of_false_facts():
     scenes = [scene_of(i) for i in range(60)]
-    told = [world.long_caption(s, np.random.default_rng(0), hallucination=0.3) for s in scenes]
+    told = [
+        world.long_caption(s, np.random.default_rng(i), hallucination=0.3)
+        for i, s in enumerate(scenes)
+    ]
     facts = [f for caption in told for f in caption.facts if f.thing >= 0]
     detail = [f for caption in told for s in caption.sentences[1:] for f in s.facts if f.thing >= 0]
     assert sum(not f.true for f in detail) / len(detail) == pytest.approx(0.3, abs=0.03)
