@@ -91,7 +91,9 @@ def _cost(seconds: float) -> str:
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
     if issubclass(category, LabWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        from tqdm import tqdm
+
+        tqdm.write(f"warning: {message}", file=sys.stderr)  # above a progress bar, not into it
     else:
         _SHOW(message, category, *place)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 import warnings
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,7 +21,7 @@ from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.files import atomic_write
 from longclip_lab.training.recipes import Preset, Recipe, Scale, longclip
 
-NAMED = 5
+NAMED = 100
 DataName = Literal["world", "coco"]
 
 
@@ -112,7 +113,7 @@ class Probe(_Files):
         clip = _load(self.model, self.pretrained)
         curve = probing.truncation_curve(clip, _readable(clip, data), progress=self.progress)
         say(curve.table().round(1).to_string(index=False))
-        results = {"truncation_curve": curve.to_dict()}
+        results = {"data": _facts(data), "truncation_curve": curve.to_dict()}
         if on_world:
             questions = world.counterfactuals(self.pairs)
             answers = probing.counterfactual_probe(clip, questions, progress=self.progress)
@@ -134,7 +135,7 @@ class Eval(_Files):
     data: DataName = "world"
     """The drawn world, or a folder in COCO's layout."""
     out: Path | None = None
-    """JSON file for the records."""
+    """JSON file for the records and for what was left out of the data."""
 
     def run(self) -> None:
         if not self.models:
@@ -148,8 +149,8 @@ class Eval(_Files):
             benchmarks = [*self.benchmark, *(_readable(clip, data) for data in files)]
             result = evaluation.evaluate(clip, *benchmarks, progress=self.progress)
             say(result.table().to_string(index=False))
-            records += json.loads(result.to_json())
-        _write_json(self.out, records)
+            records += [record.to_dict() for record in result]
+        _write_json(self.out, {"records": records, "data": [_facts(data) for data in files]})
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,10 @@ class Train(_Files):
         data = data and _readable(clip, data)
         run = training.train(clip, recipe, data, self.out, self.resume, progress=self.progress)
         last = run.history[-1]
-        say(
-            f"{run.model.name}: step {last['step']}, loss {last['loss']:.4f}; {recipe.k} "
-            f"components keep {100 * last['variance_kept']:.2f}% of the image features' variance"
-        )
+        say(f"{run.model.name}: step {last['step']}, loss {last['loss']:.4f}")
+        if recipe.objective == "pcm":
+            kept = f"{100 * last['variance_kept']:.2f}% of the image features' variance"
+            say(f"{recipe.k} primary components keep {kept}")
         for which, count in run.num_truncated.items():
             if count:
                 say(f"{count} {which} texts are cut at {run.model.context_length} tokens")
@@ -247,8 +248,8 @@ def _readable(clip: Any, data: Any) -> Any:
     from longclip_lab.data import keep_known_words
 
     readable = keep_known_words(data, clip.tokenizer)
-    if readable is not data:
-        words = readable.source["words"]
+    words = readable.source.get("words", {})
+    if words.get("left_out"):
         message = (
             f"{clip.name} knows the {len(clip.tokenizer.words)} words of the drawn world; "
             f"{words['left_out']} of the {words['of']} words of {data.name} are left out. "
@@ -259,13 +260,18 @@ def _readable(clip: Any, data: Any) -> Any:
 
 
 def announced(data: Any) -> Any:
-    """Say what a data set holds and what was left out of it."""
+    """Say what a data set holds and name what was left out of it."""
     captions = sum(map(len, data.captions))
     say(f"{data.name}: {len(data)} pictures with {captions} captions")
     for reason, names in data.skipped.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        say(f"left out, {reason}: {len(names)} ({', '.join(names[:NAMED])}{more})")
+        say(f"left out, {reason}: {len(names)}")
+        say(textwrap.indent(textwrap.fill(", ".join(names[:NAMED]) + more, 96), "  "))
     return data
+
+
+def _facts(data: Any) -> dict[str, Any]:
+    return {"name": data.name, "source": data.source, "skipped": data.skipped}
 
 
 def _write_json(path: Path | None, content: Any) -> None:

@@ -40,7 +40,11 @@ def coco_folder(tmp_path_factory):
         content = {
             "images": [{"id": i, "file_name": f"{i:012d}.jpg"} for i in range(12)],
             "annotations": [
-                {"id": 12 * j + i, "image_id": i, "caption": f"Photo of {pairs.short[(i + j) % 12]}"}
+                {
+                    "id": 12 * j + i,
+                    "image_id": i,
+                    "caption": f"Photo of {pairs.short[(i + j) % 12]}",
+                }
                 for j in range(3)
                 for i in range(12)
             ],
@@ -103,7 +107,7 @@ def test_train_on_coco_writes_a_model_and_says_what_it_did(
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "coco/train2017: 12 pictures with 36 captions" in said
-    assert "no caption (not in the caption file): 1 (000000000012.jpg)" in said
+    assert "no caption (not in the caption file): 1\n  000000000012.jpg" in said
     assert "peak memory" in said
     assert models.load(tmp_path / "run" / "model").context_length == 248
     record = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -126,7 +130,7 @@ def test_epochs_stand_in_for_the_steps_of_the_scale(model_folder, tmp_path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("train longclip --model tinny --no-progress", "Did you mean tiny"),
+        ("train longclip --model ViT-B-61", "Did you mean ViT-B-16"),
         ("train longclip --data coco", "--root"),
         ("train longclip --scale huge", "no scale 'huge'"),
         ("train longclip --learning-rate -1", "learning_rate must be a positive number"),
@@ -201,5 +205,10 @@ def test_eval_records_counts_and_what_was_skipped(model_folder, coco_folder, tmp
     arguments = ["eval", str(model_folder), "--data", "coco", "--root", str(coco_folder)]
     assert main([*arguments, "--no-progress", "--out", str(tmp_path / "eval.json")]) == 0
     assert "peak memory" in capsys.readouterr().out
-    text = (tmp_path / "eval.json").read_text()
-    assert "000000000012.jpg" in text
+    found = json.loads((tmp_path / "eval.json").read_text())
+    [data] = found["data"]
+    assert data["skipped"] == {"no caption (not in the caption file)": ["000000000012.jpg"]}
+    long, short = found["records"]
+    assert (long["counts"]["images"], long["counts"]["texts"]) == (12, 12)
+    assert (short["counts"]["images"], short["counts"]["texts"]) == (12, 36)
+    assert short["skipped"] == {"no caption (not in the caption file)": 1}

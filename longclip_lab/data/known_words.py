@@ -12,16 +12,16 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 NOTHING_KNOWN = "."
 
 
-def keep_known_words(pairs: Pairs, tokenizer: Any) -> Pairs:
+def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
     """Leave out the words that a word-level tokenizer does not have, and count them.
 
     The world's tokenizer refuses a caption with a word that the world does not have, so the tiny
     models cannot read photographs' captions as they are. This makes the whole path run on them;
     scores mean nothing. `source["words"]` holds how many words there were and how many were left
-    out. A caption of which nothing is left becomes a full stop. Pairs for any other tokenizer come
-    back as they are.
+    out. A caption of which nothing is left becomes a full stop. The world's own pairs come back as
+    they are, and so do pairs for any other tokenizer.
     """
-    if not hasattr(tokenizer, "words"):
+    if not isinstance(pairs, Pairs) or not hasattr(tokenizer, "words"):
         return pairs
     known = set(tokenizer.words)
     counts = {"of": 0, "left_out": 0}

@@ -92,12 +92,17 @@ class TrainingPairs(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: list[int]) -> Batch | LabError:
+        """The pairs at `indices`. An unreadable picture comes back as its error: raised in a
+        worker process, its message would arrive wrapped in a traceback."""
         if isinstance(self.images, np.ndarray):
             images: Any = self.images[indices]
         else:
             images = [self.images[index] for index in indices]
-        pixels_B3HW = pixels(self.recipient, images)
+        try:
+            pixels_B3HW = pixels(self.recipient, images)
+        except LabError as error:
+            return error
         return Batch(pixels_B3HW, self.long.batch(indices), self.short.batch(indices))
 
 
@@ -184,6 +189,7 @@ def batches(pairs: TrainingPairs, sampler: StepSampler) -> DataLoader:
         batch_sampler=sampler,
         collate_fn=lambda batch: batch,
         num_workers=sampler.recipe.workers if on_disk else 0,
+        pin_memory=torch.cuda.is_available(),
         # Its own generator, or starting to iterate would draw from torch's global one.
         generator=torch.Generator().manual_seed(0),
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,16 @@ from longclip_lab.training.recipes import Recipe
 
 # What may differ between a run and its continuation.
 DISPLAY = {"log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "workers"}
+# What torch and safetensors raise for a file that is missing, cut short or holds code.
+_DAMAGED = (
+    OSError,
+    SafetensorError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    EOFError,
+    pickle.UnpicklingError,
+)
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -123,9 +134,10 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         model.load_state_dict(weights)
         optimizer.load_state_dict(state["optimizer"])
-    except (OSError, SafetensorError, RuntimeError, KeyError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
+        reason = str(error).partition("\n")[0]
         raise LabError(
-            f"The checkpoint {path} cannot be read ({error}). Delete it to go on from the one "
+            f"The checkpoint {path} cannot be read ({reason}). Delete it to go on from the one "
             "before it."
         ) from None
     return int(state["step"])

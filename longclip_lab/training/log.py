@@ -72,7 +72,7 @@ class Progress:
 
     def step(self, row: dict[str, Any]) -> None:
         """Advance by one step."""
-        rate = f"{row['samples_per_s']:.0f}/s"
+        rate = f"{row['samples_per_s']:.3g}/s"
         self.bar.set_postfix(loss=f"{row['loss']:.3f}", pairs=rate, refresh=False)
         self.bar.update(1)
 

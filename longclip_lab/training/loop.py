@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import Clip, save
 from longclip_lab.objectives import LossParts, longclip_loss
 from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs, batches
@@ -78,7 +79,7 @@ def train(
     trained = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
     pairs = TrainingPairs(trained, data)
     total = recipe.total_steps(len(pairs))
-    _check_processes(recipe, accelerator.num_processes)
+    _check_schedule(recipe, total, accelerator.num_processes)
     truncated = {"long": pairs.long.num_truncated, "short": pairs.short.num_truncated}
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -148,6 +149,8 @@ class _Loop:
             self.clock = time.perf_counter()
             with torch.random.fork_rng(devices):
                 for batch in batches(pairs, sampler):
+                    if isinstance(batch, LabError):
+                        raise batch
                     row = self.step(batch)
                     bar.step(row)
                     logged = self.done % self.recipe.log_every == 0 or self.done == self.total
@@ -248,11 +251,17 @@ def _training_data(recipe: Recipe) -> Any:
     return world.pairs(recipe.pairs, seed=world.TRAIN_SEED)
 
 
-def _check_processes(recipe: Recipe, processes: int) -> None:
+def _check_schedule(recipe: Recipe, total: int, processes: int) -> None:
     if recipe.batch_size % processes:
         raise LabError(
             f"A batch of {recipe.batch_size} cannot be shared out evenly to {processes} "
             "processes; choose a multiple."
+        )
+    if total <= recipe.warmup_steps:
+        warnings.warn(
+            f"The run of {total} steps ends within its warm-up of {recipe.warmup_steps}.",
+            LabWarning,
+            stacklevel=3,
         )
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 
 from longclip_lab import models
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
 
 QUICK = Recipe(
     name="quick",
     batch_size=8,
     steps=6,
-    warmup_steps=2,
+    warmup_steps=0,
     learning_rate=1e-3,
     k=4,
     checkpoint_every=2,
@@ -193,8 +193,28 @@ def test_a_damaged_checkpoint_is_named(tiny, few, tmp_path):
         run(tiny, few, out=tmp_path / "run", resume=True)
 
 
+def test_a_checkpoint_with_code_in_it_is_refused(tiny, few, tmp_path):
+    run(tiny, few, out=tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "step-000006" / "state.pt"
+    torch.save({"step": print}, path)
+    with pytest.raises(LabError, match="step-000006 cannot be read"):
+        run(tiny, few, out=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_that_vanishes_is_named_in_one_line(tiny, few, tmp_path, workers):
+    paths = [tmp_path / f"{i}.png" for i in range(len(few.images))]
+    with pytest.raises(LabError, match=r"^There is no picture .*\.png\.$"):
+        run(tiny, replace(few, images=paths), replace(QUICK, workers=workers))
+
+
+def test_a_run_that_ends_in_its_warm_up_warns(tiny, few):
+    with pytest.warns(LabWarning, match="2 steps ends within its warm-up of 2"):
+        run(tiny, few, replace(QUICK, steps=2, warmup_steps=2))
+
+
 def test_a_diverged_run_stops_and_keeps_its_last_checkpoint(tiny, few, tmp_path):
-    wild = replace(QUICK, learning_rate=1e30, warmup_steps=0, checkpoint_every=1)
+    wild = replace(QUICK, learning_rate=1e30, checkpoint_every=1)
     with pytest.raises(LabError, match=r"Step \d+: .*The last good checkpoint is .*step-0000"):
         run(tiny, few, wild, out=tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
