@@ -15,7 +15,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """A score, its 95% interval and the number of queries behind it."""
+    """A score, its 95% interval and the number of queries behind it.
+
+    A bootstrap cannot see what never happened: at 0 and at 1 its interval has no width.
+    """
 
     value: float
     low: float

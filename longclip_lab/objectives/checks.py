@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 
 from longclip_lab.errors import LabError
@@ -45,5 +47,5 @@ def check_pairs(first_BD: torch.Tensor, second_BD: torch.Tensor, names: str) -> 
 
 def check_components(k: int) -> None:
     """Raise LabError unless `k` is a positive whole number."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
         raise LabError(f"k: expected a whole number of components >= 1, got {k!r}.")

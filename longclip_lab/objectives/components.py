@@ -84,14 +84,13 @@ class _PrimaryComponents(torch.autograd.Function):
     def forward(ctx: Any, features_BD: torch.Tensor, k: int) -> torch.Tensor:
         with torch.autocast(features_BD.device.type, enabled=False):
             spectrum = decompose(features_BD)
-            ctx.k = k
             ctx.identity = spectrum.rank < k
             if ctx.identity:
                 return features_BD.clone()
-            ctx.spectrum = spectrum
             kept_CK = spectrum.vectors_CC[:, -k:].to(spectrum.side_RC.dtype)
-            projected_RC = spectrum.side_RC @ kept_CK @ kept_CK.mT
-            coarse_BD = _as_rows(projected_RC, features_BD.shape)
+            scores_RK = spectrum.side_RC @ kept_CK
+            ctx.spectrum, ctx.kept_CK, ctx.scores_RK = spectrum, kept_CK, scores_RK
+            coarse_BD = _as_rows(scores_RK @ kept_CK.mT, features_BD.shape)
             coarse_BD += spectrum.mean_D
             return coarse_BD.to(features_BD.dtype)
 
@@ -103,18 +102,21 @@ class _PrimaryComponents(torch.autograd.Function):
         with torch.autocast(grad_BD.device.type, enabled=False):
             side_RC = ctx.spectrum.side_RC
             wide_BD = grad_BD.to(side_RC.dtype)
-            inner_RC = _projector_gradient(_as_rows(wide_BD, side_RC.shape), ctx.spectrum, ctx.k)
+            inner_RC = _projector_gradient(
+                _as_rows(wide_BD, side_RC.shape), ctx.spectrum, ctx.kept_CK, ctx.scores_RK
+            )
             inner_BD = _as_rows(inner_RC, grad_BD.shape)
             inner_BD += wide_BD.mean(dim=0) - inner_BD.mean(dim=0)
             return inner_BD.to(grad_BD.dtype), None
 
 
-def _projector_gradient(grad_RC: torch.Tensor, spectrum: Spectrum, k: int) -> torch.Tensor:
+def _projector_gradient(
+    grad_RC: torch.Tensor, spectrum: Spectrum, kept_CK: torch.Tensor, scores_RK: torch.Tensor
+) -> torch.Tensor:
     """Gradient of X -> X P(X) with respect to X, for the incoming gradient `grad_RC`."""
-    side_RC, vectors_CC = spectrum.side_RC, spectrum.vectors_CC
-    kept_CK = vectors_CC[:, -k:].to(side_RC.dtype)
-    dropped_CM = vectors_CC[:, :-k]
-    scores_RK, grad_RK = side_RC @ kept_CK, grad_RC @ kept_CK
+    k, side_RC = kept_CK.shape[1], spectrum.side_RC
+    dropped_CM = spectrum.vectors_CC[:, :-k]
+    grad_RK = grad_RC @ kept_CK
     symmetric_CK = side_RC.mT @ grad_RK + grad_RC.mT @ scores_RK
     kept_K, dropped_M1 = spectrum.singular_C[-k:], spectrum.singular_C[:-k, None]
     gap_MK = (kept_K - dropped_M1) * (kept_K + dropped_M1)
@@ -174,7 +176,7 @@ def decompose(features_BD: torch.Tensor) -> Spectrum:
     )
 
 
-def _upper_gram(side_RC: torch.Tensor, blocks: int = 4) -> torch.Tensor:
+def _upper_gram(side_RC: torch.Tensor, blocks: int = 8) -> torch.Tensor:
     """The upper triangle of X^T X; torch has no symmetric product, and this saves a third."""
     columns = side_RC.shape[1]
     gram_CC = side_RC.new_zeros(columns, columns)
