@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.packed import can_pack, encode_packed
 
 Images = Sequence[Image.Image | str | os.PathLike[str]] | np.ndarray | torch.Tensor
 """PIL pictures or paths, or uint8 values [N, H, W, 3]."""
@@ -43,8 +45,9 @@ def encode_texts(
 ) -> TextFeatures:
     """Features of `texts` [N, D], float32 on the CPU, not normalised.
 
-    Texts are sorted by length and every batch is trimmed to its longest, so that little is spent
-    on padding; the features are those of the padded texts.
+    The features are those of the padded texts, but little or nothing is spent on padding: texts
+    are sorted by length and every batch is trimmed to its longest; on the CPU the texts of a batch
+    are packed end to end where the tower allows it.
 
     Raises LabError for no texts, and for a text that is not a string.
     """
@@ -56,10 +59,12 @@ def encode_texts(
             raise LabError(f"Text {index} of {len(texts)} is not a string but {text!r}.")
     tokens = clip.tokenize(texts)
     order_N = torch.argsort(tokens.lengths_B, descending=True, stable=True)
+    packed = clip.device.type == "cpu" and can_pack(clip.model)
+    encode = partial(encode_packed, clip.model) if packed else clip.encode_text
     parts = []
     with _evaluating(clip.model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
         for rows_B in order_N.split(batch_size):
-            parts.append(clip.encode_text(tokens.ids_BT[rows_B]).float().cpu())
+            parts.append(encode(tokens.ids_BT[rows_B]).float().cpu())
             bar.update(len(rows_B))
     sorted_ND = torch.cat(parts)
     features_ND = torch.empty_like(sorted_ND)

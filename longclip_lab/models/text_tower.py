@@ -97,9 +97,14 @@ def _encode_causal(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     states_BTW = states_BTW + tower.positional_embedding[:length].to(dtype)
     states_BTW = tower.transformer(states_BTW, attn_mask=tower.attn_mask[:length, :length])
     rows_B = torch.arange(len(tokens_BT), device=tokens_BT.device)
-    # The layer norm works on each token alone, so only the pooled ones need it.
-    pooled_BW = tower.ln_final(states_BTW[rows_B, end_positions(model, tokens_BT)])
-    projection = tower.text_projection
-    if projection is None:
+    return project(tower, states_BTW[rows_B, end_positions(model, tokens_BT)])
+
+
+def project(tower: nn.Module, pooled_BW: torch.Tensor) -> torch.Tensor:
+    """The states at the end tokens to features [B, D]: the final layer norm and the projection."""
+    pooled_BW = tower.ln_final(pooled_BW)
+    if tower.text_projection is None:
         return pooled_BW
-    return projection(pooled_BW) if isinstance(projection, nn.Linear) else pooled_BW @ projection
+    if isinstance(tower.text_projection, nn.Linear):
+        return tower.text_projection(pooled_BW)
+    return pooled_BW @ tower.text_projection

@@ -1,0 +1,69 @@
+"""Texts laid end to end have the features of open_clip's padded ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from longclip_lab.models import load
+from longclip_lab.models.assembly import build_model
+from longclip_lab.models.packed import can_pack, encode_packed
+
+TEXT = {"context_length": 24, "vocab_size": 50, "width": 64, "heads": 2, "layers": 2}
+
+
+def build(custom_text: bool = False, **text_cfg) -> torch.nn.Module:
+    torch.manual_seed(0)
+    vision_cfg = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
+    return build_model(
+        {
+            "embed_dim": 32,
+            "vision_cfg": vision_cfg,
+            "text_cfg": {**TEXT, **text_cfg},
+            "custom_text": custom_text,
+        }
+    ).eval()
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 24), min_size=1, max_size=7))
+def test_any_lengths_in_any_order(random_tokens, lengths):
+    model = build()
+    tokens_BT = random_tokens(lengths, 50, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(encode_packed(model, tokens_BT), model.encode_text(tokens_BT))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"custom_text": True},
+        {"layers": 1},
+        {"ls_init_value": 0.3},
+        {"pool_type": "eos", "eos_id": 49},
+        {"custom_text": True, "proj_bias": True},
+    ],
+)
+def test_variants_of_the_tower(random_tokens, options):
+    model = build(**options)
+    tokens_BT = random_tokens([3, 24, 3, 11], 50, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(encode_packed(model, tokens_BT), model.encode_text(tokens_BT))
+
+
+def test_the_golden_model(golden):
+    clip = load(golden / "longclip-tiny.pt")
+    expected = load_file(golden / "longclip-tiny-features.safetensors")
+    with torch.no_grad():
+        features_BD = encode_packed(clip.model, expected["tokens_long"].long())
+    torch.testing.assert_close(features_BD, expected["text_features_long"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"no_causal_mask": True}, {"pool_type": "last"}, {"qk_norm": True}]
+)
+def test_towers_that_cannot_be_packed(options):
+    assert not can_pack(build(custom_text=True, **options))
