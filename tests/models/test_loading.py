@@ -8,10 +8,12 @@ import warnings
 import open_clip
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import bundled as bundled_module
-from longclip_lab.models import bundled_names, load, save
+from longclip_lab.models import bundled_names, encode_images, load, save
 
 SMALL = "lab-test-small"
 OTHER = "lab-test-other"
@@ -66,6 +68,23 @@ def test_a_file_with_more_positions_keeps_them(random_clip, tmp_path):
     clip = load(SMALL, pretrained=tmp_path / "long.pt")
     assert clip.context_length == 248
     assert torch.equal(clip.model.positional_embedding, state_dict["positional_embedding"])
+
+
+def test_pictures_of_any_shape(random_clip):
+    picture = Image.new("L", (50, 40))
+    assert encode_images(random_clip, [picture]).shape == (1, 32)
+
+
+def test_a_folder_in_open_clips_layout(random_clip, tmp_path):
+    config = {"model_cfg": random_clip.card["model_cfg"], "preprocess_cfg": {"mean": [0.5] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(LabError, match="could be read there"):
+        load(tmp_path)
+    save_file(random_clip.model.state_dict(), tmp_path / "open_clip_model.safetensors")
+    clip = load(tmp_path)
+    expected = random_clip.model.state_dict()
+    assert all(torch.equal(t, expected[name]) for name, t in clip.model.state_dict().items())
+    assert clip.image_mean == (0.5, 0.5, 0.5)
 
 
 def test_a_longclip_file_as_weights_of_a_name(golden):
