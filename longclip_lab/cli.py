@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = _parse(list(sys.argv[1:] if arguments is None else arguments))
             began = time.perf_counter()
             command.run()
-            if isinstance(command, Probe | Eval | Train):
+            if isinstance(command, Quickstart | Probe | Eval | Train):
                 say(_cost(time.perf_counter() - began))
         except LabError as error:
             return _complain(str(error), BAD_INPUT)

@@ -39,7 +39,9 @@ class Quickstart:
     def run(self) -> None:
         from longclip_lab.reproduction import quickstart
 
-        quickstart.run(self)
+        results = quickstart.run(self.out, self.seed, self.progress, announce=say)
+        say(results.table().round(1).to_string(index=False, na_rep=""))
+        say(f"report: {self.out / 'report.html'}; all numbers: {self.out / 'results.json'}")
 
 
 @dataclass(kw_only=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -54,15 +54,14 @@ def coco_folder(tmp_path_factory):
 
 
 def test_help_answers_in_under_a_second():
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = command("--help")
-        times.append(time.perf_counter() - began)
+    # Processor time: the wall clock would also measure what else the machine is doing.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = command("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     for name in ("quickstart", "tokens", "probe", "train", "eval", "version"):
         assert name in done.stdout
-    assert min(times) < 1
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_help_loads_nothing_heavy():

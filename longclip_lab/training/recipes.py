@@ -181,7 +181,7 @@ def longclip(scale: Scale = "tiny", preset: Preset = "repository") -> Recipe:
 
     tiny: the world's 8,000 fine-tuning pairs, batch 128, 150 steps.
         command   longclip-lab train longclip --model tiny --scale tiny --out runs/tiny
-        hardware  two CPU cores; about 2 minutes; no cost
+        hardware  a laptop; 4 to 5 minutes of one core (1.7 s a step); no cost
         score     see the table in the README, which `longclip-lab quickstart` fills
     lab: ViT-B/16 on one GPU of 24 GB or more, any data set in COCO's layout, batch 512.
         command   longclip-lab train longclip --model ViT-B-16 --pretrained openai --scale lab

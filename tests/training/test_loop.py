@@ -244,7 +244,7 @@ def test_two_processes_do_what_one_does(tiny, few, tmp_path):
     script.write_text(TWO)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
     arguments = [*launch, script, hand_over(tmp_path, few, recipe), tmp_path / "run"]
-    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     both = weights(models.load(tmp_path / "run" / "model"))
     alone = run(tiny, few, recipe)
