@@ -48,7 +48,7 @@ def load(
     if pretrained is not None:
         raise LabError(
             f"pretrained={os.fspath(pretrained)!r} goes with an open_clip name, but '{name}' is "
-            f"none. {suggest(name, open_clip.list_models())}"
+            f"none. {_near(name, open_clip.list_models())}"
         )
     if name in bundled_names():
         return load_folder(bundled_folder(name))
@@ -116,7 +116,8 @@ def _state_dict_of_file(name: str, weights: str) -> dict[str, torch.Tensor]:
     if Path(weights).is_file():
         return read_state_dict(weights)
     tags = open_clip.list_pretrained_tags_by_model(name)
-    raise LabError(f"'{weights}' is neither a file nor a tag of {name}. {suggest(weights, tags)}")
+    hint = suggest(weights, tags) if tags else "It has no tags."
+    raise LabError(f"'{weights}' is neither a file nor a tag of {name}. {hint}")
 
 
 def _take_context_length(model_cfg: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> None:

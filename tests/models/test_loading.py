@@ -100,7 +100,8 @@ def test_a_longclip_file_as_weights_of_a_name(golden):
         ("missing.pt", None, "no model file or folder"),
         ("./missing", None, "no model file or folder"),
         ("ViT-B-32", "opnai", "Did you mean openai"),
-        ("tiny", "openai", "goes with an open_clip name"),
+        (SMALL, "openai", "It has no tags"),
+        ("tiny", "openai", "goes with an open_clip name.*Bundled models"),
     ],
 )
 def test_names_that_find_nothing(name, pretrained, message):
