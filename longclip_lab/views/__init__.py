@@ -1,8 +1,35 @@
-"""Figures and widgets over what the rooms below return."""
+"""Figures and widgets over what the rooms below return.
+
+Every figure has one message, and its title says it: computed from the numbers that it shows.
+"""
 
 from __future__ import annotations
 
+from longclip_lab.views.answers import counterfactual_figure
+from longclip_lab.views.comparisons import stretching_figure
 from longclip_lab.views.dispatch import plot
+from longclip_lab.views.features import position_similarity_figure, spectrum_figure
+from longclip_lab.views.html import Html, caption_html, scene_gallery
+from longclip_lab.views.reading import effective_length_figure, truncation_figure
 from longclip_lab.views.theme import COLOURS, CONFIG, PALETTE, add_curve, figure, translucent
+from longclip_lab.views.tradeoff import tradeoff_figure
 
-__all__ = ["COLOURS", "CONFIG", "PALETTE", "add_curve", "figure", "plot", "translucent"]
+__all__ = [
+    "COLOURS",
+    "CONFIG",
+    "PALETTE",
+    "Html",
+    "add_curve",
+    "caption_html",
+    "counterfactual_figure",
+    "effective_length_figure",
+    "figure",
+    "plot",
+    "position_similarity_figure",
+    "scene_gallery",
+    "spectrum_figure",
+    "stretching_figure",
+    "tradeoff_figure",
+    "translucent",
+    "truncation_figure",
+]

@@ -1,23 +1,14 @@
-"""`plot`: the figure of a result, found by the result's type.
-
-A module that draws results of a type registers its function here::
-
-    @plot.register
-    def plot_truncation(curve: TruncationCurve, *, title: str = "...") -> go.Figure: ...
-"""
+"""`plot`: the figure of a result, found by the result's type."""
 
 from __future__ import annotations
-
-from functools import singledispatch
 
 import plotly.graph_objects as go
 
 from longclip_lab.errors import LabError
 
 
-@singledispatch
 def plot(result: object, **options: object) -> go.Figure:
-    """The figure of a result; `options` are those of the function registered for its type.
+    """The figure of a result; `options` are those of the figure's own function.
 
     Raises LabError for a type without a figure.
 
@@ -25,4 +16,17 @@ def plot(result: object, **options: object) -> go.Figure:
     Traceback (most recent call last):
     longclip_lab.errors.LabError: There is no figure of a result of type int.
     """
+    from longclip_lab import probing  # here, so that the theme alone does not need torch
+    from longclip_lab.objectives import RankMeter
+    from longclip_lab.views import answers, features, reading
+
+    figures = {
+        probing.TruncationCurve: reading.truncation_figure,
+        probing.EffectiveLength: reading.effective_length_figure,
+        probing.CounterfactualProbe: answers.counterfactual_figure,
+        RankMeter: features.spectrum_figure,
+    }
+    for kind, draw in figures.items():
+        if isinstance(result, kind):
+            return draw(result, **options)
     raise LabError(f"There is no figure of a result of type {type(result).__name__}.")
