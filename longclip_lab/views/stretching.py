@@ -1,65 +1,73 @@
 """Figures of the two numbers of knowledge-preserved stretching: how many positions it keeps, and
 how far it stretches the others.
 
-The slider is plotly's own, so it works on a page of the book, where no kernel runs.
+Scores are given as hits, one number (0 to 1) for each picture, in the same order for every model,
+so that models are compared picture by picture. The slider is plotly's own: it works on a page of
+the book, where no kernel runs.
+
+N pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from longclip_lab.errors import LabError
-from longclip_lab.evaluation import Interval
+from longclip_lab.evaluation import bootstrap_mean
 from longclip_lab.views.frame import GREY, framed
 from longclip_lab.views.labels import text_colour
 from longclip_lab.views.lanes import scaled
 from longclip_lab.views.theme import COLOURS, add_curve
-from longclip_lab.views.wording import compare, listed
+from longclip_lab.views.wording import listed
 
-Scores = Mapping[str, Interval]
+Hits = Mapping[str, np.ndarray]  # "long" and "short": [N]
 COLOUR_OF = dict(zip(("long", "short"), (COLOURS["blue"], COLOURS["vermillion"]), strict=True))
 DASH_OF = {"long": "solid", "short": "dash"}
 _HEADING = 24  # pixels of a panel's own title
 
 
-def keep_message(scores: Mapping[int, Scores]) -> str:
+def keep_message(hits: Mapping[int, Hits]) -> str:
     """From which `keep` on each kind of caption scores as well as with the best one."""
-    enough = {kind: first_enough(scores, kind) for kind in _kinds(scores)}
+    enough = {kind: first_enough(hits, kind) for kind in _kinds(hits)}
     told = listed([f"{keep} positions for {kind} captions" for kind, keep in enough.items()])
     return f"Enough to keep: {told}"
 
 
-def first_enough(scores: Mapping[int, Scores], kind: str) -> int:
-    """The smallest `keep` from which on no score lies below the best one's interval."""
-    keeps = sorted(scores)
-    best = max((scores[keep][kind] for keep in keeps), key=lambda score: score.value)
-    lower = [keep for keep in keeps if compare(scores[keep][kind], best) == "lower"]
+def first_enough(hits: Mapping[int, Hits], kind: str) -> int:
+    """The smallest `keep` from which on no score lies surely below the best one.
+
+    Surely: the 95% interval of the difference on each picture lies below 0.
+    """
+    keeps = sorted(hits)
+    best_N = max((hits[keep][kind] for keep in keeps), key=np.mean)
+    lower = [keep for keep in keeps if bootstrap_mean(hits[keep][kind] - best_N).high < 0]
     return keeps[keeps.index(lower[-1]) + 1] if lower else keeps[0]
 
 
 def keep_figure(
-    scores: Mapping[int, Scores], length: int = 248, old_length: int = 77, start: int = 20
+    hits: Mapping[int, Hits], length: int = 248, old_length: int = 77, start: int = 20
 ) -> go.Figure:
     """R@1 against `keep`, and behind a slider what the new positions read of the old ones.
 
-    `scores` maps keep to {"long": R@1, "short": R@1} of the table stretched to `length`. Each
-    step of the slider shows one keep, first `start`. Raises LabError if `start` is not among them.
+    `hits` maps keep to {"long": [N], "short": [N]} of the table stretched to `length`. Each step of
+    the slider shows one keep, first `start`. Raises LabError if `start` is not among them.
     """
-    keeps = sorted(scores)
-    if start not in scores:
+    keeps = sorted(hits)
+    if start not in hits:
         raise LabError(f"expected start to be one of the keeps {keeps}, got {start}.")
     chart = framed(
-        keep_message(scores),
+        keep_message(hits),
         x="positions kept",
         y="R@1 (%), mean of both directions",
         subtitle=f"{old_length} positions stretched to {length}; without any training; bands: 95%",
         height=520,
     )
-    for kind in _kinds(scores):
-        numbers = [scaled(scores[keep][kind]) for keep in keeps]
+    for kind in _kinds(hits):
+        numbers = [scaled(bootstrap_mean(hits[keep][kind])) for keep in keeps]
         value, low, high = (
             [getattr(n, part) for n in numbers] for part in ("value", "low", "high")
         )
@@ -70,7 +78,7 @@ def keep_figure(
         )  # fmt: skip
     fixed = len(chart.data)
     for keep in keeps:
-        _add_step(chart, keep, scores[keep], length, old_length, visible=keep == start)
+        _add_step(chart, keep, hits[keep], length, old_length, visible=keep == start)
     chart.update_layout(
         xaxis={"domain": [0.57, 1], "range": [-3, keeps[-1] + 3]},
         yaxis={"anchor": "x"},
@@ -87,13 +95,13 @@ def keep_figure(
     return chart
 
 
-def _kinds(scores: Mapping[int, Scores]) -> list[str]:
-    first = next(iter(scores.values()))
+def _kinds(hits: Mapping) -> list[str]:
+    first = next(iter(hits.values()))
     return [kind for kind in COLOUR_OF if kind in first]
 
 
 def _add_step(
-    chart: go.Figure, keep: int, own: Scores, length: int, old_length: int, visible: bool
+    chart: go.Figure, keep: int, own: Hits, length: int, old_length: int, visible: bool
 ) -> None:
     """What one step of the slider shows: the map of positions, and its points on the curves."""
     ratio = (length - keep) / (old_length - keep)
@@ -109,12 +117,12 @@ def _add_step(
         hovertemplate="new %{x:.0f} reads old %{y:.1f}<extra></extra>",
     )
     for kind in _kinds({keep: own}):
-        score = scaled(own[kind])
+        score = 100 * float(np.mean(own[kind]))
         chart.add_scatter(
             x=[keep],
-            y=[score.value],
+            y=[score],
             mode="markers+text",
-            text=[f"{score.value:.1f}"],
+            text=[f"{score:.1f}"],
             textposition="top center" if kind == "long" else "bottom center",
             marker={"size": 14, "color": COLOUR_OF[kind], "line": {"width": 2, "color": "white"}},
             visible=visible,
@@ -144,10 +152,10 @@ def _slider(keeps: Sequence[int], active: int, fixed: int) -> dict:
     }
 
 
-def keep_ratio_message(scores: Mapping[tuple[int, float], Scores], kind: str = "short") -> str:
+def keep_ratio_message(hits: Mapping[tuple[int, float], Hits], kind: str = "short") -> str:
     """How far the scores of a kind of caption spread over the ratios, for each keep at most."""
-    keeps = sorted({keep for keep, _ in scores})
-    spread = {keep: _spread(scores, keep, kind) for keep in keeps}
+    keeps = sorted({keep for keep, _ in hits})
+    spread = {keep: _spread(hits, keep, kind) for keep in keeps}
     widest = max(spread, key=lambda keep: spread[keep])
     if spread[widest] < 0.0005:
         return f"The ratio changes nothing for {kind} captions, whatever is kept"
@@ -157,24 +165,26 @@ def keep_ratio_message(scores: Mapping[tuple[int, float], Scores], kind: str = "
     return f"{told}; with {free[0]} or more, not at all" if free else told
 
 
-def _spread(scores: Mapping[tuple[int, float], Scores], keep: int, kind: str) -> float:
-    values = [score[kind].value for (own, _), score in scores.items() if own == keep]
+def _spread(hits: Mapping[tuple[int, float], Hits], keep: int, kind: str) -> float:
+    values = [np.mean(found[kind]) for (own, _), found in hits.items() if own == keep]
     return max(values) - min(values)
 
 
-def keep_ratio_figure(scores: Mapping[tuple[int, float], Scores]) -> go.Figure:
+def keep_ratio_figure(hits: Mapping[tuple[int, float], Hits]) -> go.Figure:
     """Heat maps of R@1 over keep and ratio, one for each kind of caption.
 
-    `scores` maps (keep, ratio) to {"long": R@1, "short": R@1}.
+    `hits` maps (keep, ratio) to {"long": [N], "short": [N]}.
     """
-    keeps, ratios = (sorted({key[part] for key in scores}) for part in (0, 1))
-    kinds = [kind for kind in COLOUR_OF if kind in next(iter(scores.values()))]
-    base = framed(keep_ratio_message(scores))
+    keeps, ratios = (sorted({key[part] for key in hits}) for part in (0, 1))
+    kinds = _kinds(hits)
+    base = framed(keep_ratio_message(hits))
     titles = [f"{kind} captions: R@1 (%)" for kind in kinds]
     chart = make_subplots(1, len(kinds), subplot_titles=titles, horizontal_spacing=0.14)
     chart.update_layout(base.layout.to_plotly_json())
     for column, kind in enumerate(kinds, start=1):
-        percents = [[100 * scores[keep, ratio][kind].value for keep in keeps] for ratio in ratios]
+        percents = [
+            [100 * float(np.mean(hits[keep, ratio][kind])) for keep in keeps] for ratio in ratios
+        ]
         chart.add_heatmap(
             z=percents, x=[str(keep) for keep in keeps], y=[f"{ratio:g}" for ratio in ratios],
             coloraxis="coloraxis", texttemplate="%{z:.0f}", row=1, col=column,
