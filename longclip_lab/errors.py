@@ -1,4 +1,4 @@
-"""The two ways in which the library speaks up: an error for bad input, a warning for a doubtful one."""
+"""How the library speaks up: an error for bad input, a warning for a doubtful one."""
 
 from __future__ import annotations
 

@@ -19,6 +19,8 @@ from longclip_lab.models.encoding import Images
 
 POOL = 1000
 """Pictures in a pool of the world. R@1 at 1,000 has a standard error of up to 1.6 points."""
+SIBLINGS = 4
+"""Pictures of the long captions' pool that share a summary and differ only in details."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,12 @@ def _world_pairs() -> world.WorldPairs:
 
 
 @lru_cache(maxsize=1)
+def _world_siblings() -> world.WorldPairs:
+    """Four pictures share each summary, so who reads only that is right one time in four."""
+    return world.pairs(POOL, seed=world.TEST_SEED, siblings=SIBLINGS)
+
+
+@lru_cache(maxsize=1)
 def _world_single() -> world.SingleObjects:
     return world.single_objects(POOL, seed=world.TEST_SEED)
 
@@ -130,7 +138,7 @@ def _world_classification(attribute: str) -> ClassificationTask:
 
 
 BENCHMARKS: dict[str, Callable[[], Task]] = {
-    "world/long-retrieval": lambda: long_retrieval(_world_pairs()),
+    "world/long-retrieval": lambda: long_retrieval(_world_siblings()),
     "world/short-retrieval": lambda: short_retrieval(_world_pairs()),
     "world/kind": lambda: _world_classification("kind"),
     "world/colour": lambda: _world_classification("colour"),

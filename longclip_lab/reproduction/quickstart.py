@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 
 from longclip_lab import __version__, recipes, world
-from longclip_lab.evaluation import evaluate
 from longclip_lab.evaluation.records import commit
 from longclip_lab.files import atomic_write
 from longclip_lab.models import Clip, load, stretch
 from longclip_lab.probing import counterfactual_probe, effective_length
 from longclip_lab.reproduction.report import write_report
 from longclip_lab.reproduction.results import ModelRow, QuickstartResults
-from longclip_lab.training import Recipe, train
+from longclip_lab.reproduction.rows import score_row
+from longclip_lab.training import train
 
 KEEP, RATIO = 20, 4
 STRETCHINGS = {"not stretched": "none", "linear": "linear", "KPS": "kps", "keep + random": "random"}
@@ -34,7 +34,6 @@ FINE_TUNINGS = {
     "long + 1.0 short": {"objective": "mixed", "short_weight": 1.0},
     "long + short, PCM": {"objective": "pcm", "short_weight": 1.0},
 }
-BENCHMARKS = ("world/long-retrieval", "world/short-retrieval", "world/kind", "world/colour")
 
 
 @dataclass(frozen=True)
@@ -44,61 +43,9 @@ class Sizes:
     probed_pairs: int = 500
     questions: int = 1200
     training_pairs: int = 3000
-    steps: int = 50
+    steps: int = 40
     batch_size: int = 64
-    learning_rate: float = 5e-4
     warmup_steps: int = 8
-
-
-def score(
-    clip: Clip,
-    label: str,
-    stage: str,
-    seconds: float = 0.0,
-    variance_kept: float | None = None,
-    recipe: dict | None = None,
-    progress: bool = False,
-) -> ModelRow:
-    """Evaluate one model on the world's four benchmarks."""
-    records = {r.protocol: r for r in evaluate(clip, *BENCHMARKS, progress=progress).records}
-    long, short, kind, colour = (records[name] for name in BENCHMARKS)
-    return ModelRow(
-        label=label,
-        stage=stage,
-        long_i2t=long.scores["i2t R@1"],
-        long_t2i=long.scores["t2i R@1"],
-        short_i2t=short.scores["i2t R@1"],
-        short_t2i=short.scores["t2i R@1"],
-        kind=kind.scores["top-1"],
-        colour=colour.scores["top-1"],
-        truncated=long.num_truncated,
-        seconds=seconds,
-        variance_kept=variance_kept,
-        recipe=recipe or {},
-    )
-
-
-def fine_tune(
-    clip: Clip, recipe: Recipe, data, label: str, progress: bool
-) -> tuple[Clip, ModelRow]:
-    """Train a copy of a stretched model and evaluate it."""
-    run = train(clip, replace(recipe, name=label), data, progress=progress)
-    pcm = recipe.objective == "pcm"
-    kept = [row["variance_kept"] for row in run.history]
-    facts = {
-        name: getattr(recipe, name)
-        for name in (
-            "objective",
-            "short_weight",
-            "k",
-            "steps",
-            "batch_size",
-            "learning_rate",
-            "seed",
-        )
-    }
-    mean = sum(kept) / len(kept) if pcm else None
-    return run.model, score(run.model, label, "fine-tuned", run.seconds, mean, facts, progress)
 
 
 def run(
@@ -126,7 +73,12 @@ def run(
         label: stretch(clip, KEEP, RATIO, method=method) for label, method in STRETCHINGS.items()
     }
     rows = [
-        score(model, label, "start" if label == "not stretched" else "stretched", progress=progress)
+        score_row(
+            model,
+            label,
+            "start" if label == "not stretched" else "stretched",
+            progress=progress,
+        )
         for label, model in stretched.items()
     ]
 
@@ -151,19 +103,21 @@ def fine_tune_all(
     clip: Clip, sizes: Sizes, seed: int, progress: bool
 ) -> dict[str, tuple[Clip, ModelRow]]:
     """Every entry of FINE_TUNINGS: the trained model and its row, from the same pairs and seed."""
-    data = world.pairs(sizes.training_pairs, seed=world.TRAIN_SEED)
     base = replace(
         recipes.longclip("tiny"),
         steps=sizes.steps,
         batch_size=sizes.batch_size,
-        learning_rate=sizes.learning_rate,
         warmup_steps=sizes.warmup_steps,
+        pairs=sizes.training_pairs,
         seed=seed,
     )
-    return {
-        label: fine_tune(clip, replace(base, **change), data, label, progress)
-        for label, change in FINE_TUNINGS.items()
-    }
+    data = world.pairs(base.pairs, seed=world.TRAIN_SEED, siblings=base.siblings)
+    tuned = {}
+    for label, change in FINE_TUNINGS.items():
+        found = train(clip, replace(base, name=label, **change), data, progress=progress)
+        row = score_row(found.model, label, "fine-tuned", run=found, progress=progress)
+        tuned[label] = (found.model, row)
+    return tuned
 
 
 def _mean_recall(row: ModelRow) -> float:

@@ -130,13 +130,16 @@ def check_pairs(data: Any) -> None:
 def epoch_order(recipe: Recipe, lengths: np.ndarray, epoch: int) -> np.ndarray:
     """The pairs of one epoch in the order of training, as whole batches.
 
-    A permutation of the data without the incomplete last batch. With `recipe.length_grouped`,
+    A permutation of the data without the incomplete last batch; with `recipe.siblings` above 1, of
+    runs of that many neighbours, each of which stays in one batch. With `recipe.length_grouped`,
     every 16 consecutive batches of it are sorted by length, cut into batches again, and those
     are shuffled.
     """
     rng = np.random.default_rng((recipe.seed, epoch))
     size = recipe.batch_size
-    order = rng.permutation(len(lengths))[: len(lengths) // size * size]
+    run = recipe.siblings
+    runs = rng.permutation(len(lengths) // run)[: len(lengths) // size * size // run]
+    order = (runs[:, None] * run + np.arange(run)).ravel()
     if not recipe.length_grouped:
         return order
     groups = []

@@ -248,7 +248,7 @@ def _training_data(recipe: Recipe) -> Any:
         )
     from longclip_lab import world
 
-    return world.pairs(recipe.pairs, seed=world.TRAIN_SEED)
+    return world.pairs(recipe.pairs, seed=world.TRAIN_SEED, siblings=recipe.siblings)
 
 
 def _check_schedule(recipe: Recipe, total: int, processes: int) -> None:

@@ -136,6 +136,21 @@ def random_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     )
 
 
+def sibling(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Another scene with the same summary: ground, sky, kind and colour of the main things.
+
+    Everything else is drawn anew: places, patterns, orientations, light and all other things.
+    """
+    while True:
+        other = random_scene(rng)
+        kinds = {thing.kind for thing in other.things[2:]}
+        if not kinds & {scene.things[i].kind for i in scene.main}:
+            break
+    for i in scene.main:
+        other = other.change(i, kind=scene.things[i].kind, colour=scene.things[i].colour)
+    return replace(other, ground=scene.ground, sky=scene.sky)
+
+
 def single_thing_scene(rng: np.random.Generator) -> Scene:
     """A scene with one thing of a random size, for zero-shot classification."""
     scene = random_scene(rng, count=1)

@@ -13,7 +13,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.world.captioners import long_caption, summary
 from longclip_lab.world.drawing import draw
 from longclip_lab.world.language import Caption
-from longclip_lab.world.scene import Scene, random_scene, single_thing_scene
+from longclip_lab.world.scene import Scene, random_scene, sibling, single_thing_scene
 from longclip_lab.world.vocabulary import COLOURS, KINDS, SIZES
 
 TRAIN_SEED, PRETRAIN_SEED, TEST_SEED, PROBE_SEED = 1, 2, 3, 4
@@ -88,16 +88,19 @@ def draw_all(scenes: Sequence[Scene]) -> np.ndarray:
     return np.stack([np.asarray(draw(scene)) for scene in scenes])
 
 
-def distinct_scenes(n: int, seed: int, count: int | None = None) -> list[Scene]:
-    """`n` scenes with different summaries, so that no short caption fits two pictures.
+def distinct_scenes(n: int, seed: int, siblings: int = 1) -> list[Scene]:
+    """`n` scenes; each `siblings` that follow each other share a summary, no others do.
 
     Scene i depends only on the seed and on the scenes before it: a larger set begins with the
     smaller one.
     """
     scenes, seen = [], set()
     for i in range(n):
+        if i % siblings:
+            scenes.append(sibling(scenes[i - i % siblings], np.random.default_rng((seed, i, 0))))
+            continue
         for attempt in range(1000):
-            scene = random_scene(np.random.default_rng((seed, i, attempt)), count)
+            scene = random_scene(np.random.default_rng((seed, i, attempt)))
             text = summary(scene).text
             if text not in seen:
                 break
@@ -113,6 +116,7 @@ def pairs(
     seed: int = TEST_SEED,
     captioner: str = "surveyor",
     hallucination: float = 0.0,
+    siblings: int = 1,
 ) -> WorldPairs:
     """`n` pictures with a short caption (the summary) and a long one (100 to 200 tokens).
 
@@ -122,18 +126,23 @@ def pairs(
             should be kept apart.
         captioner: "surveyor", "painter" or "reporter" (whose captions are shorter).
         hallucination: share of wrong facts in the detail sentences of `long`, 0 to 1.
+        siblings: how many pictures that follow each other share their summary. With 1 every short
+            caption is unique; with more, only the details of the long one tell siblings apart.
 
     >>> two = pairs(2)
     >>> two.images.shape, two.short[0] in two.long[0]
     ((2, 72, 72, 3), True)
     """
     _check_size(n)
-    scenes = distinct_scenes(n, seed)
+    if siblings < 1:
+        raise LabError(f"expected at least 1 sibling (the picture itself), got {siblings}.")
+    scenes = distinct_scenes(n, seed, siblings)
     told = [
         long_caption(scene, np.random.default_rng((seed, i, 7)), captioner, hallucination)
         for i, scene in enumerate(scenes)
     ]
     facts = {"n": n, "seed": seed, "captioner": captioner, "hallucination": hallucination}
+    facts |= {"siblings": siblings}
     images = draw_all(scenes)
     digest = hashlib.sha256(images.tobytes())
     digest.update("\n".join(caption.text for caption in told).encode())

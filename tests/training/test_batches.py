@@ -35,6 +35,16 @@ def test_an_epoch_shows_every_pair_at_most_once(batch_size, count, grouped, epoc
     assert order.max() < count
 
 
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(60, 150))
+def test_siblings_stay_together_in_a_batch(siblings, runs, count):
+    recipe = Recipe(batch_size=siblings * runs, siblings=siblings)
+    order = epoch_order(recipe, LENGTHS[:count], 0)
+    assert len(order) == count // recipe.batch_size * recipe.batch_size
+    for run in order.reshape(-1, siblings):
+        assert run.tolist() == list(range(run[0], run[0] + siblings))
+        assert run[0] % siblings == 0
+
+
 def test_order_depends_on_seed_and_epoch():
     recipe = Recipe()
     first = epoch_order(recipe, LENGTHS, 0)

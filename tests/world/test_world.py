@@ -103,6 +103,18 @@ def test_each_value_of_an_attribute_looks_different_even_on_small_things(attribu
             assert outside.max() == 0  # the box holds the whole thing, its shadow beside it
 
 
+def test_siblings_share_their_summary_and_nothing_else():
+    pairs = world.pairs(12, seed=5, siblings=4)
+    for start in range(0, 12, 4):
+        assert len(set(pairs.short[start : start + 4])) == 1
+        assert len(set(pairs.long[start : start + 4])) == 4
+        for scene in pairs.scenes[start : start + 4]:
+            assert len({thing.kind for thing in scene.things}) == len(scene.things)
+    assert len(set(pairs.short)) == 3
+    with pytest.raises(LabError, match="at least 1 sibling"):
+        world.pairs(4, siblings=0)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
 def test_counterfactuals_change_exactly_the_words_at_the_position(seed):
