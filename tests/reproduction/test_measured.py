@@ -1,0 +1,92 @@
+"""Hits picture by picture: the same numbers as `evaluate`, and differences with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from longclip_lab import world
+from longclip_lab.errors import LabError
+from longclip_lab.evaluation import evaluate
+from longclip_lab.models import encode_images, new_tiny, stretch
+from longclip_lab.reproduction.measured import Measured, measure
+from longclip_lab.training import longclip, train
+from longclip_lab.views.comparisons import long_score, short_score
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return stretch(new_tiny(seed=0))
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return world.pairs(16)
+
+
+def test_its_means_are_those_of_evaluate(clip, pairs):
+    found = measure(clip, "x", "stretched", pairs)
+    assert set(found.hits) == {"long", "short", "details"}
+    for name, record in zip(("long", "short"), evaluate(clip, pairs), strict=True):
+        both = (record.scores["i2t R@1"].value + record.scores["t2i R@1"].value) / 2
+        assert found.score(name).value == pytest.approx(both)
+
+
+def test_known_image_features_are_not_computed_again(clip, pairs):
+    images_ND = encode_images(clip, pairs.images)
+    found = measure(clip, "x", "start", pairs, captions=["short"], images_ND=images_ND)
+    assert list(found.hits) == ["short"]
+    again = measure(clip, "x", "start", pairs, captions=["short"])
+    assert np.array_equal(found.hits["short"], again.hits["short"])
+
+
+def test_single_things_are_classified(clip, pairs):
+    found = measure(clip, "x", "start", pairs, world.single_objects(12), captions=["short"])
+    assert found.hits["kind"].shape == found.hits["colour"].shape == (12,)
+
+
+@pytest.mark.parametrize("objective", ["pcm", "mixed"])
+def test_a_run_brings_its_recipe_and_its_share_of_the_variance(clip, pairs, objective):
+    recipe = replace(
+        longclip("tiny"), objective=objective, k=2, steps=2, warmup_steps=1, batch_size=8
+    )
+    run = train(clip, recipe, pairs, progress=False)
+    found = measure(run.model, "tuned", "fine-tuned", pairs, captions=["short"], run=run)
+    assert found.recipe["objective"] == objective
+    if objective == "pcm":
+        shares = [step["variance_kept"] for step in run.history]
+        assert found.variance_kept == pytest.approx(sum(shares) / 2)
+        assert 0 < found.variance_kept < 1
+    else:
+        assert found.variance_kept is None
+
+
+def test_the_difference_on_the_same_pictures_is_narrower_than_the_scores():
+    rng = np.random.default_rng(0)
+    one_N = (rng.random(400) < 0.7).astype(float)
+    other_N = one_N.copy()
+    other_N[np.flatnonzero(one_N)[:12]] = 0.0
+    one, other = (Measured("m", "start", {"long": hits}) for hits in (one_N, other_N))
+    gap = one.against(other, "long")
+    assert gap.value == pytest.approx(12 / 400)
+    assert gap.low > 0
+    assert gap.high - gap.low < one.score("long").high - one.score("long").low
+
+
+def test_figures_take_it_as_a_row():
+    hits = {"long": np.ones(4), "short": np.zeros(4), "details": np.array([1.0, 1.0, 0.0, 0.0])}
+    row = Measured("m", "start", hits)
+    assert (long_score(row).value, short_score(row).value) == (1.0, 0.0)
+    assert long_score(replace(row, plotted_long="details")).value == 0.5
+
+
+def test_what_was_not_measured_is_refused(clip, pairs):
+    row = Measured("m", "start", {"long": np.ones(4)})
+    with pytest.raises(LabError, match="no test 'short'"):
+        row.score("short")
+    with pytest.raises(LabError, match="the same pictures"):
+        row.against(Measured("n", "start", {"long": np.ones(5)}), "long")
+    with pytest.raises(LabError, match="no captions 'lnog'"):
+        measure(clip, "x", "start", pairs, captions=["lnog"])
