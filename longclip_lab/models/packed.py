@@ -5,7 +5,7 @@ one long row for the layers that work on each token alone; only the attention is
 (texts of one length together). The last block is run for the end tokens only, as nothing else of
 it is read. On a GPU many small attentions cost more than the padding: there it is not used.
 
-B texts, T tokens, P all tokens of the batch, W width, H heads, D embedding.
+B texts, T tokens, P all tokens of the batch, W width, H heads, X width of a head, D embedding.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ def can_pack(model: nn.Module) -> bool:
     )
 
 
+@torch.no_grad()
 def encode_packed(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     """Text features [B, D] of a model that `can_pack`, as `encode_tokens` gives them.
 
-    Runs the parts of the blocks, not the blocks: hooks on these are not called.
+    For inference: no gradient flows. Runs the parts of the blocks, not the blocks: hooks on these
+    are not called.
     """
     tower = text_tower(model)
     lengths_B = end_positions(model, tokens_BT) + 1
@@ -55,12 +57,16 @@ def _attention(
     """Causal attention within each text; `groups` lists (length, number of texts of it)."""
     attn = block.attn
     projected = F.linear(block.ln_1(states_PW), attn.in_proj_weight, attn.in_proj_bias)
-    attended = []
-    for part, (length, count) in zip(projected.split(_sizes(groups)), groups, strict=True):
-        query, key, value = _heads(part, 3, attn.num_heads, length, count)
-        values_BHTW = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        attended.append(values_BHTW.transpose(1, 2).reshape(len(part), -1))
-    return torch.cat(attended)
+    attended_PW = torch.empty_like(states_PW)
+    end = 0
+    for length, count in groups:
+        start, end = end, end + length * count
+        rows = slice(start, end)
+        heads = projected[rows].view(count, length, 3, attn.num_heads, -1)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        values_BHTX = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended_PW[rows].view(count, length, attn.num_heads, -1).copy_(values_BHTX.transpose(1, 2))
+    return attn.out_proj(attended_PW)
 
 
 def _end_attention(
@@ -69,36 +75,34 @@ def _end_attention(
     ends_B: torch.Tensor,
     groups: list[list[int]],
 ) -> torch.Tensor:
-    """What the end token of each text attends to: all of its text."""
-    attn, width = block.attn, states_PW.shape[1]
+    """What each end token attends to: all of its text.
+
+    With one query a text it is cheaper to take the query through the key projection than every
+    token: q . (K n + b) = (K^T q) . n + q . b, where the last term is the same for all tokens and
+    leaves the softmax as it is. Likewise the values are projected after they are summed up.
+    """
+    attn = block.attn
     normed_PW = block.ln_1(states_PW)
-    weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    projected = F.linear(normed_PW, weight[width:], bias[width:])
-    queries_BW = F.linear(normed_PW[ends_B], weight[:width], bias[:width])
-    parts = projected.split(_sizes(groups))
-    queries = queries_BW.split([count for _, count in groups])
-    attended = []
-    for part, query_BW, (length, count) in zip(parts, queries, groups, strict=True):
-        key, value = _heads(part, 2, attn.num_heads, length, count)
-        (query,) = _heads(query_BW, 1, attn.num_heads, 1, count)
-        attended.append(F.scaled_dot_product_attention(query, key, value).reshape(count, -1))
-    return torch.cat(attended)
+    project_query, *key_and_value = attn.in_proj_weight.chunk(3)
+    key_HXW, value_HXW = (part.unflatten(0, (attn.num_heads, -1)) for part in key_and_value)
+    query_bias, _, value_bias = attn.in_proj_bias.chunk(3)
+    query_BW = F.linear(normed_PW[ends_B], project_query, query_bias)
+    query_BHX = query_BW.unflatten(1, (attn.num_heads, -1))
+    query_BHW = torch.einsum("bhx,hxw->bhw", query_BHX, key_HXW)
+    texts = normed_PW.split([length * count for length, count in groups])
+    queries = query_BHW.split([count for _, count in groups])
+    read = []
+    for text_PW, query, (length, count) in zip(texts, queries, groups, strict=True):
+        text_BTW = text_PW.view(count, length, -1)
+        scale = query_BHX.shape[2] ** -0.5
+        read.append(F.scaled_dot_product_attention(query, text_BTW, text_BTW, scale=scale))
+    values_BHX = torch.einsum("bhw,hxw->bhx", torch.cat(read), value_HXW)
+    return attn.out_proj(values_BHX.flatten(1) + value_bias)
 
 
 def _finish(
     block: ResidualAttentionBlock, states_PW: torch.Tensor, attended_PW: torch.Tensor
 ) -> torch.Tensor:
     """The rest of a block, which looks at each token alone."""
-    states_PW = states_PW + block.ls_1(block.attn.out_proj(attended_PW))
+    states_PW = states_PW + block.ls_1(attended_PW)
     return states_PW + block.ls_2(block.mlp(block.ln_2(states_PW)))
-
-
-def _heads(
-    projected: torch.Tensor, parts: int, heads: int, length: int, count: int
-) -> torch.Tensor:
-    """Packed projections of one length to [parts, count, H, length, W / H]."""
-    return projected.view(count, length, parts, heads, -1).permute(2, 0, 3, 1, 4)
-
-
-def _sizes(groups: list[list[int]]) -> list[int]:
-    return [length * count for length, count in groups]
