@@ -8,7 +8,7 @@ N pictures, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,23 +18,22 @@ import torch
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval, zero_shot
 from longclip_lab.models import Clip, encode_images, encode_texts
-from longclip_lab.text import drop_sentence
 from longclip_lab.training import Run
 from longclip_lab.world import TEMPLATES, SingleObjects, classes
 
-CAPTIONS = ("long", "short", "details")
+Test = tuple[Any, Sequence[str]]
+"""Pictures, or their features [N, D] where these are known, and one text for each."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """One model's hits by test, in the pictures' order.
 
-    "long", "short" and "details" (the long captions without their first sentence): [N], for each
-    picture the mean of its two hits at rank 1, image to text and text to image (0, 0.5 or 1).
-    "kind" and "colour": [N], right or wrong zero-shot answers about single things.
+    Of a retrieval test [N]: for each picture the mean of its two hits at rank 1, image to text and
+    text to image (0, 0.5 or 1). "kind" and "colour" [N]: right or wrong zero-shot answers.
 
-    Figures of trade-offs and of stretching take it as a row; both directions then carry the
-    interval of their mean, and `plotted_long` names the test that stands for long captions.
+    With tests called "long" and "short", the figures of trade-offs and of stretching take it as a
+    row; both directions then carry the interval of their mean.
     """
 
     label: str
@@ -42,7 +41,6 @@ class Measured:
     hits: dict[str, np.ndarray] = field(repr=False)
     recipe: dict[str, Any] = field(default_factory=dict, repr=False)
     variance_kept: float | None = None
-    plotted_long: str = "long"
 
     def score(self, test: str) -> Interval:
         """The mean of a test's hits. Raises LabError for a test that was not done."""
@@ -63,7 +61,7 @@ class Measured:
 
     @property
     def long_i2t(self) -> Interval:
-        return self.score(self.plotted_long)
+        return self.score("long")
 
     @property
     def short_i2t(self) -> Interval:
@@ -81,26 +79,23 @@ def measure(
     clip: Clip,
     label: str,
     stage: str,
-    pairs: Any,
+    tests: Mapping[str, Test],
     singles: SingleObjects | None = None,
-    captions: Sequence[str] = CAPTIONS,
-    images_ND: torch.Tensor | None = None,
     run: Run | None = None,
 ) -> Measured:
-    """The hits of `clip` on pairs of pictures and captions, and on pictures of single things.
+    """The hits of `clip` on retrieval tests by name, and on pictures of single things.
 
-    `stage` is "start", "stretched" or "fine-tuned". `images_ND` are the pictures' features where
-    they are known: stretching does not change them. `run` is the fine-tuning that `clip` comes
-    from; it adds the recipe and PCM's share of the variance, the mean over the logged steps.
-
-    Raises LabError for captions other than those of CAPTIONS.
+    Features in place of pictures save time where the image tower is the same for many models, as
+    it is after stretching. `stage` is "start", "stretched" or "fine-tuned". `run` is the
+    fine-tuning that `clip` comes from; it adds the recipe and PCM's share of the variance, the
+    mean over the logged steps.
     """
-    for name in captions:
-        if name not in CAPTIONS:
-            raise LabError(f"There are no captions {name!r}. {suggest(name, CAPTIONS)}")
-    if images_ND is None:
-        images_ND = encode_images(clip, pairs.images)
-    hits = {name: _hits(clip, images_ND, _texts(pairs, name)) for name in captions}
+    known: dict[int, torch.Tensor] = {}
+    hits = {}
+    for name, (images, texts) in tests.items():
+        if id(images) not in known:
+            known[id(images)] = _image_features(clip, images)
+        hits[name] = _hits(known[id(images)], encode_texts(clip, texts).features_ND)
     for name in ("kind", "colour") if singles is not None else ():
         found = zero_shot(clip, singles.images, singles.labels[name], classes(name), TEMPLATES)
         hits[name] = (found.ranks == 1).astype(float)
@@ -115,12 +110,11 @@ def measure(
     )
 
 
-def _texts(pairs: Any, captions: str) -> list[str]:
-    if captions == "details":
-        return [drop_sentence(text) for text in pairs.long]
-    return list(getattr(pairs, captions))
+def _image_features(clip: Clip, images: Any) -> torch.Tensor:
+    known = torch.is_tensor(images) and images.ndim == 2
+    return images if known else encode_images(clip, images)
 
 
-def _hits(clip: Clip, images_ND: torch.Tensor, texts: list[str]) -> np.ndarray:
-    found = retrieval(images_ND, encode_texts(clip, texts).features_ND, bootstrap=0)
+def _hits(images_ND: torch.Tensor, texts_ND: torch.Tensor) -> np.ndarray:
+    found = retrieval(images_ND, texts_ND, bootstrap=0)
     return ((found.i2t_ranks == 1).astype(float) + (found.t2i_ranks == 1)) / 2
