@@ -5,9 +5,10 @@
 
 Both start from the dense-supervised image tower (`data/train_tower.py`), as LiT and LoTLIP start
 from an ImageNet-21k tower. Its stem and first two blocks stay as they are; its last block, the
-projection and the text tower are trained: 2,000 steps (the control 1,400) of 128 pairs, AdamW, some
-20 minutes on one CPU core. What was run is in each model's card (`data/<name>/clip.json`), its scores
-on held-out pictures in `scores.json`, which `--only-score` makes anew.
+projection and the text tower are trained with 2,000 steps (the control: 1,400) of 128 pairs and
+AdamW, some 20 minutes on one CPU core. What was run is in the model's card,
+`data/<name>/clip.json`; `scores.json` beside it has the scores on held-out pictures, which
+`--only-score` makes anew.
 """
 
 from __future__ import annotations
