@@ -137,7 +137,7 @@ def test_epochs_stand_in_for_the_steps_of_the_scale(model_folder, tmp_path, caps
         ("train longclip --model {model} --keep 77", "keep must be"),
         ("train longclip --model {model} --ratio 0.5", "ratio must be at least 1"),
         ("train longclip --model {model} --out {model} --pairs 8 --batch-size 8", "holds no run"),
-        ("train longclip --model {model} --pairs 8 --batch-size 9", "larger than the data"),
+        ("train longclip --model {model} --pairs 8 --batch-size 10", "larger than the data"),
         ("probe {model} --data coco --root nowhere", "no folder nowhere"),
         ("probe {model} --data coco --root {root} --split val2014", "Did you mean val2017"),
         ("eval --data coco", "at least one model"),

@@ -87,7 +87,14 @@ def test_world_pools_hold_a_thousand_different_held_out_pictures():
     task = tasks("world/short-retrieval")[0]
     assert len(task.images) == len(set(task.texts)) == 1000
     assert task.source["seed"] == world.TEST_SEED
-    assert tasks("world/long-retrieval")[0].images is task.images
+
+
+def test_four_pictures_of_the_long_pool_share_each_summary():
+    task = tasks("world/long-retrieval")[0]
+    summaries = [text.split(".")[0] for text in task.texts]
+    assert len(set(task.texts)) == 1000
+    assert len(set(summaries)) == 250
+    assert all(len(set(summaries[i : i + 4])) == 1 for i in range(0, 1000, 4))
 
 
 def test_json_round_trip_and_atomic_file(clip, drawn, tmp_path: Path):
