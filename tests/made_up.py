@@ -5,6 +5,8 @@ Real dataclasses with random hits that follow given shares, so that every claim 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from longclip_lab.evaluation import Interval
@@ -27,6 +29,7 @@ FINAL = {  # R@1 with all tokens, and the number of tokens after which half of i
 ACCURACY = {"large": 0.88, "medium": 0.66, "small": 0.51}
 
 
+@lru_cache
 def curve(model: str = "tiny", context: int = 77, pairs: int = 400, **final) -> TruncationCurve:
     """A curve whose variants rise to given (score, half) along a logistic of log tokens."""
     rng = np.random.default_rng(0)
@@ -46,11 +49,13 @@ def curve(model: str = "tiny", context: int = 77, pairs: int = 400, **final) -> 
     )
 
 
+@lru_cache
 def effective(model: str = "tiny", context: int = 77, **final) -> EffectiveLength:
     made = curve(model, context, **final)
     return EffectiveLength(made, {v: lengths_of(made, v) for v in made.hits}, least_gain=0.001)
 
 
+@lru_cache
 def probe(model: str = "tiny", context: int = 77, n: int = 1200, **accuracy) -> CounterfactualProbe:
     """A probe with given accuracy by size; words behind the context are ties."""
     rng = np.random.default_rng(1)

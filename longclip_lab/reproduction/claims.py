@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from longclip_lab.errors import LabError, suggest
 from longclip_lab.reproduction.results import ModelRow, QuickstartResults
 from longclip_lab.views.comparisons import long_score, short_score
 from longclip_lab.views.tradeoff import against_sweep, short_weight_sweep
@@ -47,8 +48,23 @@ def named(results: QuickstartResults, label: str) -> ModelRow | None:
 
 
 def start(results: QuickstartResults) -> ModelRow:
-    """The model as it was."""
-    return next(row for row in results.rows if row.stage == "start")
+    """The model as it was. Raises LabError if there is none."""
+    for row in results.rows:
+        if row.stage == "start":
+            return row
+    raise LabError('expected a row with the stage "start" in the results, got none.')
+
+
+def best(results: QuickstartResults) -> ModelRow:
+    """The fine-tuned model that `results.best` names. Raises LabError if there is none."""
+    found = named(results, results.best)
+    if found is None:
+        labels = [row.label for row in results.rows]
+        raise LabError(
+            f"expected the best model to have a row, got {results.best!r}. "
+            + suggest(results.best, labels)
+        )
+    return found
 
 
 def trained_with(
@@ -200,10 +216,10 @@ def _pcm(results: QuickstartResults) -> Claim | None:
 
 
 def _reads_on(results: QuickstartResults) -> Claim | None:
-    first, best = next(iter(results.probes.values())), results.probes[results.best]
+    first, tuned = next(iter(results.probes.values())), results.probes[results.best]
     if not first.unread.any():
         return None
-    behind = best.accuracy(first.unread)
+    behind = tuned.accuracy(first.unread)
     return Claim(
         "Stretched and fine-tuned, the model reads what it could not hold before.",
         "Long-CLIP, section 4",
@@ -214,9 +230,9 @@ def _reads_on(results: QuickstartResults) -> Claim | None:
 
 
 def _small_things(results: QuickstartResults) -> Claim:
-    first, best = next(iter(results.probes.values())), results.probes[results.best]
+    first, tuned = next(iter(results.probes.values())), results.probes[results.best]
     asked = np.asarray(first.size == "small") & ~first.unread
-    before, after = first.accuracy(asked), best.accuracy(asked)
+    before, after = first.accuracy(asked), tuned.accuracy(asked)
     verdict = compare(after, before)
     return Claim(
         "Long captions teach a model the small things.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from longclip_lab.evaluation import Interval
 from longclip_lab.files import atomic_write
 from longclip_lab.reproduction import report_texts as texts
-from longclip_lab.reproduction.claims import claims, start
+from longclip_lab.reproduction.claims import best, claims, start
 from longclip_lab.reproduction.report_pictures import hero, question_cards, stretching_strips
 from longclip_lab.reproduction.report_tables import (
     facts_list,
@@ -21,7 +21,7 @@ from longclip_lab.reproduction.report_tables import (
     notes_list,
     score_cards,
 )
-from longclip_lab.reproduction.results import ModelRow, QuickstartResults
+from longclip_lab.reproduction.results import QuickstartResults
 from longclip_lab.views.answers import (
     answers_message,
     counterfactual_figure,
@@ -64,10 +64,6 @@ def write_report(results: QuickstartResults, path: str | Path) -> Path:
     return atomic_write(path, page(texts.TITLE, whole))
 
 
-def _best(results: QuickstartResults) -> ModelRow:
-    return next(row for row in results.rows if row.label == results.best)
-
-
 def _context(results: QuickstartResults) -> int:
     return results.before.curve.cuts[-1] + 2
 
@@ -95,7 +91,7 @@ def _opening(results: QuickstartResults) -> str:
     )
     message = truncation_message(results.before.curve)
     finding = f"This caption has {tokens} tokens.{cut} {message}."
-    before, after = start(results), _best(results)
+    before, after = start(results), best(results)
     return (
         '<header class="hero"><div class="bar"><span><b>longclip_lab</b> · the first lesson, '
         'measured</span><button id="theme" type="button" aria-label="Light or dark page">Dark'
@@ -108,7 +104,7 @@ def _opening(results: QuickstartResults) -> str:
 
 
 def _changes(results: QuickstartResults) -> list[tuple[str, Interval, Interval]]:
-    before, after = start(results), _best(results)
+    before, after = start(results), best(results)
     probe, tuned = next(iter(results.probes.values())), results.probes[results.best]
     small = ~probe.unread & (probe.size == "small")
     changes = [
@@ -186,7 +182,7 @@ def _truncated(results: QuickstartResults) -> str:
 
 
 def _fine_tunes(results: QuickstartResults, number: int) -> str:
-    after, curve = _best(results), results.after.curve
+    after, curve = best(results), results.after.curve
     figures = {
         by: figure_block(counterfactual_figure(results.probes, by))
         for by in ("size", "position", "attribute")
@@ -205,7 +201,7 @@ def _fine_tunes(results: QuickstartResults, number: int) -> str:
 
 
 def _gains(results: QuickstartResults) -> str:
-    before, after = start(results), _best(results)
+    before, after = start(results), best(results)
     told = []
     for what, score in (("long", long_score), ("short", short_score)):
         verdict = compare(score(after), score(before))
