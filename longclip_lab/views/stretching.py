@@ -31,21 +31,26 @@ _HEADING = 24  # pixels of a panel's own title
 
 
 def keep_message(hits: Mapping[int, Hits]) -> str:
-    """From which `keep` on each kind of caption scores as well as with the best one."""
-    enough = {kind: first_enough(hits, kind) for kind in _kinds(hits)}
-    told = listed([f"{keep} positions for {kind} captions" for kind, keep in enough.items()])
-    return f"Enough to keep: {told}"
+    """Which numbers of kept positions do as well as the best one, for each kind of caption."""
+    ranges = {kind: as_good_as_the_best(hits, kind) for kind in _kinds(hits)}
+    told = listed(
+        [f"{first} to {last} for {kind} captions" for kind, (first, last) in ranges.items()]
+    )
+    return f"Kept positions that do as well as the best number, as far as is seen: {told}"
 
 
-def first_enough(hits: Mapping[int, Hits], kind: str) -> int:
-    """The smallest `keep` from which on no score lies surely below the best one.
+def as_good_as_the_best(hits: Mapping[int, Hits], kind: str) -> tuple[int, int]:
+    """The smallest and the largest `keep` of the run around the best without a surely lower one.
 
     Surely: the 95% interval of the difference on each picture lies below 0.
     """
     keeps = sorted(hits)
-    best_N = max((hits[keep][kind] for keep in keeps), key=np.mean)
-    lower = [keep for keep in keeps if bootstrap_mean(hits[keep][kind] - best_N).high < 0]
-    return keeps[keeps.index(lower[-1]) + 1] if lower else keeps[0]
+    best = max(keeps, key=lambda keep: np.mean(hits[keep][kind]))
+    lower = [keep for keep in keeps if bootstrap_mean(hits[keep][kind] - hits[best][kind]).high < 0]
+    before = max((keep for keep in lower if keep < best), default=-1)
+    after = min((keep for keep in lower if keep > best), default=keeps[-1] + 1)
+    run = [keep for keep in keeps if before < keep < after]
+    return run[0], run[-1]
 
 
 def keep_figure(

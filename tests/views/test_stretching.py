@@ -7,7 +7,7 @@ import pytest
 
 from longclip_lab.errors import LabError
 from longclip_lab.views.stretching import (
-    first_enough,
+    as_good_as_the_best,
     keep_figure,
     keep_message,
     keep_ratio_figure,
@@ -27,16 +27,18 @@ LONG = {0: 0.80, 10: 0.906, 20: 0.908, 40: 0.91}
 SWEEP = {keep: {"long": score(LONG[keep]), "short": score(SHORT[keep])} for keep in SHORT}
 
 
-def test_enough_is_the_first_keep_that_no_lower_score_follows():
-    assert first_enough(SWEEP, "short") == 20
-    assert first_enough(SWEEP, "long") == 10
+def test_the_range_ends_where_a_score_is_surely_lower():
+    assert as_good_as_the_best(SWEEP, "short") == (20, 40)
+    assert as_good_as_the_best(SWEEP, "long") == (10, 40)
     dip = {**SWEEP, 30: {"long": score(0.5), "short": score(0.85)}}
-    assert first_enough(dip, "long") == 40
+    assert as_good_as_the_best(dip, "long") == (40, 40)
+    fall = {**SWEEP, 76: {"long": score(0.5), "short": score(0.85)}}
+    assert as_good_as_the_best(fall, "long") == (10, 40)
 
 
 def test_the_title_names_both_kinds_of_captions():
-    message = "Enough to keep: 10 positions for long captions and 20 positions for short captions"
-    assert keep_message(SWEEP) == message
+    message = keep_message(SWEEP)
+    assert message.endswith("10 to 40 for long captions and 20 to 40 for short captions")
     assert keep_figure(SWEEP).layout.title.text.replace("<br>", " ") == message
 
 
