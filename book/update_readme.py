@@ -53,10 +53,14 @@ def quickstart_block(results: dict) -> str:
     return "\n".join(lines)
 
 
-def benchmark_block(lines: list[str]) -> str:
-    """Each benchmark's JSON object as it was printed."""
-    objects = [json.loads(line) for line in lines if line.startswith("{")]
-    return "\n".join(["```json", *(json.dumps(found) for found in objects), "```"])
+def benchmark_block(printed: str) -> str:
+    """One line of JSON for each benchmark's object, which may be printed over several lines."""
+    decoder, lines, start = json.JSONDecoder(), [], printed.find("{")
+    while start >= 0:
+        found, end = decoder.raw_decode(printed, start)
+        lines.append(json.dumps(found))
+        start = printed.find("{", end)
+    return "\n".join(["```json", *lines, "```"])
 
 
 def replace_block(text: str, name: str, content: str) -> str:
@@ -75,8 +79,8 @@ def main() -> None:
         text = replace_block(text, "quickstart", block)
     benchmarks = ROOT / "runs" / "bench.jsonl"
     if benchmarks.exists():
-        lines = benchmarks.read_text(encoding="utf-8").splitlines()
-        text = replace_block(text, "benchmarks", benchmark_block(lines))
+        block = benchmark_block(benchmarks.read_text(encoding="utf-8"))
+        text = replace_block(text, "benchmarks", block)
     atomic_write(ROOT / "README.md", text)
 
 
