@@ -1,8 +1,10 @@
 """What a model really reads: truncation curves, effective length, counterfactual questions."""
 
+from longclip_lab.probing.along import ReadAlong, read_along
 from longclip_lab.probing.counterfactual import (
     CounterfactualProbe,
     counterfactual_probe,
+    newcombe,
     wilson,
 )
 from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
@@ -18,12 +20,15 @@ __all__ = [
     "CONTROLS",
     "CounterfactualProbe",
     "EffectiveLength",
+    "ReadAlong",
     "TruncationCurve",
     "counterfactual_probe",
     "default_cuts",
     "effective_length",
     "lengths_of",
+    "newcombe",
     "randomise_positions",
+    "read_along",
     "truncation_curve",
     "wilson",
 ]

@@ -7,13 +7,14 @@ pictures, and separates the position of a word from the salience of the thing it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.plotting import Plottable
@@ -30,6 +31,20 @@ def wilson(wins: float, n: int, z: float = 1.959964) -> Interval:
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(float(share), float(centre - half), float(centre + half), n)
+
+
+def newcombe(one: Interval, other: Interval) -> Interval:
+    """The difference of two independent proportions, `one` minus `other`, with a 95% interval.
+
+    Newcombe 1998, method 10; both are Wilson's intervals. The example is his first.
+
+    >>> newcombe(wilson(56, 70), wilson(48, 80))
+    Interval(value=0.2..., low=0.0524..., high=0.3338..., n=70)
+    """
+    gap = one.value - other.value
+    down = np.hypot(one.value - one.low, other.high - other.value)
+    up = np.hypot(one.high - one.value, other.value - other.low)
+    return Interval(float(gap), float(gap - down), float(gap + up), min(one.n, other.n))
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,20 @@ class CounterfactualProbe(Plottable):
         """Share of pairs in which the true caption scores higher."""
         wins = self.wins if mask is None else self.wins[mask]
         return wilson(wins.sum(), len(wins))
+
+    def subset(self, mask: np.ndarray) -> CounterfactualProbe:
+        """The answers to some of the questions; `mask` [N] is True for those to keep.
+
+        Raises LabError if no question is left.
+        """
+        mask = np.asarray(mask, dtype=bool)
+        if mask.shape != self.margins.shape or not mask.any():
+            raise LabError(
+                f"expected a mask over {len(self.margins)} questions that keeps at least one, got "
+                f"{int(mask.sum())} of {mask.size}."
+            )
+        parts = ("margins", "unread", "attribute", "size", "position")
+        return replace(self, **{part: getattr(self, part)[mask] for part in parts})
 
     def table(
         self, by: Sequence[str] = ("size",), edges: Sequence[int] = (1, 21, 41, 77, 111, 249)

@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.evaluation import Interval, retrieval
+from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
 from longclip_lab.models import Clip, encode_images
 from longclip_lab.models.text_tower import text_tower
 from longclip_lab.plotting import Plottable
@@ -72,6 +72,19 @@ class TruncationCurve(Plottable):
             Interval(float(m), float(lo), float(hi), self.num_pairs)
             for m, lo, hi in zip(means, low, high, strict=True)
         ]
+
+    def gain(self, variant: str, first: int, last: int) -> Interval:
+        """Change of R@1 from the cut `first` to the cut `last`, with a 95% bootstrap interval.
+
+        The same pictures are compared, so it is narrower than the two scores' intervals suggest.
+        Raises LabError for a cut that the curve does not have.
+        """
+        missing = [cut for cut in (first, last) if cut not in self.cuts]
+        if missing:
+            raise LabError(f"expected cuts of the curve, {list(self.cuts)}, got {missing[0]}.")
+        rows = [self.cuts.index(cut) for cut in (first, last)]
+        before_N, after_N = self.hits[variant][rows]
+        return bootstrap_mean(after_N - before_N, rounds=self.bootstrap, seed=self.seed)
 
     def table(self):
         """A DataFrame: variant, tokens, R@1, low, high (percent)."""

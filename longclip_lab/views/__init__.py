@@ -5,11 +5,14 @@ Every figure has one message, and its title says it: computed from the numbers t
 
 from __future__ import annotations
 
+from longclip_lab.views.along import along_html
 from longclip_lab.views.answers import counterfactual_figure
 from longclip_lab.views.comparisons import stretching_figure
 from longclip_lab.views.dispatch import plot
 from longclip_lab.views.features import position_similarity_figure, spectrum_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
+from longclip_lab.views.matches import matches_html
+from longclip_lab.views.readers import published_figure, readers_figure
 from longclip_lab.views.reading import effective_length_figure, truncation_figure
 from longclip_lab.views.theme import COLOURS, CONFIG, PALETTE, add_curve, figure, translucent
 from longclip_lab.views.tradeoff import tradeoff_figure
@@ -20,12 +23,16 @@ __all__ = [
     "PALETTE",
     "Html",
     "add_curve",
+    "along_html",
     "caption_html",
     "counterfactual_figure",
     "effective_length_figure",
     "figure",
+    "matches_html",
     "plot",
     "position_similarity_figure",
+    "published_figure",
+    "readers_figure",
     "scene_gallery",
     "spectrum_figure",
     "stretching_figure",

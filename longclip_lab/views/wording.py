@@ -70,6 +70,21 @@ def points(one: Interval, other: Interval) -> str:
     return f"{100 * abs(one.value - other.value):.1f} points"
 
 
+def change(
+    gap: Interval, more: str = "a gain", less: str = "a loss", neither: str = "no change seen"
+) -> str:
+    """A difference of two shares in points, in Markdown, and what its 95% interval allows to say.
+
+    >>> change(Interval(0.031, 0.012, 0.05, 400))
+    '+3.1 points (+1.2 to +5.0), **a gain**'
+    >>> change(Interval(-0.01, -0.03, 0.01, 400), more="better", less="worse", neither="level")
+    '-1.0 points (-3.0 to +1.0), **level**'
+    """
+    seen = more if gap.low > 0 else less if gap.high < 0 else neither
+    value, low, high = (f"{100 * bound:+.1f}" for bound in (gap.value, gap.low, gap.high))
+    return f"{value} points ({low} to {high}), **{seen}**"
+
+
 def listed(names: Sequence[str]) -> str:
     """
     >>> listed(["kind", "colour", "place"])
