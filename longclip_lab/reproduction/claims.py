@@ -87,8 +87,8 @@ def _flattens(results: QuickstartResults) -> Claim:
         "The truncation curve of a CLIP flattens at about 20 tokens.",
         "Long-CLIP, section 3.1",
         "seen" if near else "not seen",
-        f"95% of the score is there after {plateau.value:.0f} tokens "
-        f"({plateau.low:.0f}–{plateau.high:.0f}).",
+        f"95% of the score is there after {plateau.value:.0f} tokens (95% interval: "
+        f"{plateau.low:.0f} to {plateau.high:.0f}).",
     )
 
 

@@ -7,6 +7,7 @@ numbers do not.
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from pathlib import Path
 
 from longclip_lab.evaluation import Interval
@@ -29,6 +30,7 @@ from longclip_lab.views.answers import (
     read_by_all,
 )
 from longclip_lab.views.comparisons import (
+    long_message,
     long_score,
     short_score,
     stretching_figure,
@@ -45,7 +47,7 @@ from longclip_lab.views.reading import (
 )
 from longclip_lab.views.theme import PALETTE
 from longclip_lab.views.tradeoff import tradeoff_figure
-from longclip_lab.views.wording import capital, compare, listed, points
+from longclip_lab.views.wording import CHANCE, capital, compare, listed, points
 
 _DASHES = {"solid": "solid", "dot": "dotted", "dash": "dashed", "dashdot": "dashed"}
 
@@ -114,9 +116,9 @@ def _changes(results: QuickstartResults) -> list[tuple[str, Interval, Interval]]
          probe.accuracy(small), tuned.accuracy(small)),
     ]  # fmt: skip
     if probe.unread.any():
-        words = f"Words behind {_context(results)} positions, right answers (unread: 50%)"
-        behind = (probe.accuracy(probe.unread), tuned.accuracy(probe.unread))
-        changes.append((words, *behind))
+        words = f"Words behind {_context(results)} positions, right answers (chance 50%)"
+        behind = tuned.accuracy(probe.unread)
+        changes.append((words, Interval(CHANCE, CHANCE, CHANCE, behind.n), behind))
     return changes
 
 
@@ -166,7 +168,11 @@ def _stretches(results: QuickstartResults, number: int) -> str:
     keys = [(PALETTE[i], "solid") for i in range(len(shown))]
     methods = notes_list([(label, texts.METHODS.get(label, "")) for label in shown], keys)
     return (
-        _heading(number, "Can it be given more positions?", f"{stretching_message(results.rows)}.")
+        _heading(
+            number,
+            "Can it be given more positions?",
+            f"{stretching_message(results.rows)}. {long_message(results.rows)}.",
+        )
         + texts.STRETCHES
         + f'<div class="card">{stretching_strips()}</div>'
         + _beside(figure_block(stretching_figure(results.rows)), methods)
@@ -182,7 +188,8 @@ def _truncated(results: QuickstartResults) -> str:
 
 
 def _fine_tunes(results: QuickstartResults, number: int) -> str:
-    after, curve = best(results), results.after.curve
+    after = best(results)
+    curve = replace(results.after.curve, model=after.label)
     figures = {
         by: figure_block(counterfactual_figure(results.probes, by))
         for by in ("size", "position", "attribute")

@@ -38,6 +38,8 @@ def score_cards(changes: Sequence[tuple[str, Interval, Interval]]) -> str:
 
 
 def _range(score: Interval) -> str:
+    if score.low == score.high:
+        return "by definition"
     return f"{100 * score.low:.1f}–{100 * score.high:.1f}"
 
 

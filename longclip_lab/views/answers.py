@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,11 +55,7 @@ def read_by_all(probes: Mapping[str, CounterfactualProbe]) -> dict[str, Counterf
     read = ~np.any([probe.unread for probe in probes.values()], axis=0)
     if not read.any():
         raise LabError("expected questions whose word every model reads, got none of them.")
-    parts = ("margins", "unread", "attribute", "size", "position")
-    return {
-        label: replace(probe, **{part: getattr(probe, part)[read] for part in parts})
-        for label, probe in probes.items()
-    }
+    return {label: probe.subset(read) for label, probe in probes.items()}
 
 
 def grouped(probe: CounterfactualProbe, by: str) -> Scores:
@@ -107,7 +102,7 @@ def _change_message(first: str, last: str, scores: Mapping[str, Scores], by: str
         if changes[key]
     ]
     if not found:
-        return f"No difference seen between “{first}” and “{last}”"
+        return f"No difference seen between “{first}” and “{last}” for any {by}"
     return f"“{last}” is {', '.join(found)}"
 
 
@@ -139,7 +134,7 @@ def _by_group(
         answers_message(scores, by),
         groups,
         x="right answers (%)",
-        span=(min(45, 100 * lowest - 3), 104),
+        span=(min(45, 100 * lowest - 3), 102),
         subtitle=f"{_questions(probes)} Only words that "
         f"{'it reads' if len(labels) == 1 else 'every model reads'}.",
     )
@@ -157,10 +152,10 @@ def position_message(probes: Mapping[str, CounterfactualProbe]) -> str:
     if others and first.unread.any():
         last_label, last = others[-1]
         behind = last.accuracy(first.unread)
-        words = f"of the words that “{first_label}” cannot read"
+        words = f"words that “{first_label}” cannot read"
         if behind.low > CHANCE:
-            return f"“{last_label}” answers {percent(behind.value)} {words}"
-        return f"“{last_label}” reads on, but still guesses {words} ({percent(behind.value)})"
+            return f"“{last_label}” is right on {percent(behind.value)} of the {words}"
+        return f"“{last_label}” reads on, but guesses the {words} ({percent(behind.value)} right)"
     read = {g: s for g, s in grouped(first, "position").items() if not _unread(first).get(g)}
     (begin, early), (end, late) = next(iter(read.items())), list(read.items())[-1]
     where = f"from {percent(early.value)} at tokens {begin} to {percent(late.value)} at {end}"
@@ -206,6 +201,7 @@ def _by_position(probes: Mapping[str, CounterfactualProbe]) -> go.Figure:
             list(probes),
             PALETTE[: len(probes)],
             units_per_pixel=(102 - floor) / plot_height(chart),
+            span=(floor, 102),
         )
     chart.add_hline(y=50, line={"color": GREY, "width": 1.5, "dash": "dot"}, layer="below")
     chart.add_annotation(
@@ -228,7 +224,10 @@ def _add_ranges(
     number: int,
 ) -> None:
     colour, symbol = PALETTE[number], SYMBOLS[number]
-    percents = [scaled(score) for score in scores.values()]
+    percents = [
+        Interval(50, 50, 50, score.n) if unread[name] else scaled(score)  # ties by definition
+        for name, score in scores.items()
+    ]
     chart.add_scatter(
         x=places,
         y=[score.value for score in percents],

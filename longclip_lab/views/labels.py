@@ -57,21 +57,43 @@ def end_labels(
     names: Sequence[str],
     colours: Sequence[str],
     units_per_pixel: float,
+    span: tuple[float, float] | None = None,
 ) -> None:
     """Write each curve's name in its colour to the right of its last point, `ends` (y values).
 
-    Makes room for the longest name; `<br>` breaks a name into lines.
+    Makes room for the longest name; `<br>` breaks a name into lines. No name leaves `span`, the
+    range of the y axis, if that is given.
     """
     lines = max(name.count("<br>") + 1 for name in names)
-    for y, name, colour in zip(
-        spread(ends, LINE * lines * units_per_pixel), names, colours, strict=True
-    ):
+    gap = LINE * lines * units_per_pixel
+    places = spread(ends, gap)
+    if span is not None:
+        places = within(places, gap, span)
+    for y, name, colour in zip(places, names, colours, strict=True):
         figure.add_annotation(
             x=1, xref="paper", xanchor="left", xshift=6, y=y, yanchor="middle", align="left",
             text=name, showarrow=False, font={"color": text_colour(colour), "size": 14},
         )  # fmt: skip
     longest = max(len(line) for name in names for line in name.split("<br>"))
     figure.update_layout(margin_r=14 + round(CHARACTER * longest))
+
+
+def within(places: Sequence[float], gap: float, span: tuple[float, float]) -> list[float]:
+    """Places at least `gap` apart, pushed so that a label of height `gap` stays inside `span`.
+
+    >>> within([3.0, 5.0, 7.0], gap=2.0, span=(0.0, 7.0))
+    [2.0, 4.0, 6.0]
+    """
+    pushed = list(places)
+    highest = span[1] - gap / 2
+    for i in sorted(range(len(pushed)), key=lambda i: -places[i]):
+        pushed[i] = min(pushed[i], highest)
+        highest = pushed[i] - gap
+    lowest = span[0] + gap / 2
+    for i in sorted(range(len(pushed)), key=lambda i: places[i]):
+        pushed[i] = max(pushed[i], lowest)
+        lowest = pushed[i] + gap
+    return pushed
 
 
 class Box(NamedTuple):

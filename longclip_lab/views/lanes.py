@@ -11,7 +11,7 @@ from longclip_lab.evaluation import Interval
 from longclip_lab.views.frame import framed
 from longclip_lab.views.labels import text_colour
 
-_LANE_PIXELS, _ALONE_PIXELS = 25, 44
+_LANE_PIXELS, _ALONE_PIXELS, _VALUES = 25, 44, 58
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x")
 
 
@@ -35,7 +35,7 @@ def lanes(
 ) -> go.Figure:
     """Groups of lanes, top to bottom, each with a heading (an empty heading takes no place).
 
-    `span` is the x axis's range. The value stands behind its whisker.
+    `span` is the x axis's range. The values stand in a column at the right.
     """
     chart = framed(title, x=x, subtitle=subtitle, at_edge=True)
     ticks: list[tuple[float, str]] = []
@@ -60,7 +60,7 @@ def lanes(
     chart.update_xaxes(range=span)
     pitch = _LANE_PIXELS if any(groups) else _ALONE_PIXELS
     margins = chart.layout.margin.t + chart.layout.margin.b
-    chart.update_layout(height=round(margins + pitch * (row + 0.6)))
+    chart.update_layout(height=round(margins + pitch * (row + 0.6)), margin_r=_VALUES)
     return chart
 
 
@@ -87,7 +87,7 @@ def _add_dot(chart: go.Figure, lane: Lane, row: float, value_format: str) -> Non
         showlegend=False,
     )
     chart.add_annotation(
-        x=score.high, y=row, xanchor="left", xshift=8, showarrow=False,
+        x=1, xref="paper", xanchor="left", xshift=8, y=row, showarrow=False,
         text=f"{score.value:{value_format}}",
         font={"color": text_colour(lane.colour), "size": 13},
     )  # fmt: skip

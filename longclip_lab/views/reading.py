@@ -73,6 +73,7 @@ def truncation_figure(curve: TruncationCurve) -> go.Figure:
         [name.replace("positions ", "positions<br>") for name in variants],
         [STYLES[name][0] for name in variants],
         units_per_pixel=top / plot_height(chart),
+        span=(0, top),
     )
     chart.update_layout(hovermode="x unified")
     chart.update_yaxes(range=[0, top])
@@ -114,7 +115,7 @@ def effective_length_figure(effective: EffectiveLength) -> go.Figure:
         effective_length_message(effective),
         groups,
         x="content tokens",
-        span=(0, 1.08 * last),
+        span=(0, 1.02 * last),
         subtitle=f"{effective.curve.model}, {effective.curve.num_pairs:,} pictures; whiskers: 95% "
         "bootstrap intervals",
         value_format=".0f",

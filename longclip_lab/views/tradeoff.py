@@ -20,7 +20,7 @@ _WIDTH, _LEFT, _RIGHT = 700, 70, 30
 _STEPS = 200
 Place = Literal["above", "on", "below"]
 STYLES = {  # colour and symbol by what a model was trained on
-    "pcm": (COLOURS["vermillion"], "diamond"),
+    "pcm": (COLOURS["vermillion"], "diamond-open"),
     "mixed": (COLOURS["blue"], "circle"),
     "long": (COLOURS["blue"], "circle"),
     "": (GREY, "circle-open"),
@@ -139,7 +139,7 @@ def _add_model(chart: go.Figure, row: Scored) -> None:
         marker={
             "color": colour,
             "symbol": symbol,
-            "size": 12,
+            "size": 15 if symbol.startswith("diamond") else 12,
             "line": {"width": 2, "color": colour},
         },
         mode="markers",

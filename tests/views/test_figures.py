@@ -121,10 +121,10 @@ def test_answers_title_compares_the_last_model_with_the_first(made_up, small, sa
 
 def test_position_title_says_whether_the_longer_context_is_used(made_up):
     reading = {"before": made_up.probe(), "after": made_up.probe("after", 248)}
-    assert "“after” answers" in title(views.counterfactual_figure(reading, "position"))
+    assert "“after” is right on" in title(views.counterfactual_figure(reading, "position"))
     chance = made_up.probe("after", 248, large=0.5, medium=0.5, small=0.5)
     guessing = views.counterfactual_figure({**reading, "after": chance}, "position")
-    assert "still guesses" in title(guessing)
+    assert "but guesses the words" in title(guessing)
 
 
 @pytest.mark.parametrize(
@@ -198,3 +198,15 @@ def test_spectrum_shows_the_kept_directions_and_the_verdict():
     assert math.isclose(sum(chart.data[0].y), 100, rel_tol=1e-4)
     assert len(set(chart.data[0].marker.color[:4])) == 1
     assert chart.data[0].marker.color[3] != chart.data[0].marker.color[4]
+
+
+def test_stretching_alone_is_told_for_long_captions_too(made_up):
+    from longclip_lab.views.comparisons import long_message
+
+    gained = long_message(made_up.rows(KPS=(0.9, 0.758), keep___random=(0.8, 0.755)))
+    assert gained == (
+        "Long captions gain 21.5 points with “KPS” and 11.5 points with “keep + random”; they "
+        "lose with “linear”"
+    )
+    same = made_up.rows(linear=(0.685, 0.7), KPS=(0.685, 0.7), keep___random=(0.685, 0.7))
+    assert long_message(same) == "Long captions gain nothing that is seen"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longclip_lab.views.labels import Box, beside_points, spread, text_colour
+from longclip_lab.views.labels import Box, beside_points, spread, text_colour, within
 from longclip_lab.views.theme import PALETTE
 
 VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=8)
@@ -50,3 +50,11 @@ def test_text_in_palette_colours_has_a_contrast_of_4_5_on_white(colour):
     linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+@given(st.lists(st.floats(-50, 150), min_size=1, max_size=6))
+def test_labels_stay_inside_the_axis(values):
+    placed = within(spread(values, 10.0), 10.0, (0.0, 100.0))
+    assert all(5 - 1e-9 <= place <= 95 + 1e-9 for place in placed)
+    ranked = sorted(placed)
+    assert all(b - a >= 10 - 1e-6 for a, b in pairwise(ranked))

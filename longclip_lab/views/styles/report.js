@@ -12,10 +12,14 @@
   const darkened = (text) =>
     Object.entries(shared.dark).reduce((all, [from, to]) => all.replaceAll(from, to), text);
 
-  function draw(dark) {
+  // A browser lays a page out for paper only after it has asked the page to get ready.
+  const PAPER_WIDTH = 640;
+
+  function draw(dark, width) {
     const template = JSON.stringify(shared.template);
     for (const { box, source } of plots) {
       const figure = JSON.parse(dark ? darkened(source) : source);
+      if (width) Object.assign(figure.layout, { width, autosize: false });
       figure.layout.template = JSON.parse(dark ? darkened(template) : template);
       Plotly.react(box, figure.data, figure.layout, shared.config);
     }
@@ -29,13 +33,6 @@
     root.dataset.theme = isDark() ? "light" : "dark";
     draw(isDark());
   });
-  const resized = () => plots.forEach(({ box }) => Plotly.Plots.resize(box));
-  addEventListener("beforeprint", () => {
-    draw(false);
-    resized();
-  });
-  addEventListener("afterprint", () => {
-    draw(isDark());
-    resized();
-  });
+  addEventListener("beforeprint", () => draw(false, PAPER_WIDTH));
+  addEventListener("afterprint", () => draw(isDark()));
 })();
