@@ -18,8 +18,8 @@ from plotly.subplots import make_subplots
 
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import bootstrap_mean
-from longclip_lab.views.frame import GREY, framed
-from longclip_lab.views.labels import text_colour
+from longclip_lab.views.frame import GREY, framed, plot_height
+from longclip_lab.views.labels import end_labels
 from longclip_lab.views.lanes import scaled
 from longclip_lab.views.theme import COLOURS, add_curve
 from longclip_lab.views.wording import listed
@@ -27,26 +27,29 @@ from longclip_lab.views.wording import listed
 Hits = Mapping[str, np.ndarray]  # "long" and "short": [N]
 COLOUR_OF = dict(zip(("long", "short"), (COLOURS["blue"], COLOURS["vermillion"]), strict=True))
 DASH_OF = {"long": "solid", "short": "dash"}
+POINT = 0.01
 _HEADING = 24  # pixels of a panel's own title
 
 
 def keep_message(hits: Mapping[int, Hits]) -> str:
-    """Which numbers of kept positions do as well as the best one, for each kind of caption."""
+    """Which numbers of kept positions cost nothing that matters, for each kind of caption."""
     ranges = {kind: as_good_as_the_best(hits, kind) for kind in _kinds(hits)}
     told = listed(
         [f"{first} to {last} for {kind} captions" for kind, (first, last) in ranges.items()]
     )
-    return f"Kept positions that do as well as the best number, as far as is seen: {told}"
+    return f"How many to keep without a sure loss of a point: {told}"
 
 
 def as_good_as_the_best(hits: Mapping[int, Hits], kind: str) -> tuple[int, int]:
-    """The smallest and the largest `keep` of the run around the best without a surely lower one.
+    """The smallest and the largest `keep` of the run around the best that loses nothing to it.
 
-    Surely: the 95% interval of the difference on each picture lies below 0.
+    One loses if the 95% interval of the difference on each picture lies below minus one point.
     """
     keeps = sorted(hits)
     best = max(keeps, key=lambda keep: np.mean(hits[keep][kind]))
-    lower = [keep for keep in keeps if bootstrap_mean(hits[keep][kind] - hits[best][kind]).high < 0]
+    lower = [
+        keep for keep in keeps if bootstrap_mean(hits[keep][kind] - hits[best][kind]).high < -POINT
+    ]
     before = max((keep for keep in lower if keep < best), default=-1)
     after = min((keep for keep in lower if keep > best), default=keeps[-1] + 1)
     run = [keep for keep in keeps if before < keep < after]
@@ -77,10 +80,6 @@ def keep_figure(
             [getattr(n, part) for n in numbers] for part in ("value", "low", "high")
         )
         add_curve(chart, keeps, value, low, high, kind, COLOUR_OF[kind], dash=DASH_OF[kind])
-        chart.add_annotation(
-            x=keeps[-1], y=value[-1], xanchor="right", yshift=16 if kind == "long" else -16,
-            text=f"{kind} captions", showarrow=False, font={"color": text_colour(COLOUR_OF[kind])},
-        )  # fmt: skip
     fixed = len(chart.data)
     for keep in keeps:
         _add_step(chart, keep, hits[keep], length, old_length, visible=keep == start)
@@ -92,6 +91,14 @@ def keep_figure(
         yaxis2_range=[0, old_length + 3],
         sliders=[_slider(keeps, keeps.index(start), fixed)],
         margin={"b": 130},
+    )
+    shares = [100 * np.mean(own[kind]) for own in hits.values() for kind in own]
+    end_labels(
+        chart,
+        [100 * float(np.mean(hits[keeps[-1]][kind])) for kind in _kinds(hits)],
+        _kinds(hits),
+        [COLOUR_OF[kind] for kind in _kinds(hits)],
+        units_per_pixel=1.2 * (max(shares) - min(shares)) / plot_height(chart),
     )
     chart.update_xaxes(title_standoff=6)
     chart.update_yaxes(title_standoff=6)

@@ -32,6 +32,8 @@ def test_the_range_ends_where_a_score_is_surely_lower():
     assert as_good_as_the_best(SWEEP, "long") == (10, 40)
     dip = {**SWEEP, 30: {"long": score(0.5), "short": score(0.85)}}
     assert as_good_as_the_best(dip, "long") == (40, 40)
+    close = {**SWEEP, 30: {"long": score(0.904), "short": score(0.85)}}
+    assert as_good_as_the_best(close, "long") == (10, 40)
     fall = {**SWEEP, 76: {"long": score(0.5), "short": score(0.85)}}
     assert as_good_as_the_best(fall, "long") == (10, 40)
 
