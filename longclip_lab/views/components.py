@@ -85,8 +85,11 @@ def encoding_message(table: pd.DataFrame) -> str:
     return f"What the first {len(table)} directions vary with most: {told}"
 
 
-def encoding_figure(table: pd.DataFrame) -> go.Figure:
-    """Heat map of a table of `probing.directions.explained_by`: directions by facts."""
+def encoding_figure(table: pd.DataFrame, shown: Sequence[int] | None = None) -> go.Figure:
+    """Heat map of a table of `probing.directions.explained_by`: directions by facts.
+
+    `shown` are the directions to draw, from 1; the title speaks of all in the table.
+    """
     facts = [name for name in table.columns if name != "variance"]
     chart = framed(
         encoding_message(table),
@@ -94,6 +97,7 @@ def encoding_figure(table: pd.DataFrame) -> go.Figure:
         subtitle="share of the direction's variance that the fact explains (%)",
         at_edge=True,
     )
+    table = table if shown is None else table.loc[list(shown)]
     percents = np.clip(np.rint(100 * table[facts].to_numpy()), 0, None)
     chart.add_heatmap(
         z=percents,

@@ -62,3 +62,9 @@ def test_the_heat_map_has_a_row_a_direction():
     assert list(heat.y) == ["1 (60%)", "2 (20%)"]
     assert list(heat.x) == ["ground", "sky", "kind"]
     assert heat.z.tolist() == [[90, 0, 0], [10, 50, 2]]
+
+
+def test_directions_may_be_left_out_of_the_drawing_but_not_of_the_title():
+    chart = encoding_figure(TABLE, shown=[2])
+    assert list(chart.data[0].y) == ["2 (20%)"]
+    assert chart.layout.title.text.replace("<br>", " ") == encoding_message(TABLE)
