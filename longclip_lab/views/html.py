@@ -53,6 +53,9 @@ class Html(str):
     def _repr_html_(self) -> str:
         return str(self)
 
+    def __repr__(self) -> str:
+        return f"<HTML, {len(self):,} characters>"  # notebooks store it beside the HTML
+
 
 def caption_html(
     caption: Caption | str,

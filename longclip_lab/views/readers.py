@@ -39,12 +39,12 @@ def readers_message(
     last = next(iter(curves.values())).cuts[-1]
     gains = {label: curve.gain(variant, start, last) for label, curve in curves.items()}
     seen = [
-        f"{100 * gain.value:+.0f} for {label}"
+        f"{100 * gain.value:+.0f} points for “{label}”"
         if gain.low > 0 or gain.high < 0
-        else f"no change seen for {label}"
+        else f"no change seen for “{label}”"
         for label, gain in gains.items()
     ]
-    return f"Points from tokens {start} to {last}: {listed(seen)}"
+    return f"What tokens {start} to {last} bring: {listed(seen)}"
 
 
 def readers_figure(

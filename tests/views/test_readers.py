@@ -20,7 +20,7 @@ def made(scores: list[float], cuts=(10, 20, 40), variant="details only") -> Trun
 def test_the_title_counts_only_gains_that_are_seen():
     curves = {"A": made([0.1, 0.2, 0.5]), "B": made([0.1, 0.3, 0.3])}
     message = readers_message(curves, "details only")
-    assert message == "Points from tokens 20 to 40: +30 for A and no change seen for B"
+    assert message == "What tokens 20 to 40 bring: +30 points for “A” and no change seen for “B”"
 
 
 def test_every_reader_is_drawn_with_its_band_and_its_name():
