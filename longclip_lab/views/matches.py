@@ -12,14 +12,15 @@ from longclip_lab.errors import LabError
 from longclip_lab.views.html import Html, picture, picture_uri
 
 _STYLE = """<style>
-.lc-matches {border-collapse: separate; border-spacing: 4px; table-layout: fixed; width: 100%;
-  max-width: 52em}
-.lc-matches th, .lc-matches td {border: 0; padding: .3em; text-align: center}
-.lc-matches th[scope=row] {font-weight: 400; font-size: .84em; text-align: left; line-height: 1.3}
-.lc-matches th[scope=col] {padding: 0}
-.lc-matches tr > :first-child {width: 34%}
+table.lc-matches.lc-matches {border-collapse: separate; border-spacing: 4px; table-layout: fixed;
+  width: 100%; max-width: 52em}
+table.lc-matches.lc-matches :is(th, td) {border: 0; padding: .3em; text-align: center;
+  border-radius: 4px; font-variant-numeric: tabular-nums}
+table.lc-matches.lc-matches th[scope=row] {font-weight: 400; font-size: .84em; text-align: left;
+  line-height: 1.3; background: none}
+table.lc-matches.lc-matches th[scope=col] {padding: 0}
+table.lc-matches tr > :first-child {width: 34%}
 .lc-matches img {width: 100%; border-radius: 6px; display: block; margin: 0}
-.lc-matches td {font-variant-numeric: tabular-nums; border-radius: 4px}
 .lc-matches td.best {font-weight: 700; outline: 3px solid #D55E00; outline-offset: -3px}
 </style>"""
 
