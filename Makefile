@@ -59,7 +59,7 @@ define execute-lessons
 rm -rf $(RUN)
 mkdir -p $(RUN)
 cp $(LESSONS) $(RUN)
-$(BIN)/pytest --quiet --nbmake --overwrite --nbmake-timeout=600 --timeout=0 --durations=0 $(RUN)
+$(BIN)/pytest --quiet --nbmake --overwrite --nbmake-timeout=1800 --timeout=0 --durations=0 $(RUN)
 $(BIN)/python book/cache_lessons.py $(RUN)/*.ipynb
 touch $(EXECUTED)
 endef
