@@ -1,7 +1,7 @@
 """Write measured numbers into README.md, from what the commands beside them wrote.
 
     longclip-lab quickstart                 # writes runs/quickstart/results.json
-    make bench | tee runs/bench.jsonl       # a JSON object for each benchmark
+    OMP_NUM_THREADS=1 make bench | tee runs/bench.jsonl   # a JSON object for each
     python book/update_readme.py
 
 Only the blocks between the marks `<!-- quickstart ... -->` and `<!-- benchmarks ... -->` change.
@@ -44,7 +44,8 @@ def quickstart_block(results: dict) -> str:
     lines += [
         "",
         f"R@1 in pools of {rows[0]['long_i2t']['n']:,} pictures and zero-shot accuracy, percent, "
-        "with 95% bootstrap intervals. Stretched models are not trained; the last four are "
+        "with 95% bootstrap intervals. In the pool of long captions four pictures share each "
+        "summary, so that only the details tell them apart. Stretched models are not trained; the last four are "
         f"fine-tuned after KPS for {facts['sizes']['steps']} steps of "
         f"{facts['sizes']['batch_size']} pairs. PCM's components kept {100 * kept:.1f}% of the "
         f"variance. Made by `{facts['command']}` (seed {facts['seed']}, {facts['seconds']:.0f} "
@@ -54,8 +55,9 @@ def quickstart_block(results: dict) -> str:
 
 
 def benchmark_block(printed: str) -> str:
-    """One line of JSON for each benchmark's object, which may be printed over several lines."""
-    decoder, lines, start = json.JSONDecoder(), [], printed.find("{")
+    """One line of JSON for each benchmark's object, numbers rounded to three digits."""
+    decoder = json.JSONDecoder(parse_float=lambda digits: float(f"{float(digits):.3g}"))
+    lines, start = [], printed.find("{")
     while start >= 0:
         found, end = decoder.raw_decode(printed, start)
         lines.append(json.dumps(found))
