@@ -45,8 +45,8 @@ def quickstart_block(results: dict) -> str:
         "",
         f"R@1 in pools of {rows[0]['long_i2t']['n']:,} pictures and zero-shot accuracy, percent, "
         "with 95% bootstrap intervals. In the pool of long captions four pictures share each "
-        "summary, so that only the details tell them apart. Stretched models are not trained; the last four are "
-        f"fine-tuned after KPS for {facts['sizes']['steps']} steps of "
+        "summary, so that only the details tell them apart. Stretched models are not trained; the "
+        f"last four are fine-tuned after KPS for {facts['sizes']['steps']} steps of "
         f"{facts['sizes']['batch_size']} pairs. PCM's components kept {100 * kept:.1f}% of the "
         f"variance. Made by `{facts['command']}` (seed {facts['seed']}, {facts['seconds']:.0f} "
         f"seconds on {facts['threads']} threads), written here by `python book/update_readme.py`.",
