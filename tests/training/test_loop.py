@@ -238,6 +238,15 @@ train(clip, recipe, few, out=sys.argv[2], progress=False)
 """
 
 
+def without_key_bias(name, tensor):
+    """A key's bias adds the same to all of a query's scores, so its gradient is 0 but for rounding,
+    which Adam turns into steps of full size: it may differ, and makes no difference."""
+    if not name.endswith(("in_proj_bias", "qkv.bias")):
+        return tensor
+    query, _, value = tensor.chunk(3)
+    return torch.cat([query, value])
+
+
 def test_two_processes_do_what_one_does(tiny, few, tmp_path):
     recipe = replace(QUICK, steps=3, learning_rate=1e-4)
     script = tmp_path / "two.py"
@@ -249,7 +258,8 @@ def test_two_processes_do_what_one_does(tiny, few, tmp_path):
     both = weights(models.load(tmp_path / "run" / "model"))
     alone = run(tiny, few, recipe)
     for name, tensor in weights(alone.model).items():
-        assert torch.allclose(both[name], tensor, atol=2e-5), name
+        one, other = (without_key_bias(name, t) for t in (both[name], tensor))
+        assert torch.allclose(one, other, atol=2e-5), name
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
     for row, expected in zip(log, alone.history, strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
