@@ -20,6 +20,7 @@ _ROOMS = {
     "evaluation": "evaluation",
     "probing": "probing",
     "probe": "probing",
+    "attribution": "attribution",
     "views": "views",
     "reproduction": "reproduction",
     "recipes": "training.recipes",

@@ -1,0 +1,119 @@
+"""Pictures and texts as the attribution methods take them: pairs, ready for the model.
+
+B pairs, T tokens, S side of the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from longclip_lab.errors import LabError
+from longclip_lab.models import Clip, pixels
+from longclip_lab.models.encoding import Images
+
+Picture = Image.Image | str | np.ndarray
+"""One picture: a PIL picture, a path, or uint8 values [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """B pictures and B texts that belong together.
+
+    `pixels_B3HW` is preprocessed; `shown_BSS3` uint8 is the same for the eye. `ids_BT` is trimmed
+    to the longest text of the batch. `spans[b]` are the characters of the tokens read, which stand
+    at `positions[b]` (a slice of T, without start and end); `unread[b]` counts the tokens cut off.
+    """
+
+    clip: Clip
+    pixels_B3HW: torch.Tensor
+    shown_BSS3: np.ndarray
+    texts: list[str]
+    ids_BT: torch.Tensor
+    spans: list[tuple[tuple[int, int], ...]]
+    positions: list[slice]
+    unread: list[int]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def as_pairs(clip: Clip, images: Picture | Images, texts: str | Sequence[str]) -> Pairs:
+    """Check and prepare pictures with their texts; one picture may stand alone, so may one text.
+
+    One picture with several texts, or several pictures with one text, are paired with each.
+    Raises LabError if neither the counts agree nor one of them is 1, and as `pixels` does.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    images = _as_batch(images)
+    if not len(images) or not texts:
+        raise LabError(
+            f"expected pictures and texts, got {len(images)} pictures and {len(texts)} texts."
+        )
+    if len(images) != len(texts) and 1 not in (len(images), len(texts)):
+        raise LabError(
+            f"expected one text a picture, got {len(images)} pictures and {len(texts)} texts. "
+            "Give lists of one length, or one picture or one text for all."
+        )
+    count = max(len(images), len(texts))
+    texts = texts * count if len(texts) == 1 else texts
+    pixels_B3HW = pixels(clip, images)
+    if len(pixels_B3HW) == 1:
+        pixels_B3HW = pixels_B3HW.expand(count, -1, -1, -1)
+    ids_BT, spans, positions, unread = tokenize_with_spans(clip, texts)
+    return Pairs(
+        clip=clip,
+        pixels_B3HW=pixels_B3HW.to(clip.device),
+        shown_BSS3=shown(clip, pixels_B3HW),
+        texts=texts,
+        ids_BT=ids_BT.to(clip.device),
+        spans=spans,
+        positions=positions,
+        unread=unread,
+    )
+
+
+def tokenize_with_spans(
+    clip: Clip, texts: Sequence[str]
+) -> tuple[torch.Tensor, list[tuple[tuple[int, int], ...]], list[slice], list[int]]:
+    """Token ids [B, T], the spans and the positions of the tokens read, and how many were not.
+
+    T is the longest text's length; the first position holds the start token.
+    """
+    tokens = clip.tokenize(texts)
+    longest = int(tokens.lengths_B.max())
+    spans, positions, unread = [], [], []
+    for text, length in zip(texts, tokens.lengths_B.tolist(), strict=True):
+        all_spans = clip.tokenizer.tokenize(text).spans
+        read = length - 2
+        spans.append(tuple(map(tuple, all_spans[:read])))
+        positions.append(slice(1, 1 + read))
+        unread.append(len(all_spans) - read)
+    return tokens.ids_BT[:, :longest], spans, positions, unread
+
+
+def shown(clip: Clip, pixels_B3HW: torch.Tensor) -> np.ndarray:
+    """Preprocessed pictures for the eye again: uint8 [B, H, W, 3]."""
+    mean_311 = torch.tensor(clip.image_mean).view(3, 1, 1)
+    std_311 = torch.tensor(clip.image_std).view(3, 1, 1)
+    values = pixels_B3HW.detach().cpu() * std_311 + mean_311
+    return (values.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _as_batch(images: Picture | Images) -> Images:
+    """A single picture as a batch of one."""
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return images[None] if images.ndim == 3 else images
+    if isinstance(images, Sequence) and not isinstance(images, str):
+        if images and all(isinstance(image, np.ndarray) for image in images):
+            return np.stack(images) if len({i.shape for i in images}) == 1 else _pil(images)
+        return images
+    return [images]
+
+
+def _pil(images: Sequence[np.ndarray]) -> list[Image.Image]:
+    return [Image.fromarray(image) for image in images]
