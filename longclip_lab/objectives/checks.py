@@ -49,3 +49,12 @@ def check_components(k: int) -> None:
     """Raise LabError unless `k` is a positive whole number."""
     if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
         raise LabError(f"k: expected a whole number of components >= 1, got {k!r}.")
+
+
+def check_twins(same_GG: torch.Tensor, batch: int) -> None:
+    """Raise LabError unless `same_GG` is a square bool mask over `batch` pairs."""
+    if same_GG.dtype != torch.bool or same_GG.shape != (batch, batch):
+        raise LabError(
+            f"same_GG: expected a bool mask [{batch}, {batch}] over the batch of all processes, "
+            f"got {same_GG.dtype} {list(same_GG.shape)}; make it with same_text(texts)."
+        )

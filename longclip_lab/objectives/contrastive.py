@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from longclip_lab.objectives.checks import check_finite, check_pairs
+from longclip_lab.objectives.checks import check_finite, check_pairs, check_twins
 from longclip_lab.objectives.gathering import gather
 
 
@@ -17,11 +17,16 @@ def contrastive_loss(
     text_features_BD: torch.Tensor,
     logit_scale: torch.Tensor | float,
     label_smoothing: float = 0.0,
+    same_GG: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric InfoNCE over the batch of all processes (CLIP, Radford et al. 2021, fig. 3).
 
     Features need not be normalised; row i of one side belongs to row i of the other.
     `logit_scale` is the factor itself, `model.logit_scale.exp()`, as in open_clip.ClipLoss.
+    `same_GG` (bool, over the batch of all processes; see `same_text`) marks pairs that share
+    their text: a pair's twins are left out of its softmax, on both sides, for they are no
+    wrong answers. The diagonal is not read. Label smoothing spreads evenly over the answers
+    that remain.
     Returns the mean of the image-to-text and the text-to-image cross-entropy in nats, a
     scalar. Raises LabError for shapes that do not fit and for NaN features.
 
@@ -33,7 +38,7 @@ def contrastive_loss(
     image_GD, text_GD = gather(image_features_BD), gather(text_features_BD)
     check_finite(image_features=image_GD, text_features=text_GD)
     return symmetric_cross_entropy(
-        normalize(image_GD), normalize(text_GD), logit_scale, label_smoothing
+        normalize(image_GD), normalize(text_GD), logit_scale, label_smoothing, same_GG
     )
 
 
@@ -42,14 +47,35 @@ def symmetric_cross_entropy(
     text_GD: torch.Tensor,
     logit_scale: torch.Tensor | float,
     label_smoothing: float,
+    same_GG: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Both cross-entropies of the scaled inner products, averaged; features as they are."""
+    if same_GG is not None:
+        check_twins(same_GG, len(image_GD))
     with torch.autocast(image_GD.device.type, enabled=False):
         logits_GG = logit_scale * (image_GD @ text_GD.mT)
-        targets_G = torch.arange(len(logits_GG), device=logits_GG.device)
-        to_text = F.cross_entropy(logits_GG, targets_G, label_smoothing=label_smoothing)
-        to_image = F.cross_entropy(logits_GG.mT, targets_G, label_smoothing=label_smoothing)
+        if same_GG is None:
+            targets_G = torch.arange(len(logits_GG), device=logits_GG.device)
+            to_text = F.cross_entropy(logits_GG, targets_G, label_smoothing=label_smoothing)
+            to_image = F.cross_entropy(logits_GG.mT, targets_G, label_smoothing=label_smoothing)
+        else:
+            twins_GG = same_GG.to(logits_GG.device).clone().fill_diagonal_(False)
+            to_text = _cross_entropy_without(twins_GG, logits_GG, label_smoothing)
+            to_image = _cross_entropy_without(twins_GG.mT, logits_GG.mT, label_smoothing)
         return (to_text + to_image) / 2
+
+
+def _cross_entropy_without(
+    left_out_GG: torch.Tensor, logits_GG: torch.Tensor, label_smoothing: float
+) -> torch.Tensor:
+    """Mean cross-entropy of the diagonal; answers of `left_out_GG` are not in the softmax."""
+    log_shares_GG = logits_GG.masked_fill(left_out_GG, -torch.inf).log_softmax(dim=1)
+    right_G = log_shares_GG.diagonal()
+    if label_smoothing == 0:
+        return -right_G.mean()
+    answers_G = (~left_out_GG).sum(dim=1)
+    spread_G = log_shares_GG.masked_fill(left_out_GG, 0).sum(dim=1) / answers_G
+    return -((1 - label_smoothing) * right_G + label_smoothing * spread_G).mean()
 
 
 def normalize(features_BD: torch.Tensor) -> torch.Tensor:
