@@ -62,7 +62,7 @@ def encode_texts(
     packed = clip.device.type == "cpu" and can_pack(clip.model)
     encode = partial(encode_packed, clip.model) if packed else clip.encode_text
     parts = []
-    with _evaluating(clip.model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+    with evaluating(clip.model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
         for rows_B in order_N.split(batch_size):
             parts.append(encode(tokens.ids_BT[rows_B]).float().cpu())
             bar.update(len(rows_B))
@@ -84,7 +84,7 @@ def encode_images(
         raise LabError("Expected at least one picture, got none.")
     parts = []
     with (
-        _evaluating(clip.model),
+        evaluating(clip.model),
         tqdm(total=len(images), unit="image", disable=not progress) as bar,
     ):
         for start in range(0, len(images), batch_size):
@@ -144,7 +144,7 @@ def _picture(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside the block, whatever the mode was outside: no dropout."""
     training = model.training
     model.eval()
