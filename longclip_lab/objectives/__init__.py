@@ -5,7 +5,7 @@ from longclip_lab.objectives.contrastive import contrastive_loss
 from longclip_lab.objectives.gathering import gather
 from longclip_lab.objectives.longclip import LossParts, longclip_loss
 from longclip_lab.objectives.rank import RankMeter, rank_meter
-from longclip_lab.objectives.twins import same_text
+from longclip_lab.objectives.twins import same_identity, same_text
 
 __all__ = [
     "LossParts",
@@ -16,5 +16,6 @@ __all__ = [
     "primary_components",
     "primary_components_svd",
     "rank_meter",
+    "same_identity",
     "same_text",
 ]

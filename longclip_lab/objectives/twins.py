@@ -29,5 +29,22 @@ def same_text(texts: Sequence[str], device: torch.device | str | None = None) ->
     # Python's own hash differs from process to process.
     digests = [blake2b(text.encode(), digest_size=8).digest() for text in texts]
     ids = [int.from_bytes(digest, "big", signed=True) for digest in digests]
-    ids_G = gather(torch.tensor(ids, device=device))
-    return ids_G[:, None] == ids_G[None, :]
+    return same_identity(torch.tensor(ids, device=device))
+
+
+def same_identity(identity_B: torch.Tensor) -> torch.Tensor:
+    """The same for texts that are known by a number, int [B] -> bool [G, G].
+
+    A text must have the same number in every process. Raises LabError for anything but whole
+    numbers in one row.
+
+    >>> same_identity(torch.tensor([7, 3, 7])).int().tolist()
+    [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    """
+    if identity_B.ndim != 1 or identity_B.is_floating_point() or len(identity_B) == 0:
+        raise LabError(
+            f"identity_B: expected one whole number a pair, got {identity_B.dtype} "
+            f"{list(identity_B.shape)}."
+        )
+    identity_G = gather(identity_B)
+    return identity_G[:, None] == identity_G[None, :]

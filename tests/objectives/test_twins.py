@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longclip_lab.errors import LabError
-from longclip_lab.objectives import contrastive_loss, same_text
+from longclip_lab.objectives import contrastive_loss, same_identity, same_text
 
 TEXTS = ["a red cat", "a dog", "a red cat", "A red cat", "a dog", "a red cat", "sky", "a tree"]
 
@@ -119,3 +119,11 @@ def test_refuses_a_mask_that_does_not_fit(mask):
 def test_refuses_no_texts(texts):
     with pytest.raises(LabError, match="one text a pair"):
         same_text(texts)
+
+
+@pytest.mark.parametrize(
+    "identity_B", [torch.ones(3), torch.ones(2, 2).long(), torch.ones(0).int()]
+)
+def test_refuses_what_is_no_identity(identity_B):
+    with pytest.raises(LabError, match="one whole number a pair"):
+        same_identity(identity_B)
