@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from longclip_lab.views import widgets
 from longclip_lab.views.along import along_html
 from longclip_lab.views.answers import counterfactual_figure
 from longclip_lab.views.comparisons import stretching_figure
@@ -45,8 +46,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    from longclip_lab.views import widgets  # what they are made of is an extra
-
     if name in widgets.WIDGETS:
         return getattr(widgets, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
