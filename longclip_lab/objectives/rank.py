@@ -13,6 +13,7 @@ import torch
 from longclip_lab.objectives.checks import check_components, check_finite, check_matrix
 from longclip_lab.objectives.components import decompose
 from longclip_lab.objectives.contrastive import normalize
+from longclip_lab.plotting import Plottable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ NEARLY_ALL = 0.99
 
 
 @dataclass(frozen=True)
-class RankMeter:
+class RankMeter(Plottable):
     """What the k primary components hold of a batch of features."""
 
     batch: int

@@ -3,8 +3,10 @@
 from longclip_lab.probing.along import ReadAlong, read_along
 from longclip_lab.probing.counterfactual import (
     CounterfactualProbe,
+    PairScores,
     counterfactual_probe,
     newcombe,
+    pair_scores,
     wilson,
 )
 from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
@@ -20,6 +22,7 @@ __all__ = [
     "CONTROLS",
     "CounterfactualProbe",
     "EffectiveLength",
+    "PairScores",
     "ReadAlong",
     "TruncationCurve",
     "counterfactual_probe",
@@ -27,6 +30,7 @@ __all__ = [
     "effective_length",
     "lengths_of",
     "newcombe",
+    "pair_scores",
     "randomise_positions",
     "read_along",
     "truncation_curve",

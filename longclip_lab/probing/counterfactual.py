@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import numpy as np
-import torch
 from torch.nn import functional as F
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval
 from longclip_lab.models import Clip, encode_images, encode_texts
+from longclip_lab.models.encoding import Images
 from longclip_lab.plotting import Plottable
 from longclip_lab.world import Counterfactuals
+
+UNREAD = ("half", "leave out")
+"""What a table may do with pairs whose changed word the model never saw."""
 
 
 def wilson(wins: float, n: int, z: float = 1.959964) -> Interval:
@@ -87,14 +91,27 @@ class CounterfactualProbe(Plottable):
         return replace(self, **{part: getattr(self, part)[mask] for part in parts})
 
     def table(
-        self, by: Sequence[str] = ("size",), edges: Sequence[int] = (1, 21, 41, 77, 111, 249)
+        self,
+        by: Sequence[str] = ("size",),
+        edges: Sequence[int] = (1, 21, 41, 77, 111, 249),
+        unread: Literal["half", "leave out"] = "half",
     ):
         """A DataFrame of accuracies in percent, grouped by "attribute", "size" and "position".
 
-        Positions are grouped to the half-open ranges between `edges`.
+        Positions are grouped to the half-open ranges between `edges`. A pair whose word lies behind
+        the model's context is a tie: half a win by default, which is what guessing would bring.
+        Figures by size and attribute leave such pairs out, as "leave out" does here; `unread` in
+        the table counts those that are in. Raises LabError for another choice, and if all pairs
+        are left out.
         """
         import pandas as pd
 
+        if unread not in UNREAD:
+            raise LabError(
+                f"expected unread to be a rule, got {unread!r}. {suggest(unread, UNREAD)}"
+            )
+        if unread == "leave out" and self.unread.any():
+            return self.subset(~self.unread).table(by, edges)
         groups = np.digitize(self.position, edges) - 1
         names = np.array([f"{a}-{b - 1}" for a, b in pairwise(edges)])
         order = {
@@ -115,7 +132,7 @@ class CounterfactualProbe(Plottable):
     def to_dict(self) -> dict:
         """JSON-able: protocol, counts and the accuracies by each attribute of the question."""
         return {
-            "protocol": "counterfactual probe: true against false caption, ties count half",
+            "protocol": "counterfactual probe: true against false caption; tied or unread: half",
             "model": self.model,
             "pairs": len(self.margins),
             "unread": int(self.unread.sum()),
@@ -127,6 +144,41 @@ class CounterfactualProbe(Plottable):
         }
 
 
+class PairScores(NamedTuple):
+    """Cosine similarities [N] of pictures with their true and false captions.
+
+    `unread` [N] is True where the model reads the same tokens of both, so that the word in which
+    they differ was cut away.
+    """
+
+    true: np.ndarray
+    false: np.ndarray
+    unread: np.ndarray
+
+    @property
+    def margins(self) -> np.ndarray:
+        """True minus false; exactly 0 where the model read the same."""
+        return np.where(self.unread, 0.0, self.true - self.false)
+
+
+def pair_scores(
+    clip: Clip, images: Images, true: Sequence[str], false: Sequence[str], progress: bool = False
+) -> PairScores:
+    """Score every picture against its two captions. Raises LabError for unequal numbers."""
+    if not len(images) == len(true) == len(false):
+        raise LabError(
+            f"expected a true and a false caption for every picture, got {len(images)} pictures, "
+            f"{len(true)} true and {len(false)} false captions."
+        )
+    images_ND = F.normalize(encode_images(clip, images, progress=progress), dim=1)
+    cosines = []
+    for texts in (true, false):
+        texts_ND = encode_texts(clip, texts, progress=progress).features_ND
+        cosines.append((images_ND * F.normalize(texts_ND, dim=1)).sum(1).double().numpy())
+    same_NT = clip.tokenize(true).ids_BT == clip.tokenize(false).ids_BT
+    return PairScores(*cosines, same_NT.all(1).numpy())
+
+
 def counterfactual_probe(
     clip: Clip, questions: Counterfactuals, progress: bool = False
 ) -> CounterfactualProbe:
@@ -135,26 +187,11 @@ def counterfactual_probe(
     A caption longer than the model's context is cut as open_clip cuts it; where the changed word is
     cut away, both captions are the same text to the model and the pair is a tie.
     """
-    images_ND = F.normalize(encode_images(clip, questions.images, progress=progress), dim=1)
-    cosines = []
-    for texts in (questions.true, questions.false):
-        texts_ND = encode_texts(clip, texts, progress=progress).features_ND
-        cosines.append((images_ND * F.normalize(texts_ND, dim=1)).sum(1))
-    unread = np.array(
-        [
-            torch.equal(true, false)
-            for true, false in zip(
-                clip.tokenize(questions.true).ids_BT,
-                clip.tokenize(questions.false).ids_BT,
-                strict=True,
-            )
-        ]
-    )
-    margins = (cosines[0] - cosines[1]).double().cpu().numpy()
+    scores = pair_scores(clip, questions.images, questions.true, questions.false, progress)
     return CounterfactualProbe(
         model=clip.name,
-        margins=np.where(unread, 0.0, margins),
-        unread=unread,
+        margins=scores.margins,
+        unread=scores.unread,
         attribute=np.array(questions.attribute),
         size=np.array(questions.size),
         position=np.asarray(questions.position),

@@ -27,8 +27,7 @@ def encode_cuts(
 
     A text that is no longer than a cut is read whole. Towers that are not causal run cut by cut.
     """
-    causal = can_trim(clip.model) and pool_type(clip.model) in ("argmax", "eos")
-    encode = _encode_together if causal else _encode_one_by_one
+    encode = _encode_together if cuts_share_states(clip) else _encode_one_by_one
     order = torch.argsort(tokens.lengths_B, stable=True)
     features_CND = torch.empty(len(cuts), len(order), clip.embed_dim)
     with torch.inference_mode():
@@ -37,6 +36,11 @@ def encode_cuts(
                 encode(clip, tokens.ids_BT[rows], tokens.lengths_B[rows], cuts).float().cpu()
             )
     return features_CND
+
+
+def cuts_share_states(clip: Clip) -> bool:
+    """Whether all cuts of a text are one pass: the tower is causal and reads the end token."""
+    return can_trim(clip.model) and pool_type(clip.model) in ("argmax", "eos")
 
 
 def _encode_together(

@@ -68,3 +68,10 @@ def test_bad_input():
         rank_meter(features(4, 4), k=0)
     with pytest.raises(LabError, match="1 NaN"):
         rank_meter(torch.tensor([[float("nan"), 1.0]]), k=1)
+
+
+def test_the_meter_draws_itself():
+    meter = rank_meter(features(64, 16), k=4)
+    chart = meter.plot()
+    assert "k=4" in chart.layout.title.text
+    assert len(chart.data[0].y) == meter.rank

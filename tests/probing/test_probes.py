@@ -11,11 +11,12 @@ from scipy.stats import binomtest
 
 from longclip_lab import world
 from longclip_lab.errors import LabError
-from longclip_lab.models import new_tiny, stretch
+from longclip_lab.models import encode_images, encode_texts, new_tiny, stretch
 from longclip_lab.probing import (
     TruncationCurve,
     counterfactual_probe,
     lengths_of,
+    pair_scores,
     randomise_positions,
     truncation_curve,
     wilson,
@@ -71,6 +72,30 @@ def test_what_lies_behind_the_context_is_counted_as_unread_and_as_half_a_win(cli
     table = found.table(["size"])
     assert table["pairs"].sum() == 60
     assert table["unread"].sum() == found.unread.sum()
+
+
+def test_a_table_may_leave_out_what_was_not_read(clip):
+    found = counterfactual_probe(clip, world.counterfactuals(60))
+    left = found.table(["size"], unread="leave out")
+    assert left["pairs"].sum() == 60 - found.unread.sum()
+    assert not left["unread"].any()
+    large = (found.size == "large") & ~found.unread
+    row = left.set_index("size").loc["large"]
+    assert row["accuracy"] == pytest.approx(100 * found.accuracy(large).value)
+    assert row["pairs"] == large.sum()
+    with pytest.raises(LabError, match="Did you mean half"):
+        found.table(unread="halve")
+
+
+def test_the_scores_of_a_pair_are_the_cosines_of_its_captions(clip):
+    asked = world.counterfactuals(8)
+    scores = pair_scores(clip, asked.images, asked.true, asked.false)
+    images_ND = torch.nn.functional.normalize(encode_images(clip, asked.images), dim=1)
+    texts_ND = torch.nn.functional.normalize(encode_texts(clip, asked.true).features_ND, dim=1)
+    expected = (images_ND * texts_ND).sum(1).numpy()
+    np.testing.assert_allclose(scores.true, expected, atol=1e-6)
+    with pytest.raises(LabError, match="8 pictures, 8 true and 7 false"):
+        pair_scores(clip, asked.images, asked.true, asked.false[:7])
 
 
 def test_a_model_that_holds_248_reads_every_pair(clip):
