@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from longclip_lab.attribution.attention import attention
+from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
 from longclip_lab.attribution.inputs import Pairs, as_pairs
 from longclip_lab.attribution.methods import (
     PATCH_METHODS,
@@ -12,6 +14,10 @@ from longclip_lab.attribution.methods import (
     token_maps,
     token_method,
 )
+from longclip_lab.attribution.recording import Recording, record
+from longclip_lab.attribution.relevance import relevance
+from longclip_lab.attribution.rollout import rollout
+from longclip_lab.attribution.similarity import token_patches
 from longclip_lab.attribution.values import (
     AttentionWeights,
     Explanation,
@@ -28,13 +34,22 @@ __all__ = [
     "Explanation",
     "Method",
     "Pairs",
+    "PatchFeatures",
     "PatchMap",
+    "Recording",
     "TokenMap",
     "TokenPatches",
     "as_pairs",
+    "attention",
+    "patch_features",
     "patch_maps",
     "patch_method",
+    "record",
+    "relevance",
+    "rollout",
+    "token_features",
     "token_maps",
     "token_method",
+    "token_patches",
     "tokens_within",
 ]

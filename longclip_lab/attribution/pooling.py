@@ -1,0 +1,108 @@
+"""Where a tower reads off its last layer: the end token, a class token, or a mean of positions.
+
+Every way is a distribution over positions. Multiplied with a matrix of queries by keys it gives
+one row: what the pooled feature took from each position.
+
+B batch, T positions of the text tower, P positions of the image tower (class token first).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from open_clip.hf_model import HFTextEncoder
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+
+from longclip_lab.errors import LabError
+from longclip_lab.models import Clip
+from longclip_lab.models.text_tower import end_positions, pool_type, text_tower
+
+
+@dataclass(frozen=True)
+class PatchLayout:
+    """How a transformer of pictures orders its positions: `prefix` of them, then the patches.
+
+    `grid` is (rows, columns); `pooled` the position that is read off, None where patches are
+    averaged or an attention pool reads them.
+    """
+
+    grid: tuple[int, int]
+    prefix: int
+    pooled: int | None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the positions: "[class]", "[register 1]", then "row,column" from 0."""
+        rows, columns = self.grid
+        special = ["[class]"] + [f"[register {i}]" for i in range(1, self.prefix)]
+        patches = [f"{row},{column}" for row in range(rows) for column in range(columns)]
+        return tuple(special[: self.prefix] + patches)
+
+    def pooling_P(self) -> torch.Tensor:
+        """The share of each position in the pooled feature."""
+        rows, columns = self.grid
+        share_P = torch.zeros(self.prefix + rows * columns)
+        if self.pooled is None:
+            share_P[self.prefix :] = 1 / (rows * columns)
+        else:
+            share_P[self.pooled] = 1
+        return share_P
+
+    def from_pool(self, pool_BT: torch.Tensor) -> torch.Tensor:
+        """What an attention pool takes, on all positions: [B, P]. It reads the patches only."""
+        return F.pad(pool_BT, (self.prefix, 0))
+
+    def to_grid(self, scores_BP: torch.Tensor) -> torch.Tensor:
+        """The patches' part of scores of all positions: [B, rows, columns]."""
+        return scores_BP[:, self.prefix :].unflatten(1, self.grid)
+
+
+def patch_layout(clip: Clip) -> PatchLayout:
+    """The positions of the image tower.
+
+    Raises LabError for towers without patches, and for pools that no distribution describes.
+    """
+    visual = clip.model.visual
+    if isinstance(visual, VisionTransformer) and visual.attn_pool is None:
+        return PatchLayout(visual.grid_size, 1, 0 if visual.pool_type == "tok" else None)
+    trunk = visual.trunk if isinstance(visual, TimmModel) else None
+    grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
+    pool = getattr(trunk, "global_pool", None)
+    if grid is None or pool not in ("token", "avg", "map") or trunk.pool_include_prefix:
+        raise LabError(
+            f"the image tower of '{clip.name}' ({type(trunk or visual).__name__}, pooling {pool}) "
+            "reads off its patches in a way that is not known here. Choose a method that does not "
+            "ask for it, such as occlusion."
+        )
+    return PatchLayout(tuple(grid), trunk.num_prefix_tokens, 0 if pool == "token" else None)
+
+
+def text_pooled(clip: Clip, ids_BT: torch.Tensor, length: int) -> torch.Tensor | None:
+    """The position that is read off each text, [B]; None where the tower averages its tokens.
+
+    `length` is the number of positions that the tower ran on, which may be more than those of
+    `ids_BT` (padding, or a class token behind).
+    """
+    kind = pool_type(clip.model)
+    tower = text_tower(clip.model)
+    if isinstance(tower, HFTextEncoder):
+        position = getattr(tower.pooler, "cls_token_position", None)
+        if position is None:
+            return None
+        return torch.full((len(ids_BT),), position, device=ids_BT.device)
+    if kind in ("argmax", "eos") and getattr(tower, "cls_emb", None) is None:
+        return end_positions(clip.model, ids_BT)
+    return torch.full((len(ids_BT),), 0 if kind == "first" else length - 1, device=ids_BT.device)
+
+
+def text_pooling(clip: Clip, ids_BT: torch.Tensor, length: int) -> torch.Tensor:
+    """The share of each position in the pooled feature of each text: [B, length]."""
+    pooled_B = text_pooled(clip, ids_BT, length)
+    if pooled_B is not None:
+        return F.one_hot(pooled_B, length).float()
+    padding = text_tower(clip.model).config.pad_token_id
+    read_BT = (ids_BT[:, :length] != padding).float()
+    return read_BT / read_BT.sum(dim=1, keepdim=True)
