@@ -81,7 +81,8 @@ def to_pixels(images: np.ndarray) -> torch.Tensor:
 def scores(tower: DenseTower, n: int = 2000) -> dict[str, float]:
     """Accuracy in percent on held-out scenes, by attribute and, for kind and colour, by size."""
     tower.eval()
-    scenes = [world.random_scene(np.random.default_rng((world.TEST_SEED, i))) for i in range(n)]
+    rng = [np.random.default_rng((world.SELECTION_SEED, i)) for i in range(n)]
+    scenes = [world.random_scene(one) for one in rng]
     truth = targets(scenes)
     found: dict[str, list[torch.Tensor]] = {name: [] for name in truth}
     with torch.inference_mode():

@@ -46,13 +46,15 @@ def longclip_loss(
     k: int = 32,
     faithful: bool = False,
     label_smoothing: float = 0.1,
+    same_short_GG: torch.Tensor | None = None,
 ) -> LossParts:
     """Long-CLIP's loss (ECCV 2024, section 3.3) and its baselines, over the global batch.
 
     Features need not be normalised. `logit_scale` is the factor itself,
     `model.logit_scale.exp()`. Objectives: "pcm" matches short captions with the image
     features' k primary components; "mixed" with the image features themselves; "long"
-    ignores short captions (`short_BD` may be None).
+    ignores short captions (`short_BD` may be None). `same_short_GG` marks pairs of one short
+    caption, which are no negatives in the short loss (see `contrastive_loss`, `same_identity`).
 
     faithful=True computes the coarse feature as the official code does: the SVD of the
     normalised image features of this process alone, and no re-normalisation afterwards.
@@ -89,7 +91,9 @@ def longclip_loss(
         kept = _variance_kept(projected_GD, image_GD)
         coarse_GD = projected_GD if faithful else normalize(projected_GD)
     long = symmetric_cross_entropy(image_GD, normalize(long_GD), logit_scale, label_smoothing)
-    short = symmetric_cross_entropy(coarse_GD, normalize(short_GD), logit_scale, label_smoothing)
+    short = symmetric_cross_entropy(
+        coarse_GD, normalize(short_GD), logit_scale, label_smoothing, same_short_GG
+    )
     return LossParts(long + short_weight * short, long, short, kept)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +27,14 @@ TOKENIZED_AT_ONCE = 4096
 
 
 class Texts(NamedTuple):
-    """Token ids_BT, padded to the longest of these texts, and how long each one is."""
+    """Token ids_BT, padded to the longest of these texts, how long each one is, and which.
+
+    `identity_B` is a number that texts of the same tokens share, anywhere in the data set.
+    """
 
     ids_BT: torch.Tensor
     lengths_B: torch.Tensor
+    identity_B: torch.Tensor
 
 
 class Batch(NamedTuple):
@@ -64,6 +69,9 @@ class TextTable:
         self.lengths = np.concatenate(lengths)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         self.flat = np.concatenate(flat)
+        first: dict[bytes, int] = {}
+        rows = (self.flat[start:end].tobytes() for start, end in pairwise(self.starts))
+        self.identity = np.array([first.setdefault(row, i) for i, row in enumerate(rows)])
 
     def batch(self, indices: Sequence[int]) -> Texts:
         """The texts at `indices`, padded to the longest of them; ids are int64."""
@@ -71,7 +79,8 @@ class TextTable:
         ids_BT = np.full((len(indices), lengths_B.max()), self.pad_id, dtype=np.int64)
         for row, index, length in zip(ids_BT, indices, lengths_B, strict=True):
             row[:length] = self.flat[self.starts[index] : self.starts[index + 1]]
-        return Texts(torch.from_numpy(ids_BT), torch.from_numpy(lengths_B))
+        identity_B = self.identity[list(indices)]
+        return Texts(*map(torch.from_numpy, (ids_BT, lengths_B, identity_B)))
 
 
 class TrainingPairs(Dataset):

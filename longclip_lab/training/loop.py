@@ -21,7 +21,7 @@ from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import Clip, save
-from longclip_lab.objectives import LossParts, longclip_loss
+from longclip_lab.objectives import LossParts, longclip_loss, same_identity
 from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs, batches
 from longclip_lab.training.checkpoints import (
     checkpoint_paths,
@@ -203,6 +203,7 @@ class _Loop:
         """The loss of the global batch (the objectives gather it) and the logit scale."""
         recipe = self.recipe
         image_BD, long_BD, short_BD, scale = self.towers(batch)
+        masks = recipe.mask_duplicates and not recipe.faithful
         try:
             parts = longclip_loss(
                 image_BD,
@@ -214,6 +215,7 @@ class _Loop:
                 k=recipe.k,
                 faithful=recipe.faithful,
                 label_smoothing=recipe.label_smoothing,
+                same_short_GG=same_identity(batch.short.identity_B) if masks else None,
             )
         except LabError as error:
             raise LabError(f"Step {self.done + 1}: {error} {self.last_good()}") from None

@@ -38,6 +38,9 @@ class Recipe:
     on everything, logit scale starting at ln 100."""
     label_smoothing: float = 0.1
     """Label smoothing of both losses."""
+    mask_duplicates: bool = True
+    """Do not count a short caption as a negative of a picture that carries the same words: siblings
+    do. Off if faithful; the official code counts them."""
     batch_size: int = 128
     """Pairs in a global batch, over all processes together; every pair is a negative for all."""
     steps: int | None = 150
@@ -72,7 +75,8 @@ class Recipe:
     """Fill batches with texts of similar length. Saves more padding, but changes the negatives."""
     siblings: int = 1
     """Pairs that follow each other in the data and stay together in a batch. For data that are
-    sorted so that neighbours are hard negatives of each other; must divide the batch size."""
+    sorted so that neighbours are hard negatives of each other; must divide the batch size. On the
+    world, long captions gain from siblings and short ones lose: compare with 1."""
     seed: int = 0
     """Decides the order of the pairs, together with the epoch and nothing else."""
     pairs: int | None = 8000
@@ -173,8 +177,11 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 }
 # A tiny model needs other rates; the presets keep their contrast, longer and gentler against
 # one epoch at three times the rate. The bundled one was pretrained without label smoothing, and
-# asking for it in a short run hurts every score. Random batches hold little that it confuses:
-# siblings are its hard negatives.
+# asking for it in a short run hurts every score; random batches hold little that it confuses, so
+# siblings are its hard negatives, at a price for short captions. To see both: `longclip-lab train
+# longclip --steps 40 --warmup-steps 8 --batch-size 64 --pairs 3000 --objective mixed` with
+# --label-smoothing 0.1 or --siblings 1, and `longclip-lab eval` on what it wrote. These choices
+# were made on the pictures of world.SELECTION_SEED.
 _TINY: dict[str, Any] = {"label_smoothing": 0.0, "siblings": 2}
 _TINY_PRESETS: dict[str, dict[str, Any]] = {
     "repository": {"learning_rate": 3e-4, "steps": 150},
@@ -197,7 +204,7 @@ def longclip(scale: Scale = "tiny", preset: Preset = "repository") -> Recipe:
 
     tiny: the world's 8,000 fine-tuning pairs, siblings two by two, batch 128, 150 steps.
         command   longclip-lab train longclip --model tiny --scale tiny --out runs/tiny
-        hardware  a laptop; 4 to 5 minutes of one core (1.7 s a step); no cost
+        hardware  a laptop, minutes; `python benchmarks/finetuning_step.py` times a step; no cost
         score     see the table in the README, which `longclip-lab quickstart` fills
     lab: ViT-B/16 on one GPU of 24 GB or more, any data set in COCO's layout, batch 512.
         command   longclip-lab train longclip --model ViT-B-16 --pretrained openai --scale lab

@@ -18,6 +18,7 @@ from longclip_lab.world.scene import PIXELS, Scene, Thing, random_scene, relatio
 from longclip_lab.world.sets import (
     PRETRAIN_SEED,
     PROBE_SEED,
+    SELECTION_SEED,
     TEST_SEED,
     TRAIN_SEED,
     SingleObjects,
@@ -43,8 +44,8 @@ from longclip_lab.world.vocabulary import (
 
 __all__ = [
     "ATTRIBUTES", "CAPTIONERS", "COLOURS", "GROUNDS", "KINDS", "ORIENTATIONS", "PATTERNS",
-    "PIXELS", "PLACES", "PRETRAIN_SEED", "PROBE_SEED", "RELATIONS", "SIZES", "SKIES",
-    "TEMPLATES", "TEST_SEED", "TRAIN_SEED", "Caption", "Counterfactuals", "Fact", "Scene",
+    "PIXELS", "PLACES", "PRETRAIN_SEED", "PROBE_SEED", "RELATIONS", "SELECTION_SEED", "SIZES",
+    "SKIES", "TEMPLATES", "TEST_SEED", "TRAIN_SEED", "Caption", "Counterfactuals", "Fact", "Scene",
     "Sentence", "SingleObjects", "Thing", "WorldPairs", "background_sentences", "build_caption",
     "change_fact", "classes", "counterfactuals", "draw", "draw_all", "long_caption", "pairs",
     "random_scene", "relation", "single_objects", "summary", "web_caption",

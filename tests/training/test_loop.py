@@ -54,6 +54,18 @@ def test_training_lowers_the_loss_and_leaves_the_given_model_alone(tiny, few):
     assert "fine_tuned" not in tiny.card
 
 
+def test_the_same_short_caption_is_no_negative_of_itself(tiny, few):
+    recipe = replace(QUICK, steps=1, siblings=2, objective="mixed")
+    official = replace(recipe, mask_duplicates=False)
+    twins = replace(few, short=[few.short[i // 2] for i in range(len(few.short))])
+
+    def short_loss(data, how):
+        return run(tiny, data, how).history[0]["loss_short"]
+
+    assert short_loss(twins, recipe) < short_loss(twins, official)
+    assert short_loss(few, recipe) == pytest.approx(short_loss(few, official), rel=1e-6)
+
+
 def test_kept_positions_do_not_move(tiny, few):
     trained = run(tiny, few, replace(QUICK, weight_decay=0.5, faithful=True))
     before_TW = tiny.model.positional_embedding
@@ -247,6 +259,12 @@ def without_key_bias(name, tensor):
     return torch.cat([query, value])
 
 
+def features(clip, few):
+    """What the model makes of pictures and texts, normalised."""
+    both = models.encode_images(clip, few.images), models.encode_texts(clip, few.long).features_ND
+    return [torch.nn.functional.normalize(features_ND, dim=1) for features_ND in both]
+
+
 def test_two_processes_do_what_one_does(tiny, few, tmp_path):
     recipe = replace(QUICK, steps=3, learning_rate=1e-4)
     script = tmp_path / "two.py"
@@ -260,6 +278,9 @@ def test_two_processes_do_what_one_does(tiny, few, tmp_path):
     for name, tensor in weights(alone.model).items():
         one, other = (without_key_bias(name, t) for t in (both[name], tensor))
         assert torch.allclose(one, other, atol=2e-5), name
+    for one_ND, other_ND in zip(features(models.load(tmp_path / "run" / "model"), few),
+                                features(alone.model, few), strict=True):  # fmt: skip
+        assert torch.allclose(one_ND, other_ND, atol=1e-4)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
     for row, expected in zip(log, alone.history, strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)

@@ -1,0 +1,189 @@
+"""Swaps: each scene drawn twice, with a large and a lesser thing that change places.
+
+LoTLIP's Figure 1 says that a salient thing's word ("castle") overshadows another's ("garden"). In
+photographs a castle is always the large one, so that word and size cannot be told apart. Here each
+of two things is the large one in one picture and the lesser one in the other, and a text that names
+both fits both pictures: what words do on their own is the same for both sizes and cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from longclip_lab.errors import LabError, suggest
+from longclip_lab.world.captioners import background_sentences
+from longclip_lab.world.scene import Scene, Thing
+from longclip_lab.world.sets import PROBE_SEED, distinct_scenes, draw_all
+from longclip_lab.world.vocabulary import COLOURS, KINDS, SIZES
+
+FORMS = ("one sentence", "two sentences", "long", "sizes told")
+"""How a text names both things; "sizes told" is the only one that says which is the large one."""
+CHANGES = ("kind", "colour")
+
+
+class Told(NamedTuple):
+    """A text, and the characters of the two phrases in it, in the order they are named."""
+
+    text: str
+    spans: tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """N scenes in two pictures W = 0, 1. Thing 0 is the large one in picture 0, thing 1 in 1.
+
+    `images` uint8 [N, 2, H, W, 3]. The two boxes stand in the same places in both pictures, do not
+    touch, and hold in turn the one and the other thing: `places[n]` are the indices of the large
+    and of the lesser one in the scenes. `absent[n]` has for each thing a kind and a colour that
+    make its words wrong: no thing of the scene is of this kind, neither of the two of this colour.
+    """
+
+    images: np.ndarray
+    scenes: list[tuple[Scene, Scene]]
+    places: list[tuple[int, int]]
+    absent: list[tuple[dict[str, str], dict[str, str]]]
+    lesser: str
+    source: dict
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def thing(self, n: int, which: int) -> Thing:
+        """Thing 0 or 1 of scene n, as it is where it is the large one."""
+        return self.scenes[n][which].things[self.places[n][0]]
+
+    def boxes(self, n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The large and the lesser box (x0, y0, x1, y1) in pixels of `images`."""
+        pixels = self.images.shape[-2]
+        large, lesser = self.places[n]
+        things = self.scenes[n][0].things
+        return things[large].box(pixels), things[lesser].box(pixels)
+
+    def phrase(self, n: int, which: int, change: str | None = None) -> str:
+        """The words for a thing, such as "red boat"; with a `change`, its kind or colour is wrong.
+
+        Raises LabError for another change.
+        """
+        if change is not None and change not in CHANGES:
+            raise LabError(
+                f"expected to change a kind or a colour, got {change!r}. {suggest(change, CHANGES)}"
+            )
+        thing = self.thing(n, which)
+        words = {"kind": thing.kind, "colour": thing.colour}
+        if change:
+            words[change] = self.absent[n][which][change]
+        return f"{words['colour']} {words['kind']}"
+
+    def alone(self, n: int, which: int, change: str | None = None) -> str:
+        """A text that names one thing only."""
+        return f"A {self.phrase(n, which, change)}."
+
+    def told(
+        self,
+        n: int,
+        picture: int,
+        first: int,
+        form: str = "one sentence",
+        changed: int | None = None,
+        change: str = "kind",
+    ) -> Told:
+        """A text that names thing `first`, then the other one; the words for `changed` are wrong.
+
+        Raises LabError for an unknown form or change.
+        """
+        if form not in FORMS:
+            raise LabError(
+                f"expected a form of text that names two things, got {form!r}. "
+                + suggest(form, FORMS)
+            )
+        order = (first, 1 - first)
+        one, two = (self.phrase(n, i, change if i == changed else None) for i in order)
+        sizes = ["large" if i == picture else self.lesser for i in order]
+        between = " ".join(s.text for s in background_sentences(self.scenes[n][picture]))
+        before, middle = {
+            "one sentence": ("A ", " and a "),
+            "two sentences": ("There is a ", ". There is a "),
+            "long": ("There is a ", f". {between} There is a "),
+            "sizes told": (f"A {sizes[0]} ", f" and a {sizes[1]} "),
+        }[form]
+        start, again = len(before), len(before + one + middle)
+        spans = ((start, start + len(one)), (again, again + len(two)))
+        return Told(f"{before}{one}{middle}{two}.", spans)
+
+
+def swaps(n: int, seed: int = PROBE_SEED, lesser: str = "small") -> Swaps:
+    """`n` scenes in two pictures each; the lesser thing is "small" or "medium".
+
+    Scenes without a thing of that size that stands clear of a large one and has another colour are
+    left out. Raises LabError for n < 1 or another size.
+
+    >>> two = swaps(2)
+    >>> two.images.shape, two.told(0, 0, first=0).text == two.told(0, 1, first=0).text
+    ((2, 2, 72, 72, 3), True)
+    """
+    if n < 1:
+        raise LabError(f"expected at least one scene, got n={n}.")
+    if lesser not in SIZES[1:]:
+        raise LabError(
+            f"expected the lesser thing to be medium or small, got {lesser!r}. "
+            + suggest(lesser, SIZES[1:])
+        )
+    drawn = n
+    while len(fit := list(_fitting(distinct_scenes(drawn, seed), lesser, seed))) < n:
+        drawn += n // 2 + 8
+    scenes, places, absent = (list(column) for column in zip(*fit[:n], strict=True))
+    return Swaps(
+        images=np.stack([draw_all(both) for both in scenes]),
+        scenes=scenes,
+        places=places,
+        absent=absent,
+        lesser=lesser,
+        source={"dataset": "world-swaps", "n": n, "seed": seed, "lesser": lesser},
+    )
+
+
+def _fitting(scenes: list[Scene], lesser: str, seed: int) -> Iterator[tuple]:
+    """Of each scene that has them: both pictures, the two things' indices, and wrong words."""
+    for number, scene in enumerate(scenes):
+        rng = np.random.default_rng((seed, number, 17))
+        apart = [
+            (i, j)
+            for i, one in enumerate(scene.things)
+            for j, other in enumerate(scene.things)
+            if one.size == "large" and other.size == lesser and one.colour != other.colour
+            if not _touch(one.box(), other.box())
+        ]
+        if apart:
+            two = apart[int(rng.integers(len(apart)))]
+            yield (scene, _swapped(scene, *two)), two, _wrong(scene, two, rng)
+
+
+def _touch(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] <= b[2] and b[0] <= a[2] and a[1] <= b[3] and b[1] <= a[3]
+
+
+def _swapped(scene: Scene, one: int, other: int) -> Scene:
+    """The scene with all that makes up two things exchanged, but for their sizes and places."""
+    a, b = scene.things[one], scene.things[other]
+    own = ("kind", "colour", "pattern", "orientation")
+    scene = scene.change(one, **{name: getattr(b, name) for name in own})
+    return scene.change(other, **{name: getattr(a, name) for name in own})
+
+
+def _wrong(
+    scene: Scene, two: tuple[int, int], rng: np.random.Generator
+) -> tuple[dict[str, str], dict[str, str]]:
+    """For each of two things a kind that nothing here is of, and a colour that neither has."""
+    present = {thing.kind for thing in scene.things}
+    seen = {scene.things[i].colour for i in two}
+    return tuple(
+        {
+            "kind": str(rng.choice([kind for kind in KINDS if kind not in present])),
+            "colour": str(rng.choice([colour for colour in COLOURS if colour not in seen])),
+        }
+        for _ in two
+    )
