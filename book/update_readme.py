@@ -45,8 +45,8 @@ def quickstart_block(results: dict) -> str:
         "",
         f"R@1 in pools of {rows[0]['long_i2t']['n']:,} pictures and zero-shot accuracy, percent, "
         "with 95% bootstrap intervals. In the pool of long captions four pictures share each "
-        "summary, so that only the details tell them apart; fine-tuning, too, sees siblings side by "
-        "side, which teaches details and costs short captions. Rates, siblings and pools were "
+        "summary, so that only the details tell them apart; fine-tuning, too, sees siblings side "
+        "by side, which teaches details and costs short captions. Rates, siblings and pools were "
         "chosen on other pictures (`world.SELECTION_SEED`); the intervals are over pictures, of "
         "one training seed. Stretched models are not trained; the "
         f"last four are fine-tuned after KPS for {facts['sizes']['steps']} steps of "
