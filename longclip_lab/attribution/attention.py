@@ -40,7 +40,7 @@ def attention(
     Raises LabError for towers without attention, unknown layers or heads, and bad pictures.
 
     >>> import longclip_lab as ll
-    >>> weights = ll.attribution.attention(ll.load("tiny"), "a red boat", layer=-1)
+    >>> weights = attention(ll.load("tiny"), "a red boat", layer=-1)
     >>> weights.weights.shape, weights.labels, weights.pooled
     ((1, 4, 5, 5), ('[start]', 'a', 'red', 'boat', '[end]'), 4)
     """

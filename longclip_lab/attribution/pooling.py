@@ -8,13 +8,17 @@ B batch, T positions of the text tower, P positions of the image tower (class to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from open_clip.hf_model import HFTextEncoder
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from torch import nn
 
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
@@ -106,3 +110,41 @@ def text_pooling(clip: Clip, ids_BT: torch.Tensor, length: int) -> torch.Tensor:
     padding = text_tower(clip.model).config.pad_token_id
     read_BT = (ids_BT[:, :length] != padding).float()
     return read_BT / read_BT.sum(dim=1, keepdim=True)
+
+
+@contextmanager
+def averaged(clip: Clip, tower: str) -> Iterator[list[torch.Tensor]]:
+    """The states [B, T, W] whose mean a tower takes, once it ran inside the block.
+
+    The list stays empty for a tower that reads off one position or has an attention pool.
+    """
+    states: list[torch.Tensor] = []
+    module = _averaging_input(clip, tower)
+    if module is None:
+        yield states
+        return
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        states[:] = [getattr(output, "last_hidden_state", output)]
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield states
+    finally:
+        handle.remove()
+
+
+def _averaging_input(clip: Clip, tower: str) -> nn.Module | None:
+    """The module that puts out what is averaged, in towers that average."""
+    if tower == "text":
+        part = text_tower(clip.model)
+        averages = isinstance(part, HFTextEncoder) and not hasattr(
+            part.pooler, "cls_token_position"
+        )
+        return part.transformer if averages else None
+    visual = clip.model.visual
+    if patch_layout(clip).pooled is not None:
+        return None
+    if isinstance(visual, VisionTransformer):
+        return visual.transformer if visual.final_ln_after_pool else visual.ln_post
+    return visual.trunk.norm if visual.trunk.global_pool == "avg" else None

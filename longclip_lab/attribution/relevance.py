@@ -3,7 +3,7 @@
 Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and
 Encoder-Decoder Transformers", ICCV 2021, Section 3, for the two towers of a dual encoder.
 
-B pairs, H heads, T positions of a tower, L layers.
+B pairs, H heads, Q queries, T positions of a tower, W its width, D embedding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from longclip_lab.attribution.inputs import Pairs, Picture, as_pairs
 from longclip_lab.attribution.methods import patch_method, token_method
-from longclip_lab.attribution.pooling import patch_layout, text_pooling
+from longclip_lab.attribution.pooling import averaged, patch_layout, text_pooling
 from longclip_lab.attribution.recording import attention_modules, record
 from longclip_lab.attribution.values import Explanation, PatchMap, TokenMap
 from longclip_lab.errors import LabError
@@ -35,10 +35,17 @@ def relevance(
 ) -> list[Explanation]:
     """Why each picture and its text have their cosine similarity, on both sides.
 
-    Each layer adds R <- R + mean_heads(max(0, A * dS/dA)) R to R = 1, where A are its attention
-    weights and S is the cosine. The scores are the row of R that the tower reads off: the end
-    token's, the class token's, or the mean over the patches. They are not negative, and say what
-    the similarity rests on, not what speaks against it.
+    From R = 1 each layer adds R <- R + C R with C = mean over heads of max(0, A * dS/dA), where A
+    are its attention weights and S is the cosine. The scores are what the tower reads off R:
+
+    - at the end token or the class token, that row of R, as in the paper;
+    - through an attention pool, its own C times R;
+    - where it averages, the paper has no rule. A mean over n positions is attention with fixed
+      weights 1/n, and the same rule for it gives C = max(0, x * dS/dx) for the averaged state x of
+      each position. Rows of equal weight instead would drop what a patch tells by itself; on the
+      tiny model their peak falls beside the named thing more often than chance does.
+
+    Scores are not negative: they say what the similarity rests on, not what speaks against it.
 
     Options: `start`, the first layer to be counted (-1: the last layer only, as the authors' CLIP
     notebook does; default 0: all); `batch_size`, the pairs that are run at once.
@@ -68,53 +75,93 @@ def token_relevance(pairs: Pairs, **options: Any) -> list[TokenMap]:
 
 
 def _explain_batch(pairs: Pairs, rows: slice, start: int) -> list[Explanation]:
-    clip = pairs.clip
-    ids_BT = pairs.ids_BT[rows]
-    layout = patch_layout(clip)
-    text_layers, image_layers = (_from(start, clip, tower) for tower in ("text", "image"))
-    with (
-        torch.enable_grad(),
-        evaluating(clip.model),
-        record(clip, "text", gradients=True, layers=text_layers) as text,
-        record(clip, "image", gradients=True, layers=image_layers) as image,
-    ):
-        text_BD = clip.encode_text(ids_BT)
-        image_BD = clip.encode_image(pairs.pixels_B3HW[rows])
-        similarity_B = F.cosine_similarity(text_BD, image_BD)
-        # One sum for all pairs: no pair's weights touch another pair's similarity.
-        text_steps = steps(similarity_B.sum(), text.weights)
-        image_steps = steps(similarity_B.sum(), image.weights)
-    pooling_BT = text_pooling(clip, ids_BT, text_steps[0].shape[-1])
-    token_scores_BT = through_layers(pooling_BT, text_steps)
-    if image.pool is None:
-        pooling_BP = layout.pooling_P().to(clip.device).expand(len(ids_BT), -1)
-    else:
-        (pool_BQP,) = steps(similarity_B.sum(), [image.pool])
-        pooling_BP = layout.from_pool(pool_BQP.sum(dim=1))
-    patch_scores_Bhw = layout.to_grid(through_layers(pooling_BP, image_steps))
+    """`explain` for some rows of the pairs."""
+    similarity_B, tokens_BT, patches_Bhw = _scores(pairs, rows, start)
     return [
         Explanation(
-            similarity=float(similarity.detach()),
+            similarity=float(similarity_B[i]),
             tokens=TokenMap(
                 method="relevance",
-                model=clip.name,
+                model=pairs.clip.name,
                 text=pairs.texts[b],
                 spans=pairs.spans[b],
-                scores=token_scores[pairs.positions[b]].cpu().numpy(),
+                scores=tokens_BT[i, pairs.positions[b]].cpu().numpy(),
                 unread=pairs.unread[b],
             ),
             patches=PatchMap(
                 method="relevance",
-                model=clip.name,
+                model=pairs.clip.name,
                 image=pairs.shown_BSS3[b],
-                scores=patch_scores.cpu().numpy(),
+                scores=patches_Bhw[i].cpu().numpy(),
                 text=pairs.texts[b],
             ),
         )
-        for b, similarity, token_scores, patch_scores in zip(
-            range(len(pairs))[rows], similarity_B, token_scores_BT, patch_scores_Bhw, strict=True
-        )
+        for i, b in enumerate(range(len(pairs))[rows])
     ]
+
+
+def _scores(
+    pairs: Pairs, rows: slice, start: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Similarities [B], and the scores of all text positions [B, T] and patches [B, h, w]."""
+    clip, ids_BT = pairs.clip, pairs.ids_BT[rows]
+    layout = patch_layout(clip)
+    with (
+        torch.enable_grad(),
+        evaluating(clip.model),
+        record(clip, "text", gradients=True, layers=_from(start, clip, "text")) as text,
+        record(clip, "image", gradients=True, layers=_from(start, clip, "image")) as image,
+        averaged(clip, "text") as text_states,
+        averaged(clip, "image") as image_states,
+    ):
+        text_BD = clip.encode_text(ids_BT)
+        image_BD = clip.encode_image(pairs.pixels_B3HW[rows])
+        similarity_B = F.cosine_similarity(text_BD, image_BD)
+    target = similarity_B.sum()  # one sum for all: no pair's weights touch another's similarity
+    text_steps, image_steps = steps(target, text.weights), steps(target, image.weights)
+    pooled_BT = text_pooling(clip, ids_BT, text_steps[0].shape[-1])
+    pooled_BP = layout.pooling_P().to(clip.device).expand(len(ids_BT), -1)
+    if text_states:
+        pooled_BT = averaging_step(target, *text_states)
+    if image_states:
+        pooled_BP = averaging_step(target, *image_states)
+    if image.pool is not None:
+        (pool_BQT,) = steps(target, [image.pool])
+        pooled_BP = layout.from_pool(pool_BQT.sum(dim=1))
+    patches_Bhw = layout.to_grid(through_layers(pooled_BP, image_steps))
+    return similarity_B.detach(), through_layers(pooled_BT, text_steps), patches_Bhw
+
+
+def steps(target: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """C of each layer: mean over heads of max(0, A * d target / dA), [B, T, T] a layer."""
+    gradients = torch.autograd.grad(target, weights, retain_graph=True)
+    return [
+        (weight * gradient).detach().clamp(min=0).mean(dim=1)
+        for weight, gradient in zip(weights, gradients, strict=True)
+    ]
+
+
+def averaging_step(target: torch.Tensor, states_BTW: torch.Tensor) -> torch.Tensor:
+    """C of a mean over positions, as attention with fixed weights: max(0, x * dS/dx), [B, T].
+
+    With s = sum_k a_k x_k and a_k = 1/n: a_k * dS/da_k = a_k x_k dS/ds = x_k dS/dx_k.
+    """
+    (gradient_BTW,) = torch.autograd.grad(target, states_BTW, retain_graph=True)
+    return (states_BTW * gradient_BTW).sum(dim=-1).detach().clamp(min=0)
+
+
+def through_layers(rows_BT: torch.Tensor, steps_BTT: Sequence[torch.Tensor]) -> torch.Tensor:
+    """`rows` times R = (1 + C_L) ... (1 + C_1), [B, T].
+
+    The same as building R from the first layer up and reading the rows, with vectors only.
+
+    >>> step = torch.tensor([[[0.0, 0.0], [0.5, 0.0]]])
+    >>> through_layers(torch.tensor([[0.0, 1.0]]), [step, step])
+    tensor([[1., 1.]])
+    """
+    for step_BTT in reversed(steps_BTT):
+        rows_BT = rows_BT + torch.einsum("bq,bqk->bk", rows_BT, step_BTT)
+    return rows_BT
 
 
 def _from(start: int, clip: Clip, tower: str) -> list[int]:
@@ -126,25 +173,3 @@ def _from(start: int, clip: Clip, tower: str) -> list[int]:
             f"'{clip.name}', got {start}."
         )
     return list(range(start % count, count))
-
-
-def steps(target: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """What each layer adds: mean over heads of max(0, A * d target / dA), [B, T, T] a layer."""
-    gradients = torch.autograd.grad(target, weights, retain_graph=True)
-    return [
-        (weight * gradient).detach().clamp(min=0).mean(dim=1)
-        for weight, gradient in zip(weights, gradients, strict=True)
-    ]
-
-
-def through_layers(rows_BT: torch.Tensor, steps_BTT: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What the layers add to rows: `rows` (R - 1), where R = (1 + C_L) ... (1 + C_1), [B, T].
-
-    The same as building R from the first layer up and reading the rows, with vectors only. The 1 is
-    taken off because it is a position's share in itself: nothing for tokens behind an end token,
-    but a constant that would drown the map where a tower averages its patches.
-    """
-    start_BT = rows_BT
-    for step_BTT in reversed(steps_BTT):
-        rows_BT = rows_BT + torch.einsum("bq,bqk->bk", rows_BT, step_BTT)
-    return rows_BT - start_BT
