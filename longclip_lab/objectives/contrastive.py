@@ -50,19 +50,32 @@ def symmetric_cross_entropy(
     same_GG: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Both cross-entropies of the scaled inner products, averaged; features as they are."""
-    if same_GG is not None:
-        check_twins(same_GG, len(image_GD))
     with torch.autocast(image_GD.device.type, enabled=False):
         logits_GG = logit_scale * (image_GD @ text_GD.mT)
-        if same_GG is None:
-            targets_G = torch.arange(len(logits_GG), device=logits_GG.device)
-            to_text = F.cross_entropy(logits_GG, targets_G, label_smoothing=label_smoothing)
-            to_image = F.cross_entropy(logits_GG.mT, targets_G, label_smoothing=label_smoothing)
-        else:
-            twins_GG = same_GG.to(logits_GG.device).clone().fill_diagonal_(False)
-            to_text = _cross_entropy_without(twins_GG, logits_GG, label_smoothing)
-            to_image = _cross_entropy_without(twins_GG.mT, logits_GG.mT, label_smoothing)
-        return (to_text + to_image) / 2
+        return cross_entropy_both_ways(logits_GG, logits_GG.mT, label_smoothing, same_GG)
+
+
+def cross_entropy_both_ways(
+    to_text_GG: torch.Tensor,
+    to_image_GG: torch.Tensor,
+    label_smoothing: float,
+    same_GG: torch.Tensor | None,
+) -> torch.Tensor:
+    """The mean of two cross-entropies whose right answers are on the diagonal.
+
+    Rows of `to_text_GG` are pictures that choose among texts, rows of `to_image_GG` texts that
+    choose among pictures. `same_GG`: see `contrastive_loss`.
+    """
+    if same_GG is None:
+        targets_G = torch.arange(len(to_text_GG), device=to_text_GG.device)
+        to_text = F.cross_entropy(to_text_GG, targets_G, label_smoothing=label_smoothing)
+        to_image = F.cross_entropy(to_image_GG, targets_G, label_smoothing=label_smoothing)
+    else:
+        check_twins(same_GG, len(to_text_GG))
+        twins_GG = same_GG.to(to_text_GG.device).clone().fill_diagonal_(False)
+        to_text = _cross_entropy_without(twins_GG, to_text_GG, label_smoothing)
+        to_image = _cross_entropy_without(twins_GG.mT, to_image_GG, label_smoothing)
+    return (to_text + to_image) / 2
 
 
 def _cross_entropy_without(

@@ -1,6 +1,6 @@
 """Two real processes: the loss and its gradients are those of one process with all images.
 
-Shapes: B batch of one process, G global batch, D embedding.
+Shapes: B batch of one process, G global batch, D embedding, C text features, T tokens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from longclip_lab.objectives import gather, longclip_loss
+from longclip_lab.objectives import (
+    OBJECTIVES,
+    ImageSide,
+    Settings,
+    Step,
+    TextSide,
+    gather,
+    longclip_loss,
+    objective_loss,
+)
 
 PROCESSES, BATCH, DIM, K = 2, 9, 12, 4
 
@@ -31,6 +40,27 @@ def loss_and_gradients(batch: list[torch.Tensor], faithful: bool) -> list[torch.
     return [parts.total.detach(), log_scale.grad, *(leaf.grad for leaf in leaves)]
 
 
+def family(mine: slice) -> dict[str, list[torch.Tensor]]:
+    """Every method's loss and its gradient to the pictures."""
+    generator = torch.Generator().manual_seed(1)
+    size = PROCESSES * BATCH
+
+    def draw(*shape: int) -> torch.Tensor:
+        whole = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
+        return whole[mine].clone().requires_grad_()
+
+    image = ImageSide(draw(DIM), draw(3, DIM))
+    mask_BT = (torch.arange(4) <= torch.arange(size)[:, None] % 4)[mine]
+    identity_B = (torch.arange(size) % 5)[mine]
+    short, long = (TextSide(draw(2, DIM), draw(4, DIM), mask_BT, identity_B) for _ in range(2))
+    results = {}
+    for name in OBJECTIVES:
+        loss = objective_loss(name, Step(image, short, long, 3.0, -2.0, Settings(k=K))).total
+        leaf = image.tokens_BPD if name == "filip" else image.features_BD
+        results[name] = [loss.detach(), *torch.autograd.grad(loss, leaf)]
+    return results
+
+
 def process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -41,6 +71,7 @@ def process(rank: int, folder: str) -> None:
         "gathered": gather(mine[0]),
         "default": loss_and_gradients(mine, faithful=False),
         "faithful": loss_and_gradients(mine, faithful=True),
+        "family": family(slice(rank * BATCH, (rank + 1) * BATCH)),
     }
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -51,6 +82,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(process, args=(str(folder),), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
+
+
+@pytest.fixture(scope="module")
+def whole_family() -> dict[str, list[torch.Tensor]]:
+    return family(slice(None))
 
 
 def test_two_processes_equal_one(ranks):
@@ -69,6 +105,15 @@ def test_faithful_takes_the_components_of_each_process(ranks):
     whole = loss_and_gradients(global_batch(), faithful=True)[0]
     assert ranks[0]["faithful"][0] == ranks[1]["faithful"][0]
     assert abs(ranks[0]["faithful"][0] - whole) > 1e-3
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_in_two_processes_equals_one(ranks, whole_family, name):
+    loss, gradient_GD = whole_family[name]
+    for result in ranks:
+        torch.testing.assert_close(result["family"][name][0], loss)
+    mine_GD = torch.cat([result["family"][name][1] for result in ranks]) / PROCESSES
+    torch.testing.assert_close(mine_GD, gradient_GD)
 
 
 def test_one_process_gathers_nothing():
