@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from longclip_lab.data.usable import check_inside, check_text
 from longclip_lab.errors import LabError
 
 FORM = (
@@ -43,7 +44,7 @@ def read_captions(path: Path) -> CaptionFile:
         image_id = _identity(record, "image_id", where)
         if not isinstance(caption, str):
             raise LabError(f'{where} has no text under "caption"; expected {FORM}.')
-        _check_text(caption, where)
+        check_text(caption, where)
         if "id" in record:
             identity = _identity(record, "id", where)
             if identity in seen:
@@ -112,8 +113,8 @@ def _file_names(path: Path, records: Iterator[tuple[int, dict]]) -> dict[int | s
         name = record.get("file_name")
         if not isinstance(name, str) or not name:
             raise LabError(f'{where} has no text under "file_name"; expected {FORM}.')
-        _check_text(name, where)
-        _check_inside(name, where)
+        check_text(name, where)
+        check_inside(name, where)
         if identity in names:
             raise LabError(f"{where} repeats the image id {identity}; every image once, please.")
         if name in listed:
@@ -121,25 +122,6 @@ def _file_names(path: Path, records: Iterator[tuple[int, dict]]) -> dict[int | s
         names[identity] = name
         listed.add(name)
     return names
-
-
-def _check_inside(name: str, where: str) -> None:
-    # A caption file is downloaded data: its names must not lead out of the picture folder.
-    windows, posix = PureWindowsPath(name), PurePosixPath(name)
-    parts = {*windows.parts, *posix.parts}
-    if ".." in parts or posix.is_absolute() or windows.anchor or "\0" in name:
-        raise LabError(
-            f"{where} has the file name {name!r}, which leads out of the picture folder; "
-            "expected a plain name such as 000000000139.jpg."
-        )
-
-
-def _check_text(text: str, where: str) -> None:
-    # JSON may spell half of a surrogate pair, which no tokenizer and no UTF-8 file can hold.
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise LabError(f"{where} holds a text that is not valid Unicode: {text!r}.") from None
 
 
 def _note(result: CaptionFile, reason: str, name: str) -> None:

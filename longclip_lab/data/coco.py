@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
 from longclip_lab.data.captions import CaptionFile, read_captions
 from longclip_lab.data.pairs import Pairs
-from longclip_lab.data.pictures import (
-    MISSING,
-    check_picture,
-    check_pictures,
-    check_presence,
-    picture_names,
-)
+from longclip_lab.data.pictures import picture_names
+from longclip_lab.data.usable import complaint, content_hash, usable_pictures
 from longclip_lab.errors import LabError, suggest
 
 UNLISTED = "no caption (not in the caption file)"
 CAPTIONLESS = "no caption (listed without one)"
-NAMED_IN_ERROR = 5
 
 
 def coco(
@@ -45,13 +38,13 @@ def coco(
     their names. Either covers every caption that is used.
     """
     root = Path(root)
-    folder, caption_path = _locate(root, split)
+    folder, caption_path = locate(root, split)
     listing = read_captions(caption_path)
     defects = dict(listing.defects)
     kept = _with_captions(listing, defects)
-    digests = _usable(folder, kept, verify, defects, progress)
+    digests = usable_pictures(folder, kept, verify, defects, progress)
     if defects and not skip_bad:
-        raise LabError(_complaint(caption_path, defects))
+        raise LabError(complaint(caption_path, defects))
     skipped = dict(defects)
     unlisted = sorted(set(picture_names(folder)) - set(listing.captions))
     if unlisted:
@@ -73,29 +66,30 @@ def coco(
             "captions": sum(map(len, captions)),
             "long": "all captions of the picture joined by spaces",
             "short": "first caption",
-            "hash": _hash(digests, captions),
+            "hash": content_hash(digests, captions),
             "hash_of": "captions and pictures" if verify else "captions and file names",
         },
     )
 
 
-def _locate(root: Path, split: str) -> tuple[Path, Path]:
+def locate(root: Path, split: str, kind: str = "captions") -> tuple[Path, Path]:
+    """The folder of a split's pictures and its annotation file; LabError if either is missing."""
     if not re.fullmatch(r"[\w-]+", split):
         raise LabError(f"A split is a plain name such as val2017; came {split!r}.")
     if not root.is_dir():
         raise LabError(f"There is no folder {root}; expected COCO's layout below it.")
-    caption_path = root / "annotations" / f"captions_{split}.json"
-    if not caption_path.is_file():
+    path = root / "annotations" / f"{kind}_{split}.json"
+    if not path.is_file():
         found = sorted(
-            path.stem.removeprefix("captions_")
-            for path in (root / "annotations").glob("captions_*.json")
+            other.stem.removeprefix(f"{kind}_")
+            for other in (root / "annotations").glob(f"{kind}_*.json")
         )
-        hint = suggest(split, found) if found else "No captions_*.json is there at all."
-        raise LabError(f"There is no file {caption_path}. {hint}")
+        hint = suggest(split, found) if found else f"No {kind}_*.json is there at all."
+        raise LabError(f"There is no file {path}. {hint}")
     folder = root / split
     if not folder.is_dir():
         raise LabError(f"There is no folder {folder}, which should hold the pictures of {split}.")
-    return folder, caption_path
+    return folder, path
 
 
 def _with_captions(listing: CaptionFile, defects: dict[str, list[str]]) -> list[str]:
@@ -103,37 +97,3 @@ def _with_captions(listing: CaptionFile, defects: dict[str, list[str]]) -> list[
     if bare:
         defects[CAPTIONLESS] = bare
     return [name for name, texts in listing.captions.items() if texts]
-
-
-def _usable(
-    folder: Path, names: list[str], verify: bool, defects: dict[str, list[str]], progress: bool
-) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    paths = [folder / name for name in names]
-    check = check_picture if verify else check_presence
-    for name, found in zip(names, check_pictures(paths, check, progress), strict=True):
-        if not found.defect:
-            digests[name] = found.digest
-        elif found.defect == MISSING:
-            defects.setdefault("missing picture", []).append(name)
-        else:
-            defects.setdefault("broken picture", []).append(f"{name} ({found.defect})")
-    return digests
-
-
-def _complaint(caption_path: Path, defects: dict[str, list[str]]) -> str:
-    parts = []
-    for reason, names in defects.items():
-        more = f" and {len(names) - NAMED_IN_ERROR} more" if len(names) > NAMED_IN_ERROR else ""
-        parts.append(f"{len(names)} x {reason}: {', '.join(names[:NAMED_IN_ERROR])}{more}")
-    return (
-        f"{caption_path} and its pictures do not fit together. {'; '.join(parts)}. Repair them, "
-        "or leave them out, counted and named, with skip_bad=True (--skip-bad)."
-    )
-
-
-def _hash(digests: dict[str, str], captions: list[list[str]]) -> str:
-    whole = hashlib.sha256()
-    for (name, digest), texts in zip(digests.items(), captions, strict=True):
-        whole.update("\0".join([name, digest, *texts, "\n"]).encode())
-    return f"sha256:{whole.hexdigest()}"

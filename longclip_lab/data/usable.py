@@ -1,0 +1,75 @@
+"""What a list of captions promises and the picture folder keeps: defects, complaints, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from longclip_lab.data.pictures import MISSING, check_picture, check_pictures, check_presence
+from longclip_lab.errors import LabError
+
+NAMED_IN_ERROR = 5
+
+Defects = dict[str, list[str]]
+
+
+def usable_pictures(
+    folder: Path, names: list[str], verify: bool, defects: Defects, progress: bool
+) -> dict[str, str]:
+    """The pictures that can be used, in order, with their SHA-256 (empty unless `verify`).
+
+    Missing and, with `verify`, broken ones are added to `defects` by name.
+    """
+    digests: dict[str, str] = {}
+    paths = [folder / name for name in names]
+    check = check_picture if verify else check_presence
+    for name, found in zip(names, check_pictures(paths, check, progress), strict=True):
+        if not found.defect:
+            digests[name] = found.digest
+        elif found.defect == MISSING:
+            defects.setdefault("missing picture", []).append(name)
+        else:
+            defects.setdefault("broken picture", []).append(f"{name} ({found.defect})")
+    return digests
+
+
+def complaint(listing: Path, defects: Defects) -> str:
+    """One message that counts every kind of defect and names the first few of each."""
+    parts = []
+    for reason, names in defects.items():
+        more = f" and {len(names) - NAMED_IN_ERROR} more" if len(names) > NAMED_IN_ERROR else ""
+        parts.append(f"{len(names)} x {reason}: {', '.join(names[:NAMED_IN_ERROR])}{more}")
+    return (
+        f"{listing} and its pictures do not fit together. {'; '.join(parts)}. Repair them, "
+        "or leave them out, counted and named, with skip_bad=True (--skip-bad)."
+    )
+
+
+def content_hash(digests: dict[str, str], texts: list[list[str]]) -> str:
+    """SHA-256 over names, pictures' digests and texts, in order."""
+    whole = hashlib.sha256()
+    for (name, digest), of_picture in zip(digests.items(), texts, strict=True):
+        whole.update("\0".join([name, digest, *of_picture, "\n"]).encode())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def check_inside(name: str, where: str) -> None:
+    """Raise LabError if the file name `name` leads out of the picture folder.
+
+    A caption file is downloaded data: its names must not reach other files.
+    """
+    windows, posix = PureWindowsPath(name), PurePosixPath(name)
+    parts = {*windows.parts, *posix.parts}
+    if ".." in parts or posix.is_absolute() or windows.anchor or "\0" in name:
+        raise LabError(
+            f"{where} has the file name {name!r}, which leads out of the picture folder; "
+            "expected a plain name such as 000000000139.jpg."
+        )
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise LabError for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise LabError(f"{where} holds a text that is not valid Unicode: {text!r}.") from None
