@@ -23,6 +23,7 @@ from longclip_lab.commands import (
     default_options,
     say,
 )
+from longclip_lab.commands_attribution import Faithfulness
 from longclip_lab.errors import LabError, LabWarning
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -72,6 +73,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Probe, subcommand("probe")]
         | Annotated[Train, subcommand("train", default=train)]
         | Annotated[Eval, subcommand("eval")]
+        | Annotated[Faithfulness, subcommand("faithfulness")]
         | Annotated[Version, subcommand("version")],
         prog="longclip-lab",
         description="See, measure and train long-text CLIP.",

@@ -112,7 +112,7 @@ class Probe(_Files):
 
         on_world = self.data == "world"
         data = world.pairs(self.pairs) if on_world else self.open_coco("val2017")
-        clip = _load(self.model, self.pretrained)
+        clip = load_model(self.model, self.pretrained)
         curve = probing.truncation_curve(clip, _readable(clip, data), progress=self.progress)
         say(curve.table().round(1).to_string(index=False))
         results = {"data": _facts(data), "truncation_curve": curve.to_dict()}
@@ -143,7 +143,7 @@ class Eval(_Files):
         if not self.models:
             raise LabError("Name at least one model, for example: longclip-lab eval tiny.")
         files = [self.open_coco("val2017")] if self.data == "coco" else []
-        clips = [_load(name, self.pretrained) for name in self.models]
+        clips = [load_model(name, self.pretrained) for name in self.models]
         from longclip_lab import evaluation
 
         records = []
@@ -209,7 +209,7 @@ class Train(_Files):
         data = self.open_coco("train2017") if self.data == "coco" else None
         from longclip_lab import models, training
 
-        clip = _load(self.model, self.pretrained, recipe.seed)
+        clip = load_model(self.model, self.pretrained, recipe.seed)
         if clip.card["positions"]["method"] == "none":
             clip = models.stretch(
                 clip, self.keep, self.ratio, method=self.stretch, seed=recipe.seed
@@ -236,7 +236,7 @@ class Version:
         print(__version__)
 
 
-def _load(name: str, pretrained: str | None, seed: int = 0) -> Any:
+def load_model(name: str, pretrained: str | None, seed: int = 0) -> Any:
     import torch
 
     from longclip_lab import models
@@ -265,11 +265,16 @@ def announced(data: Any) -> Any:
     """Say what a data set holds and name what was left out of it."""
     captions = sum(map(len, data.captions))
     say(f"{data.name}: {len(data)} pictures with {captions} captions")
-    for reason, names in data.skipped.items():
+    say_skipped(data.skipped)
+    return data
+
+
+def say_skipped(skipped: dict[str, list[str]]) -> None:
+    """Name what was left out, and why."""
+    for reason, names in skipped.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         say(f"left out, {reason}: {len(names)}")
         say(textwrap.indent(textwrap.fill(", ".join(names[:NAMED]) + more, 96), "  "))
-    return data
 
 
 def _facts(data: Any) -> dict[str, Any]:

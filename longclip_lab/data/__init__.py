@@ -7,8 +7,18 @@ Whatever the source, a data set is a value with `.images`, `.short`, `.long`, `.
 from __future__ import annotations
 
 from longclip_lab.data.coco import coco
+from longclip_lab.data.coco_boxes import BoxedPictures, BoxedThing, coco_boxes
 from longclip_lab.data.known_words import keep_known_words
 from longclip_lab.data.pairs import Pairs
 from longclip_lab.data.registry import DATA_NAMES, open_data
 
-__all__ = ["DATA_NAMES", "Pairs", "coco", "keep_known_words", "open_data"]
+__all__ = [
+    "DATA_NAMES",
+    "BoxedPictures",
+    "BoxedThing",
+    "Pairs",
+    "coco",
+    "coco_boxes",
+    "keep_known_words",
+    "open_data",
+]

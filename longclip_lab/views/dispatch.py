@@ -16,14 +16,16 @@ def plot(result: object, **options: object) -> go.Figure:
     Traceback (most recent call last):
     longclip_lab.errors.LabError: There is no figure of a result of type int.
     """
-    from longclip_lab import probing  # here, so that the theme alone does not need torch
+    # here, so that the theme alone does not need torch
+    from longclip_lab import attribution, probing
     from longclip_lab.objectives import RankMeter
-    from longclip_lab.views import answers, features, reading
+    from longclip_lab.views import answers, faithfulness, features, reading
 
     figures = {
         probing.TruncationCurve: reading.truncation_figure,
         probing.EffectiveLength: reading.effective_length_figure,
         probing.CounterfactualProbe: answers.counterfactual_figure,
+        attribution.Faithfulness: faithfulness.faithfulness_figure,
         RankMeter: features.spectrum_figure,
     }
     for kind, draw in figures.items():
