@@ -11,29 +11,55 @@ from __future__ import annotations
 from longclip_lab.models.assembly import assemble, new_tiny
 from longclip_lab.models.bundled import bundled_folder, bundled_names, data_folder
 from longclip_lab.models.clip import Clip, Tokens
+from longclip_lab.models.corner_masks import causal_corner_mask, corner_attention_mask
+from longclip_lab.models.corner_tokens import (
+    CornerTokens,
+    add_corner_tokens,
+    corners_of,
+    encode_corner_tokens,
+    encode_text_corners,
+)
 from longclip_lab.models.encoding import TextFeatures, encode_images, encode_texts, pixels
+from longclip_lab.models.flops import TextTowerSize, text_flops, text_tower_size
 from longclip_lab.models.folder import save
 from longclip_lab.models.loading import load
+from longclip_lab.models.lotlip import build_lotlip
+from longclip_lab.models.lotlip_checkpoints import lotlip_state_dict
 from longclip_lab.models.positions import METHODS, stretch_positions
 from longclip_lab.models.stretching import stretch
 from longclip_lab.models.tiny import build_tiny
+from longclip_lab.models.tower_sources import IMAGE_TOWERS, world_bert
 
 __all__ = [
+    "IMAGE_TOWERS",
     "METHODS",
     "Clip",
+    "CornerTokens",
     "TextFeatures",
+    "TextTowerSize",
     "Tokens",
+    "add_corner_tokens",
     "assemble",
+    "build_lotlip",
     "build_tiny",
     "bundled_folder",
     "bundled_names",
+    "causal_corner_mask",
+    "corner_attention_mask",
+    "corners_of",
     "data_folder",
+    "encode_corner_tokens",
     "encode_images",
+    "encode_text_corners",
     "encode_texts",
     "load",
+    "lotlip_state_dict",
     "new_tiny",
     "pixels",
     "save",
     "stretch",
     "stretch_positions",
+    "text_flops",
+    "text_tower_size",
+    "world_bert",
 ]

@@ -14,7 +14,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from torch import nn
 
 from longclip_lab.models import tiny  # registers the tiny image tower with timm
+from longclip_lab.models.bert_towers import build_with_bert
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.corner_towers import CornerTokens, give_corners, position_offset
 from longclip_lab.models.text_tower import text_tower
 from longclip_lab.text import get_tokenizer
 
@@ -27,18 +29,35 @@ if TYPE_CHECKING:
 def build_model(model_cfg: dict[str, Any]) -> nn.Module:
     """An open_clip module with random weights from a `model_cfg` as open_clip writes them.
 
-    Nothing is fetched for the weights of the single towers, whatever the config says.
+    Nothing is fetched for the weights of the single towers, whatever the config says. Beyond
+    open_clip, `text_cfg["hf_config"]` may hold a config of transformers, `text_cfg`'s
+    "context_length" limits a tower of transformers too, and "corner_tokens" beside the towers'
+    configs holds the fields of `CornerTokens`.
     """
     model_cfg = deepcopy(model_cfg)
     if "timm_model_name" in model_cfg["vision_cfg"]:
         model_cfg["vision_cfg"]["timm_model_pretrained"] = False
-    from_hub = "hf_model_name" in model_cfg["text_cfg"]
+    text_cfg = model_cfg["text_cfg"]
+    from_hub = "hf_model_name" in text_cfg
     if from_hub:
-        model_cfg["text_cfg"]["hf_model_pretrained"] = False
+        text_cfg["hf_model_pretrained"] = False
     custom_text = model_cfg.pop("custom_text", False) or from_hub
     if "multimodal_cfg" in model_cfg:
         return open_clip.CoCa(**model_cfg)
-    return (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**model_cfg)
+    corner = model_cfg.pop("corner_tokens", None)
+    if "hf_config" in text_cfg:
+        model = build_with_bert(model_cfg, text_cfg.pop("hf_config"))
+    else:
+        model = (open_clip.CustomTextCLIP if custom_text else open_clip.CLIP)(**model_cfg)
+    if from_hub:
+        tower = model.text
+        positions = tower.context_length - position_offset(tower)
+        tower.context_length = min(text_cfg.get("context_length", positions), positions)
+    if corner is not None:
+        give_corners(model.text, CornerTokens(**corner))
+    if hasattr(model, "text"):
+        model.context_length = model.text.context_length
+    return model
 
 
 def preprocess_card(model: nn.Module, **overrides: Any) -> dict[str, Any]:

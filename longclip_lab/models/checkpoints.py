@@ -125,12 +125,14 @@ def longclip_config(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     }
 
 
-def load_longclip(path: str | os.PathLike[str]) -> Clip:
-    """A Long-CLIP checkpoint file as a `Clip`.
+def load_longclip(
+    path: str | os.PathLike[str], state_dict: dict[str, torch.Tensor] | None = None
+) -> Clip:
+    """A Long-CLIP checkpoint file as a `Clip`; `state_dict` spares reading the file again.
 
     Raises LabError as `read_state_dict` does, and for a file of another architecture.
     """
-    state_dict = read_state_dict(path)
+    state_dict = read_state_dict(path) if state_dict is None else dict(state_dict)
     if not is_longclip(state_dict):
         raise LabError(
             f"{path} is not a Long-CLIP checkpoint: it has no 'positional_embedding_res'. Weights "

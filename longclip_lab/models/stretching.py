@@ -66,7 +66,8 @@ def replace_positions(model: nn.Module, positions_LW: torch.Tensor) -> nn.Module
     length = len(positions_LW)
     trained = tower.positional_embedding.requires_grad
     tower.positional_embedding = nn.Parameter(positions_LW.clone(), requires_grad=trained)
-    model.context_length = tower.context_length = length
+    taken = tower.corner.shift if hasattr(tower, "corner") else 0
+    model.context_length = tower.context_length = length - taken
     if isinstance(tower, TextTransformer):
         tower.num_pos = length
     if tower.attn_mask is not None:

@@ -38,9 +38,13 @@ def can_trim(model: nn.Module) -> bool:
     """True if no token sees a later one and the text is read off at its end token.
 
     Only such a tower can be trimmed: one that is pooled elsewhere, appends a class token (CoCa),
-    or looks both ways reads the padding too.
+    or looks both ways reads the padding too. One with corner tokens is not run in these steps
+    either, unless its end token neither sees nor makes room for them.
     """
     tower = text_tower(model)
+    corner = getattr(tower, "corner", None)
+    if corner is not None and (corner.shift or not corner.mask):
+        return False
     if pool_type(model) not in ("argmax", "eos") or tower.attn_mask is None:
         return False
     return getattr(tower, "cls_emb", None) is None
@@ -65,27 +69,43 @@ def encode_tokens(model: nn.Module, tokens_BT: torch.Tensor, pad_id: int = 0) ->
 
     Raises LabError if T is larger than the context length.
     """
-    context_length = text_tower(model).context_length
-    if tokens_BT.ndim != 2 or tokens_BT.shape[1] == 0:
-        raise LabError(f"Expected token ids [B, T], got a tensor of {tuple(tokens_BT.shape)}.")
-    if tokens_BT.shape[1] > context_length:
-        raise LabError(
-            f"The texts have {tokens_BT.shape[1]} tokens, but the model reads at most "
-            f"{context_length}. Cut them, or stretch the model's positions."
-        )
-    if len(tokens_BT) == 0:
-        raise LabError("Expected at least one text, got none.")
+    tokens_BT = checked_tokens(model, tokens_BT)
     if pool_type(model) == "hub":
-        padding = text_tower(model).config.pad_token_id
-        used_T = (tokens_BT != padding).any(dim=0).nonzero()
-        length = int(used_T.max()) + 1 if len(used_T) else 1
-        return model.encode_text(tokens_BT[:, :length], normalize=False)
+        return model.encode_text(without_padding(model, tokens_BT), normalize=False)
     if not can_trim(model):
-        missing = context_length - tokens_BT.shape[1]
-        tokens_BT = F.pad(tokens_BT, (0, missing), value=pad_id)
+        if not hasattr(text_tower(model), "corner"):  # those trim by themselves
+            missing = text_tower(model).context_length - tokens_BT.shape[1]
+            tokens_BT = F.pad(tokens_BT, (0, missing), value=pad_id)
         return model.encode_text(tokens_BT, normalize=False)
     length = int(end_positions(model, tokens_BT).max()) + 1
     return _encode_causal(model, tokens_BT[:, :length])
+
+
+def checked_tokens(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """`tokens_BT`, without corner ids where the tower puts its corner tokens in itself.
+
+    Raises LabError for no texts, another shape than [B, T] and too many tokens.
+    """
+    if tokens_BT.ndim != 2 or tokens_BT.shape[1] == 0:
+        raise LabError(f"Expected token ids [B, T], got a tensor of {tuple(tokens_BT.shape)}.")
+    tower = text_tower(model)
+    if hasattr(tower, "plain_ids"):
+        tokens_BT = tower.plain_ids(tokens_BT)
+    if tokens_BT.shape[1] > tower.context_length:
+        raise LabError(
+            f"The texts have {tokens_BT.shape[1]} tokens, but the model reads at most "
+            f"{tower.context_length}. Cut them, or stretch the model's positions."
+        )
+    if len(tokens_BT) == 0:
+        raise LabError("Expected at least one text, got none.")
+    return tokens_BT
+
+
+def without_padding(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """The columns up to the last token that is no padding, for towers of transformers."""
+    padding = text_tower(model).config.pad_token_id
+    used_T = (tokens_BT != padding).any(dim=0).nonzero()
+    return tokens_BT[:, : int(used_T.max()) + 1 if len(used_T) else 1]
 
 
 def _encode_causal(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:

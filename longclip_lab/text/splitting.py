@@ -48,7 +48,19 @@ def split_subcaptions(text: str) -> list[str]:
     >>> split_subcaptions("A red boat. It is 2.5 m long.")
     ['A red boat', 'It is 2', '5 m long']
     """
-    return [part.strip() for part in _SUBCAPTION_END.split(text) if part.strip()]
+    return [text[start:end] for start, end in subcaption_spans(text)]
+
+
+def subcaption_spans(text: str) -> list[Span]:
+    """The characters of every sub-caption of `split_subcaptions`, in order."""
+    spans, start = [], 0
+    for end, after in [*(m.span() for m in _SUBCAPTION_END.finditer(text)), (len(text),) * 2]:
+        part = text[start:end]
+        if part.strip():
+            first = start + len(part) - len(part.lstrip())
+            spans.append(Span(first, first + len(part.strip())))
+        start = after
+    return spans
 
 
 def split_sentences(text: str) -> list[Span]:

