@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from longclip_lab.attribution.attention import attention
+from longclip_lab.attribution.faithfulness import faithfulness
 from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
+from longclip_lab.attribution.gradcam import grad_cam_maps
 from longclip_lab.attribution.inputs import Pairs, as_pairs
 from longclip_lab.attribution.methods import (
     PATCH_METHODS,
@@ -13,6 +15,12 @@ from longclip_lab.attribution.methods import (
     patch_method,
     token_maps,
     token_method,
+)
+from longclip_lab.attribution.questions import (
+    Questions,
+    photographed_things,
+    world_things,
+    world_words,
 )
 from longclip_lab.attribution.recording import Recording, record
 from longclip_lab.attribution.relevance import relevance
@@ -26,24 +34,33 @@ from longclip_lab.attribution.values import (
     TokenPatches,
     tokens_within,
 )
+from longclip_lab.attribution.verdicts import CRITERIA, Criterion, Faithfulness, Score
 
 __all__ = [
+    "CRITERIA",
     "PATCH_METHODS",
     "TOKEN_METHODS",
     "AttentionWeights",
+    "Criterion",
     "Explanation",
+    "Faithfulness",
     "Method",
     "Pairs",
     "PatchFeatures",
     "PatchMap",
+    "Questions",
     "Recording",
+    "Score",
     "TokenMap",
     "TokenPatches",
     "as_pairs",
     "attention",
+    "faithfulness",
+    "grad_cam_maps",
     "patch_features",
     "patch_maps",
     "patch_method",
+    "photographed_things",
     "record",
     "relevance",
     "rollout",
@@ -52,4 +69,6 @@ __all__ = [
     "token_method",
     "token_patches",
     "tokens_within",
+    "world_things",
+    "world_words",
 ]
