@@ -17,6 +17,7 @@ from longclip_lab.attribution.values import AttentionWeights, PatchMap, TokenMap
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
 from longclip_lab.models.encoding import evaluating
+from longclip_lab.models.text_tower import text_tower
 
 FACTS: dict[str, Any] = {
     "about": "attention weights of one layer, read at the pooled position",
@@ -35,7 +36,8 @@ def attention(
 
     A `str` is a text, anything else a picture; say `tower="image"` for the path of a picture.
     `layer` and `head` keep one (negative: from the end), None keeps all; both axes stay, so the
-    weights are [L, H, T, T] with L or H of 1. Position T-1 of a text is its end token.
+    weights are [L, H, T, T] with L or H of 1. Padding and corner tokens stand behind a text's end
+    token, in towers that read them.
 
     Raises LabError for towers without attention, unknown layers or heads, and bad pictures.
 
@@ -53,15 +55,15 @@ def attention(
             clip.encode_text(ids_BT)
         else:
             pairs = as_pairs(clip, source, "")
+            if len(pairs) != 1:
+                raise LabError(f"expected one picture, got {len(pairs)}. Ask for one at a time.")
             clip.encode_image(pairs.pixels_B3HW)
     stacked = torch.cat([_choose(weights, head) for weights in recording.weights])
     if tower == "text":
-        length = ids_BT.shape[1]
         pooled_B = text_pooled(clip, ids_BT, stacked.shape[-1])
-        words = [source[start:end] for start, end in spans]
-        labels = ("[start]", *words, "[end]")
-        labels += tuple(f"[{i}]" for i in range(length, stacked.shape[-1]))
         pooled = None if pooled_B is None else int(pooled_B)
+        words = [source[start:end] for start, end in spans]
+        labels = ("[start]", *words, "[end]", *_behind(clip, stacked.shape[-1] - len(words) - 2))
         shown = source
     else:
         layout = patch_layout(clip)
@@ -141,6 +143,14 @@ def token_scores(pairs: Pairs, method: str, matrix_BTT: torch.Tensor) -> list[To
             )
         )
     return maps
+
+
+def _behind(clip: Clip, count: int) -> list[str]:
+    """Names of `count` positions behind the end token: corner or register tokens, or padding."""
+    corner = getattr(text_tower(clip.model), "corner", None)
+    if corner is not None and corner.num_corner == count:
+        return [f"[{corner.kind} {i}]" for i in range(1, count + 1)]
+    return ["[padding]"] * count
 
 
 def _choose(weights_BHTT: torch.Tensor, head: int | None) -> torch.Tensor:

@@ -117,7 +117,7 @@ def _scores(
         text_BD = clip.encode_text(ids_BT)
         image_BD = clip.encode_image(pairs.pixels_B3HW[rows])
         similarity_B = F.cosine_similarity(text_BD, image_BD)
-    target = similarity_B.sum()  # one sum for all: no pair's weights touch another's similarity
+        target = similarity_B.sum()  # for all: no pair's weights touch another's similarity
     text_steps, image_steps = steps(target, text.weights), steps(target, image.weights)
     pooled_BT = text_pooling(clip, ids_BT, text_steps[0].shape[-1])
     pooled_BP = layout.pooling_P().to(clip.device).expand(len(ids_BT), -1)
