@@ -129,7 +129,10 @@ def picture(pairs: Any, index: int, pixels: int) -> Image.Image:
 
         return draw(pairs.scenes[index], pixels)
     source = pairs.images[index]
-    image = Image.open(source) if isinstance(source, str | Path) else Image.fromarray(source)
+    if isinstance(source, Image.Image):
+        image = source
+    else:
+        image = Image.open(source) if isinstance(source, str | Path) else Image.fromarray(source)
     image = image.convert("RGB")
     image.thumbnail((pixels, pixels))
     return image

@@ -1,0 +1,111 @@
+"""What every view here is: controls, one panel that is drawn anew, a busy sign, a place for errors.
+
+The panel is HTML with small SVG charts, so that an answer is a few KB and nothing flickers. Models
+and pools are read when the view is shown, not when it is made: the reader sees it at work.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from longclip_lab.errors import LabError
+from longclip_lab.views.states import STYLE
+
+_SIGN_STYLE = """<style>
+.lc-view.lc-panel {overflow: visible; padding: 2px}
+.lc-panel :is(.widget-slider, .widget-dropdown, .widget-textarea, .widget-text) {width: 100%}
+.lc-panel .widget-label {width: auto; min-width: 9.5em; text-align: left; font-weight: 600}
+.lc-panel .widget-readout {min-width: 4em; font-size: 16px}
+.lc-panel .widget-textarea textarea {line-height: 1.4}
+.lc-panel .widget-button, .lc-panel .widget-dropdown > select {min-height: 36px; height: auto}
+.lc-panel .busy {color: var(--lc-soft); opacity: 0; animation: lc-show .1s .15s forwards}
+.lc-panel .busy::before {content: ""; display: inline-block; width: .8em; height: .8em;
+  margin-right: .5em; border: 2.5px solid #0072B2; border-right-color: transparent;
+  border-radius: 50%; animation: lc-turn .9s linear infinite; vertical-align: -.1em}
+.lc-panel .error {border-left: 4px solid #D55E00; padding: 4px 12px; margin: 6px 0}
+@keyframes lc-show {to {opacity: 1}}
+@keyframes lc-turn {to {transform: rotate(1turn)}}
+@media (prefers-reduced-motion: reduce) {.lc-panel .busy::before {animation: none}}
+</style>"""
+
+
+class Panel(widgets.VBox):
+    """A view; subclasses draw and say which of their controls change what."""
+
+    def __init__(self, controls: list[widgets.Widget]):
+        self._panel = widgets.HTML()
+        self._sign = widgets.HTML()
+        self._error = widgets.HTML()
+        self._quiet = False
+        self.error = ""  # what the view says in place of an answer
+        style = widgets.HTML(STYLE + _SIGN_STYLE)
+        super().__init__([style, *controls, self._sign, self._error, self._panel])
+        self.add_class("lc-view")
+        self.add_class("lc-panel")
+
+    def draw(self) -> str:
+        """The HTML of the present state. Raises LabError where the state makes no sense."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Draw the present state; the message of a LabError stands above the last good one."""
+        message = ""
+        with self.busy():
+            try:
+                drawn = self.draw()
+                self._panel.value = f'<div role="status" aria-live="polite">{drawn}</div>'
+            except LabError as error:
+                message = str(error)
+        self.error = message
+        box = f'<div class="error" role="alert">{html.escape(message)}</div>'
+        self._error.value = box if message else ""
+
+    @contextmanager
+    def busy(self, doing: str = "working") -> Iterator[None]:
+        """Show the busy sign, and what is being done, inside the block."""
+        before = self._sign.value
+        self._sign.value = f'<span class="busy" role="status">{html.escape(doing)} …</span>'
+        try:
+            yield
+        finally:
+            self._sign.value = before
+
+    def _watch(self, act: Callable[[], Any], *controls: widgets.Widget) -> None:
+        """Call `act` when a control's value changes, unless the view itself changed it."""
+        for control in controls:
+            control.observe(lambda _: None if self._quiet else act(), "value")
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Change controls inside the block without an answer to each change."""
+        self._quiet, before = True, self._quiet
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    def _ipython_display_(self, **options: Any) -> None:
+        display(self._repr_mimebundle_(**options), raw=True)
+        self.refresh()
+
+
+def slider(label: str, values: range, value: int, **options: Any) -> widgets.IntSlider:
+    """A labelled slider over whole numbers that answers while it is dragged."""
+    return widgets.IntSlider(
+        value=value, min=values.start, max=values.stop - 1, step=values.step, description=label,
+        style={"description_width": "initial"}, continuous_update=True, **options,
+    )  # fmt: skip
+
+
+def dropdown(label: str, options: list, value: Any = None, **more: Any) -> widgets.Dropdown:
+    """A labelled list to choose from; the first option unless `value` says otherwise."""
+    chosen = {} if value is None else {"value": value}
+    return widgets.Dropdown(
+        options=options, description=label, style={"description_width": "initial"}, **chosen, **more
+    )
