@@ -12,6 +12,7 @@ from longclip_lab.views.along import along_html
 from longclip_lab.views.answers import counterfactual_figure
 from longclip_lab.views.comparisons import stretching_figure
 from longclip_lab.views.dispatch import plot
+from longclip_lab.views.explorer_figure import explorer_figure
 from longclip_lab.views.faithfulness import faithfulness_figure
 from longclip_lab.views.features import position_similarity_figure, spectrum_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
@@ -31,6 +32,7 @@ __all__ = [
     "caption_html",
     "counterfactual_figure",
     "effective_length_figure",
+    "explorer_figure",
     "faithfulness_figure",
     "figure",
     "matches_html",

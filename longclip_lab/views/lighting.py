@@ -34,8 +34,11 @@ from longclip_lab.models import Clip
 from longclip_lab.text import split_sentences
 from longclip_lab.text.splitting import Span
 
-IN_CONTEXT = "token x patch"
-"""The name of the matrix of tokens and patches among the methods that light up a picture."""
+MATRICES = {
+    "words alone": "each word alone against each patch (cosine, less empty text's)",
+    "words in context": "the state at each word against each patch (cosine, less empty text's)",
+}
+"""The matrices of tokens and patches: they light up patches for words and words for patches."""
 
 _WORD = re.compile(r"\w+(?:['’.,-]\w+)*|[^\w\s]+")
 _REMEMBERED = 512  # maps; one of 14 x 14 patches takes 800 bytes
@@ -72,6 +75,13 @@ class Strip:
         """How many words the model read something of."""
         return sum(span.start < self.read for span in self.words) if self.tokens else 0
 
+    def cut_off(self, span: Span) -> Span:
+        """The part of the characters that the model read. Raises LabError if that is nothing."""
+        end = min(span.end, self.read)
+        if end <= span.start or not self.tokens:
+            raise LabError("the model never read these words: they lie behind its cut.")
+        return Span(span.start, end)
+
     @cached_property
     def tokens_of_words(self) -> np.ndarray:
         """Which tokens belong to which word that was read: bool [W, T]."""
@@ -96,11 +106,12 @@ class Lighting:
         pairs = self._once(("pairs", text), lambda: as_pairs(self.clip, self.images[0], text))
         return Strip(text, pairs.spans[0], pairs.unread[0])
 
-    def matrix(self, picture: int, text: str) -> TokenPatches:
-        """Every token against every patch."""
+    def matrix(self, picture: int, text: str, method: str = "") -> TokenPatches:
+        """Every token against every patch; of each word alone unless `method` is another matrix."""
+        tokens = matrix_of(method).removeprefix("words ")
         return self._once(
-            ("matrix", picture, text),
-            lambda: token_patches(self.clip, self.images[picture], text)[0],
+            ("matrix", picture, text, tokens),
+            lambda: token_patches(self.clip, self.images[picture], text, tokens=tokens)[0],
         )
 
     def patches(
@@ -108,16 +119,18 @@ class Lighting:
     ) -> PatchMap:
         """The patches for the characters `span` of the text.
 
-        `IN_CONTEXT` takes the tokens as they stand in the text; every other method is asked about
-        the characters alone.
+        A matrix gives the mean of its tokens; every other method is asked about the characters as
+        a text of their own.
         """
-        if method == IN_CONTEXT:
-            return self.matrix(picture, text).patches(*span)
+        if method in MATRICES:
+            return self.matrix(picture, text, method).patches(*span)
         known(method, PATCH_METHODS)
         asked = text[slice(*span)] if PATCH_METHODS[method].asks_text else text
         found = self._once(
             ("patches", picture, asked, method, *sorted(options.items())),
-            lambda: self._slim(patch_maps(self.clip, self.images[picture], asked, method, **options)),
+            lambda: self._slim(
+                patch_maps(self.clip, self.images[picture], asked, method, **options)
+            ),
         )
         return replace(found, image=self.matrix(picture, text).image)
 
@@ -147,6 +160,11 @@ class Lighting:
                 self._remembered.popitem(last=False)
         self._remembered.move_to_end(key)
         return self._remembered[key]
+
+
+def matrix_of(method: str) -> str:
+    """The matrix that goes with a method: itself, or the words alone."""
+    return method if method in MATRICES else next(iter(MATRICES))
 
 
 def known(method: str, methods: Sequence[str]) -> None:

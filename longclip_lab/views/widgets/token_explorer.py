@@ -19,7 +19,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
 from longclip_lab.text.splitting import Span
 from longclip_lab.views.html import picture_uri
-from longclip_lab.views.lighting import IN_CONTEXT, Lighting, Strip, known, options_of
+from longclip_lab.views.lighting import MATRICES, Lighting, Strip, known, matrix_of, options_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 _STATIC = Path(__file__).parent / "static"
 _DRAWING = 100  # pixels; smaller pictures are stored without loss
 _LEVELS = 255
-_ABOUT = "each word as it stands in the text, against each patch (last layer, cosine)"
 
 
 class TokenExplorer(anywidget.AnyWidget):
@@ -44,8 +43,9 @@ class TokenExplorer(anywidget.AnyWidget):
         texts: one text or several. With as many texts as pictures, choosing a picture chooses its
             text; any text can then be put beside it.
         method: what lights up the picture for a word or a sentence: a name of
-            `longclip_lab.attribution.PATCH_METHODS`, asked about those words alone, or
-            "token x patch", which takes the words as they stand in the text.
+            `longclip_lab.attribution.PATCH_METHODS`, asked about those words alone, or a matrix
+            of tokens and patches: "words alone" or "words in context". For a patch it is always a
+            matrix that lights up the words: the one chosen, else that of the words alone.
         words_method: what lights up the words for the whole picture: a name of
             `longclip_lab.attribution.TOKEN_METHODS`.
         typing: offer a box in which the reader can type a text.
@@ -89,7 +89,7 @@ class TokenExplorer(anywidget.AnyWidget):
         images, texts = _listed(images), [texts] if isinstance(texts, str) else list(texts)
         if not images or not texts:
             raise LabError(f"expected pictures and texts, got {len(images)} and {len(texts)}.")
-        known(method, [IN_CONTEXT, *PATCH_METHODS])
+        known(method, [*MATRICES, *PATCH_METHODS])
         known(words_method, TOKEN_METHODS)
         self._lighting = Lighting(clip, images)
         self._strip: Strip | None = None
@@ -100,9 +100,9 @@ class TokenExplorer(anywidget.AnyWidget):
         self.offers = self._offered(typing)
         self._show_scene()
         self._show_answer()
-        self.observe(self._on_scene, ["picture", "text"])
+        self.observe(self._on_scene, ["picture", "text", "method"])
         self.observe(self._on_choice, [
-            "method", "layer", "head", "words_method", "words_layer", "words_head", "lit",
+            "layer", "head", "words_method", "words_layer", "words_head", "lit",
         ])  # fmt: skip
         self.on_msg(self._on_question)
 
@@ -140,7 +140,7 @@ class TokenExplorer(anywidget.AnyWidget):
 
     def _offered(self, typing: bool) -> dict[str, Any]:
         """What the reader can choose from."""
-        patch = [{"name": IN_CONTEXT, "about": _ABOUT, "options": []}]
+        patch = [{"name": n, "about": about, "options": []} for n, about in MATRICES.items()]
         patch += [_offer(name, PATCH_METHODS) for name in PATCH_METHODS]
         word = [_offer(name, TOKEN_METHODS) for name in TOKEN_METHODS]
         sizes = {}
@@ -189,7 +189,7 @@ class TokenExplorer(anywidget.AnyWidget):
                 f"got {self.picture}."
             )
         strip = self._lighting.strip(self.text)
-        found = self._lighting.matrix(self.picture, self.text)
+        found = self._lighting.matrix(self.picture, self.text, self.method)
         per_word = [found.scores[inside].mean(0) for inside in strip.tokens_of_words]
         levels, low, high = quantised(np.array(per_word).reshape(len(per_word), -1))
         other_text = self._strip is not None and self._strip.text != self.text
@@ -203,6 +203,7 @@ class TokenExplorer(anywidget.AnyWidget):
                 "words": strip.words, "sentences": strip.sentences, "read": strip.words_read,
                 "tokens": [len(strip.tokens), len(strip.tokens) + strip.unread],
                 "similarity": round(found.similarity, 3), "low": low, "high": high,
+                "matrix": matrix_of(self.method),
             }  # fmt: skip
 
     def _show_answer(self) -> None:
@@ -210,10 +211,11 @@ class TokenExplorer(anywidget.AnyWidget):
 
     def _answer(self, unit: dict[str, Any]) -> dict[str, Any]:
         """What lights up for a unit, small enough to send: 8 bits a score."""
-        found = self._map(unit)
+        found, method = self._map(unit), self.method
         if isinstance(found, PatchMap):
             side, scores = "patches", found.scores.reshape(-1)
         else:
+            method = matrix_of(method) if unit["kind"] == "patch" else self.words_method
             words = self._strip.tokens_of_words.astype(float)
             if unit["kind"] == "patch":  # a cosine has a mean; shares of a whole have a sum
                 words /= np.maximum(words.sum(1, keepdims=True), 1)
@@ -221,13 +223,13 @@ class TokenExplorer(anywidget.AnyWidget):
         levels, low, high = quantised(scores)
         return {
             "unit": unit, "side": side, "scores": levels.tolist(), "low": low, "high": high,
-            "method": found.method,
+            "method": method,
         }  # fmt: skip
 
     def _map(self, unit: dict[str, Any]) -> PatchMap | TokenMap:
         text, kind = self._strip.text, unit.get("kind")
         if kind == "patch":
-            matrix = self._lighting.matrix(self.picture, text)
+            matrix = self._lighting.matrix(self.picture, text, self.method)
             rows, columns = matrix.scores.shape[1:]
             if not (0 <= unit["row"] < rows and 0 <= unit["column"] < columns):
                 raise LabError(
@@ -240,9 +242,7 @@ class TokenExplorer(anywidget.AnyWidget):
             return self._lighting.tokens(self.picture, text, self.words_method, options)
         if kind != "words":
             raise LabError(f"expected words, a patch or the picture, got {unit!r}.")
-        span = Span(unit["start"], min(unit["end"], self._strip.read))
-        if span.end <= span.start:
-            raise LabError("the model never read these words: they lie behind its cut.")
+        span = self._strip.cut_off(Span(unit["start"], unit["end"]))
         options = self._options("", self.method, PATCH_METHODS)
         return self._lighting.patches(self.picture, text, span, self.method, options)
 

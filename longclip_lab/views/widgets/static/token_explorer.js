@@ -12,6 +12,7 @@ const make = (tag, className = "", attributes = {}, ...children) => {
   node.append(...children);
   return node;
 };
+const strength = (place) => Math.abs(place) ** 1.4; // of the colour: the middle does not drown the top
 const keyOf = (unit) => JSON.stringify(Object.entries(unit ?? {}).sort());
 const short = (text, length = 60) =>
   text.length > length ? text.slice(0, length - 1).trimEnd() + "…" : text;
@@ -20,9 +21,10 @@ const number = (value) => {
   return value.toFixed(digits).replace("-", "−");
 };
 
-// A score on the scale of its answer: 0 to 1, or -1 to 1 where scores lie on both sides of zero.
+// Scores on the scale of their answer: from the least to the largest, 0 to 1, or, where a good part
+// of them lies on either side of zero, from -1 to 1 around it.
 function scaled({ scores, low, high }) {
-  const signed = low < 0 && high > 0;
+  const signed = low < 0 && high > 0 && Math.min(-low, high) > 0.2 * Math.max(-low, high);
   const values = scores.map((level) => low + (level / LEVELS) * (high - low));
   const widest = signed ? Math.max(-low, high) : high - low;
   const zero = signed ? 0 : low;
@@ -71,14 +73,13 @@ class Explorer {
     this.legend = make("div", "legend");
     this.wholePicture = make("button", "whole", { type: "button" }, "whole picture");
     this.wholePicture.dataset.unit = JSON.stringify({ kind: "picture" });
-    const side = make("div", "side", {},
-      make("div", "frame", {}, this.image, this.grid), this.wholePicture);
     this.about = make("p", "about");
+    const side = make("div", "side", {},
+      make("div", "frame", {}, this.image, this.grid), this.wholePicture, this.about);
     this.root.append(
       this.controls,
       make("div", "bar", {}, this.status, this.legend),
       make("div", "stage", {}, make("div", "text", {}, this.strip, this.summary), side),
-      this.about,
     );
     this.buildControls();
     if (this.model.get("offers").typing) this.buildTyping();
@@ -332,13 +333,13 @@ class Explorer {
     if (unit.kind === "patch") {
       const at = unit.row * columns + unit.column;
       const scores = [...Array(read).keys()].map((word) => this.matrix[word * patches + at]);
-      return this.narrowed({ unit, side: "words", scores, low, high, method: "token x patch" });
+      return this.narrowed({ unit, side: "words", scores, low, high, method: this.scene.matrix });
     }
-    if (unit.kind !== "words" || this.model.get("method") !== "token x patch") return null;
+    if (unit.kind !== "words" || this.model.get("method") !== this.scene.matrix) return null;
     const word = words.findIndex(([start, end]) => start === unit.start && end === unit.end);
     if (word < 0) return null;
     const scores = [...this.matrix.subarray(word * patches, (word + 1) * patches)];
-    return this.narrowed({ unit, side: "patches", scores, low, high, method: "token x patch" });
+    return this.narrowed({ unit, side: "patches", scores, low, high, method: this.scene.matrix });
   }
 
   // The scale of the whole matrix, narrowed to what one answer needs of it.
@@ -412,7 +413,7 @@ class Explorer {
     for (const [side, nodes] of [["patches", this.patches], ["words", this.words]]) {
       nodes.forEach((node, i) => {
         const place = answer?.side === side ? (scale.places[i] ?? 0) : 0;
-        node.style.setProperty("--lit", Math.abs(place).toFixed(3));
+        node.style.setProperty("--lit", strength(place).toFixed(3));
         node.classList.toggle("below", place < 0);
         node.classList.toggle("strong", place > 0.55);
         node.classList.toggle("best", answer?.side === side && i === best && place > 0);
@@ -425,13 +426,17 @@ class Explorer {
   drawLegend(scale) {
     this.legend.hidden = !scale;
     if (!scale) return;
-    const from = scale.signed ? -scale.widest : scale.values.length ? Math.min(...scale.values) : 0;
+    const from = scale.signed ? -scale.widest : Math.min(...scale.values);
     const to = scale.signed ? scale.widest : Math.max(...scale.values);
-    this.legend.replaceChildren(
-      make("span", "", {}, number(from)),
-      make("span", scale.signed ? "ramp signed" : "ramp", { role: "presentation" }),
-      make("span", "", {}, number(to)),
-    );
+    const ramp = make("span", "ramp");
+    const start = scale.signed ? -1 : 0;
+    for (let step = 0; step <= 12; step++) {
+      const place = start + ((1 - start) * step) / 12;
+      const cell = make("i", place < 0 ? "below" : "");
+      cell.style.setProperty("--lit", strength(place).toFixed(3));
+      ramp.append(cell);
+    }
+    this.legend.replaceChildren(number(from), ramp, number(to));
   }
 
   drawAbout(answer) {
