@@ -1,4 +1,4 @@
-"""Image-text pairs on disk: COCO's layout now, other benchmarks and shards as they come.
+"""Image-text pairs on disk: COCO's layout and the published layouts of long captions.
 
 Whatever the source, a data set is a value with `.images`, `.short`, `.long`, `.captions`,
 `.skipped` and `.source`, so that training, evaluation and probing need not know which it is.
@@ -9,16 +9,31 @@ from __future__ import annotations
 from longclip_lab.data.coco import coco
 from longclip_lab.data.coco_boxes import BoxedPictures, BoxedThing, coco_boxes
 from longclip_lab.data.known_words import keep_known_words
+from longclip_lab.data.layouts import LAYOUTS, Columns
 from longclip_lab.data.pairs import Pairs
+from longclip_lab.data.recaptioned import recaptioned
 from longclip_lab.data.registry import DATA_NAMES, open_data
+from longclip_lab.data.subcaptions import (
+    DrawnTexts,
+    choose_caption,
+    draw_texts,
+    sample_subcaptions,
+)
 
 __all__ = [
     "DATA_NAMES",
+    "LAYOUTS",
     "BoxedPictures",
     "BoxedThing",
+    "Columns",
+    "DrawnTexts",
     "Pairs",
+    "choose_caption",
     "coco",
     "coco_boxes",
+    "draw_texts",
     "keep_known_words",
     "open_data",
+    "recaptioned",
+    "sample_subcaptions",
 ]

@@ -34,11 +34,15 @@ def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
         return " ".join(kept) or NOTHING_KNOWN
 
     captions = [[filtered(text) for text in texts] for texts in pairs.captions]
+    captioners = [
+        {who: filtered(text) for who, text in of_picture.items()} for of_picture in pairs.captioners
+    ]
     source = {**pairs.source, "words": counts.copy()}
     return replace(
         pairs,
         short=[filtered(text) for text in pairs.short],
         long=[filtered(text) for text in pairs.long],
         captions=captions,
+        captioners=captioners,
         source=source,
     )

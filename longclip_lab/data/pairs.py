@@ -14,7 +14,8 @@ from longclip_lab.errors import LabError
 class Pairs:
     """N pictures with one short text, one long text and all captions each.
 
-    `images` are paths; a picture is decoded when it is used. `skipped` names what was left
+    `images` are paths; a picture is decoded when it is used. `captioners` holds a picture's long
+    captions by captioner, where there are several (else it is empty). `skipped` names what was left
     out, by reason; `source` says where the data come from and holds their hash, JSON-able and
     independent of where the folder lies. The drawn world's pairs have the same fields.
 
@@ -31,6 +32,7 @@ class Pairs:
     captions: list[list[str]]
     skipped: dict[str, list[str]] = field(default_factory=dict)
     source: dict[str, Any] = field(default_factory=dict)
+    captioners: list[dict[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         counts = {
@@ -39,6 +41,8 @@ class Pairs:
             "long": len(self.long),
             "captions": len(self.captions),
         }
+        if self.captioners:
+            counts["captioners"] = len(self.captioners)
         if len(set(counts.values())) != 1:
             listing = ", ".join(f"{count} {what}" for what, count in counts.items())
             raise LabError(f"Pairs need one of each for every picture; {self.name} has {listing}.")
@@ -64,5 +68,6 @@ class Pairs:
             short=[self.short[index] for index in chosen],
             long=[self.long[index] for index in chosen],
             captions=[self.captions[index] for index in chosen],
+            captioners=[self.captioners[index] for index in chosen] if self.captioners else [],
             source={**self.source, "subset": {"of": len(self), "pairs": len(chosen)}},
         )

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from longclip_lab.data.coco import coco
+from longclip_lab.data.layouts import LAYOUTS
+from longclip_lab.data.recaptioned import recaptioned
 from longclip_lab.errors import LabError, suggest
 
-DATA_NAMES = ("world", "coco")
+DATA_NAMES = ("world", "coco", *LAYOUTS)
 
 
 def open_data(
@@ -21,7 +23,10 @@ def open_data(
     verify: bool = True,
     progress: bool = False,
 ) -> Any:
-    """Open a data set by name: `world` is drawn (`n`, `seed`), `coco` is read below `root`.
+    """Open a data set by name: `world` is drawn (`n`, `seed`), the others are read below `root`.
+
+    `coco` has COCO's own layout; `dreamlip`, `lotlip` and `sharegpt4v` have long captions as
+    published (see `recaptioned`).
 
     Raises LabError for an unknown name and for a `root` that is missing or makes no sense.
 
@@ -42,4 +47,13 @@ def open_data(
                 "annotations/ and val2017/."
             )
         return coco(root, split or "val2017", skip_bad, verify, progress)
+    if name in LAYOUTS:
+        if root is None:
+            raise LabError(
+                f"{name} is read from disk: say where with root (--root DIR), the folder that "
+                "holds the table and, below it, the pictures."
+            )
+        return recaptioned(
+            root, name, split=split, skip_bad=skip_bad, verify=verify, progress=progress
+        )
     raise LabError(f"There is no data set named {name!r}. {suggest(name, DATA_NAMES)}")

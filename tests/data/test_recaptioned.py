@@ -1,0 +1,270 @@
+"""The published layouts of long captions, on small files of each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from longclip_lab.data import Columns, draw_texts, keep_known_words, open_data, recaptioned
+from longclip_lab.errors import LabError
+from longclip_lab.text import get_tokenizer
+
+# The header of cc3m_3long_3short_1raw_captions_url.csv, in its order.
+HEADER = [
+    "Image Path", "raw_caption", "shortIB_captions", "longIB_captions", "shortSV_captions",
+    "longSV_captions", "shortLLA_captions", "longLLA_captions",
+]  # fmt: skip
+ROWS = [
+    ["cc3m/0.jpg", "how to build", "a cabin", "A cabin, small. It is red.", "A wooden cabin.",
+     "The image captures a cabin.\n\nIt has a \"door\".", "A cabin.", "The cabin."],
+    ["cc3m/1.jpg", "a café", "a dog", "A dog.", "A dog runs.", "A dog runs. Grass.", "Dog.", ""],
+]  # fmt: skip
+FORMATS = [
+    "csv",
+    "tsv",
+    "semicolon",
+    "json",
+    "jsonl",
+    *(["parquet"] if find_spec("pyarrow") else []),
+]
+
+
+def draw_pictures(root: Path, names: list[str]) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), "teal").save(root / name)
+
+
+def write_table(root: Path, rows: list[list[str]], form: str = "csv", header=HEADER) -> Path:
+    root.mkdir(exist_ok=True)
+    objects = [dict(zip(header, row, strict=True)) for row in rows]
+    if form in ("csv", "tsv", "semicolon"):
+        path = root / f"cc3m_captions.{'tsv' if form == 'tsv' else 'csv'}"
+        delimiter = {"csv": ",", "tsv": "\t", "semicolon": ";"}[form]
+        with path.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+        return path
+    path = root / f"cc3m_captions.{form}"
+    if form == "parquet":
+        pd.DataFrame(objects).to_parquet(path)
+    else:
+        whole = json.dumps(objects) if form == "json" else "\n".join(map(json.dumps, objects))
+        path.write_text(whole, encoding="utf-8")
+    return path
+
+
+def dreamlip(root: Path, rows=ROWS, form: str = "csv", pictures: bool = True) -> Path:
+    path = write_table(root, rows, form)
+    if pictures:
+        draw_pictures(root, [row[0] for row in rows])
+    return path
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_dreamlip_in_every_form(tmp_path, form):
+    dreamlip(tmp_path, form=form)
+    pairs = recaptioned(tmp_path, "dreamlip", verify=True)
+    assert [path.name for path in pairs.images] == ["0.jpg", "1.jpg"]
+    assert pairs.short == ["how to build", "a café"]
+    assert pairs.captions[0] == ["how to build", "a cabin", "A cabin.", "A wooden cabin."]
+    assert pairs.captioners[0] == {
+        "InstructBLIP": "A cabin, small. It is red.",
+        "LLaVA": "The cabin.",
+        "ShareGPT4V": 'The image captures a cabin.\n\nIt has a "door".',
+    }
+    assert pairs.captioners[1] == {"InstructBLIP": "A dog.", "ShareGPT4V": "A dog runs. Grass."}
+    assert pairs.long == ["A cabin, small. It is red.", "A dog."]
+    assert pairs.source["captioners"] == {"InstructBLIP": 2, "LLaVA": 1, "ShareGPT4V": 2}
+    assert pairs.source["short"] == "raw caption"
+    json.dumps(pairs.source)
+    assert pairs.subset([1]).captioners == [pairs.captioners[1]]
+    assert len(draw_texts(pairs.captioners, 3).texts) == 2
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    path = dreamlip(tmp_path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(recaptioned(tmp_path, "dreamlip")) == 2
+
+
+def test_shards_keep_captions_as_lists_of_one(tmp_path):
+    rows = [[row[0], *([text] for text in row[1:])] for row in ROWS]
+    dreamlip(tmp_path, rows, "json")
+    assert recaptioned(tmp_path, "dreamlip").short == ["how to build", "a café"]
+
+
+def test_lotlip_has_long_captions_alone(tmp_path):
+    header = ["Image Path", "longIB_captions", "longSV_captions", "longLLA_captions"]
+    write_table(tmp_path, [["a.jpg", "A cat. It sits.", "Cat.", "One."]], header=header)
+    draw_pictures(tmp_path, ["a.jpg"])
+    pairs = open_data("lotlip", tmp_path)
+    assert (pairs.short, pairs.captions) == (["A cat"], [["A cat"]])
+    assert pairs.source["short"] == "the long caption before the first '. '"
+    assert len(pairs.captioners[0]) == 3
+
+
+def test_columns_of_other_names(tmp_path):
+    write_table(tmp_path, [["a.jpg", "raw", "long"]], header=["file", "alt", "mine"])
+    draw_pictures(tmp_path, ["a.jpg"])
+    columns = Columns(image="file", raw="alt", long={"Me": "mine"}, short={})
+    pairs = recaptioned(tmp_path, "dreamlip", columns=columns)
+    assert (pairs.short, pairs.captioners) == (["raw"], [{"Me": "long"}])
+
+
+def test_addresses_need_paths(tmp_path):
+    rows = [["https://a.org/x.jpg", *ROWS[0][1:]], ["https://a.org/y.jpg", *ROWS[1][1:]]]
+    dreamlip(tmp_path, rows, pictures=False)
+    draw_pictures(tmp_path, ["got/0.jpg"])
+    with pytest.raises(LabError, match=r"line 2 names its picture by address: https://a\.org"):
+        recaptioned(tmp_path, "dreamlip")
+    paths = {"https://a.org/x.jpg": "got/0.jpg"}
+    pairs = recaptioned(tmp_path, "dreamlip", paths=paths, skip_bad=True)
+    assert [path.name for path in pairs.images] == ["0.jpg"]
+    assert pairs.skipped == {"picture without a path": ["https://a.org/y.jpg"]}
+
+
+def write_sharegpt4v(root: Path, count: int) -> None:
+    entries = [
+        {
+            "id": f"sa_{i}",
+            "image": f"sam/images/sa_{i}.jpg",
+            "conversations": [
+                {"from": "human", "value": "Describe the image.\n<image>"},
+                {"from": "gpt", "value": f"The image shows {i} cats. They sit."},
+            ],
+        }
+        for i in range(count)
+    ]
+    (root / "share-captioner.json").write_text(json.dumps(entries), encoding="utf-8")
+    draw_pictures(root, [entry["image"] for entry in entries])
+
+
+def test_sharegpt4v_and_longclips_split(tmp_path):
+    write_sharegpt4v(tmp_path, 1003)
+    train, val = (
+        open_data("sharegpt4v", tmp_path, split, verify=False) for split in ("train", "val")
+    )
+    assert (len(train), len(val)) == (3, 1000)
+    assert train.short[0] == "The image shows 1000 cats"
+    assert train.long[0] == "The image shows 1000 cats. They sit."
+    assert train.captioners[0] == {"ShareGPT4V": train.long[0]}
+    assert len(recaptioned(tmp_path, "sharegpt4v", limit=7)) == 7
+    assert len(recaptioned(tmp_path, "sharegpt4v", split="train", limit=2)) == 2
+
+
+def test_missing_pictures_are_counted_and_named(tmp_path):
+    rows = [[f"cc3m/{i}.jpg", *ROWS[0][1:]] for i in range(9)]
+    dreamlip(tmp_path, rows, pictures=False)
+    draw_pictures(tmp_path, ["cc3m/0.jpg"])
+    expected = r"8 x missing picture: cc3m/1.jpg, .*cc3m/5.jpg and 3 more"
+    with pytest.raises(LabError, match=expected):
+        recaptioned(tmp_path, "dreamlip")
+    pairs = recaptioned(tmp_path, "dreamlip", skip_bad=True)
+    assert len(pairs) == 1
+    assert pairs.skipped["missing picture"] == [f"cc3m/{i}.jpg" for i in range(1, 9)]
+
+
+def test_holes_are_counted_and_named(tmp_path):
+    rows = [
+        ROWS[0],
+        ROWS[0],
+        ["cc3m/1.jpg", *[""] * 7],
+        ["cc3m/2.jpg", " ", *ROWS[0][2:]],
+        ["", *ROWS[0][1:]],
+    ]
+    dreamlip(tmp_path, rows, pictures=False)
+    draw_pictures(tmp_path, [f"cc3m/{i}.jpg" for i in range(3)])
+    pairs = recaptioned(tmp_path, "dreamlip", skip_bad=True)
+    assert [path.name for path in pairs.images] == ["0.jpg"]
+    assert pairs.skipped == {
+        "picture listed twice": ["cc3m/0.jpg"],
+        "no long caption": ["cc3m/1.jpg"],
+        "no raw caption": ["cc3m/2.jpg"],
+        # The texts of ROWS[0] hold two line breaks.
+        "row without a picture's name": ["line 12"],
+    }
+    with pytest.raises(LabError, match=r"1 x no raw caption: cc3m/2\.jpg"):
+        recaptioned(tmp_path, "dreamlip")
+
+
+def test_known_words_reach_every_captioner(tmp_path):
+    dreamlip(tmp_path)
+    known = keep_known_words(recaptioned(tmp_path, "dreamlip"), get_tokenizer("world"))
+    assert known.captioners[0]["InstructBLIP"] == "A , small . It is red ."
+
+
+def text_of(name: str, text: str, encoding: str = "utf-8"):
+    return lambda root: (root / name).write_text(text, encoding=encoding, newline="")
+
+
+def csv_of(text: str, encoding: str = "utf-8"):
+    return text_of("t.csv", text, encoding)
+
+
+LINE = "Image Path,raw_caption,longIB_captions"
+ENTRY = '{"Image Path": "a.jpg", "longIB_captions": "7"}'
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda root: None, "should hold one table .* it holds none"),
+        (csv_of(""), "is empty"),
+        (csv_of("Image Path|longIB_captions\na.jpg|b"), "is one column. Expected columns"),
+        (csv_of(f"{LINE}\na.jpg,b"), "line 2: 2 fields for 3 columns parted by comma"),
+        (csv_of(f"{LINE}\na.jpg,b,c, d"), "line 2: 4 fields .* needs quotes"),
+        (csv_of(f'{LINE}\na.jpg,b,"c\nd.jpg,e,f'), "Is a quote left open"),
+        (csv_of("path,caption\na.jpg,b"), "the column 'Image Path' .* it has 'path', 'caption'"),
+        (csv_of("Image Path,caption\na.jpg,b"), "at least one of 'longIB_captions'"),
+        (csv_of(f"{LINE}\n../a.jpg,b,c"), "leads out of the picture folder"),
+        (csv_of(LINE), "leaves no picture"),
+        (csv_of(f"{LINE}\na.jpg,b,\xe9", "latin-1"), "byte 0xe9 some way after"),
+        (csv_of(LINE, "utf-16"), "not UTF-8"),
+        (text_of("t.json", '[{"Image Path": "a.jpg"'), "is not JSON"),
+        (text_of("t.json", '{"a": 1}'), "expected a list of objects"),
+        (text_of("t.json", "[3]"), "entry 0: expected an object"),
+        (text_of("t.jsonl", ENTRY + "\n{"), "line 2 is not JSON"),
+        (text_of("t.json", '[{"Image Path": "a", "longIB_captions": 7}]'), "expected a text .* 7"),
+    ],
+)  # fmt: skip
+def test_bad_tables(tmp_path, spoil, words):
+    spoil(tmp_path)
+    with pytest.raises(LabError, match=words):
+        recaptioned(tmp_path, "dreamlip")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda root: recaptioned(root, "dreamlap"),
+            "no layout 'dreamlap'. Did you mean dreamlip?",
+        ),
+        (lambda root: recaptioned(root / "nowhere", "dreamlip"), "There is no folder"),
+        (lambda root: recaptioned(root, "dreamlip", table="no.csv"), "There is no file"),
+        (lambda root: recaptioned(root, "dreamlip", table="cc3m"), "expected a table"),
+        (lambda root: recaptioned(root, "dreamlip", split="cc12m"), "begins with 'cc12m'"),
+        (lambda root: recaptioned(root, "dreamlip", limit=0), "at least 1 entry"),
+        (lambda root: recaptioned(root, "sharegpt4v", split="test"), "the splits train and val"),
+        (lambda root: recaptioned(root, "sharegpt4v"), 'expected {"image"'),
+        (lambda root: open_data("dreamlip"), "say where with root"),
+    ],
+)
+def test_bad_calls(tmp_path, call, words):
+    dreamlip(tmp_path)
+    with pytest.raises(LabError, match=words):
+        call(tmp_path)
+
+
+def test_parquet_says_what_it_needs(tmp_path, monkeypatch):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(LabError, match="pip install pyarrow, or save the table as CSV"):
+        recaptioned(tmp_path, "dreamlip")
