@@ -12,6 +12,7 @@ import torch
 from open_clip.hf_model import ClsLastHiddenStatePooler, ClsPooler, HFTextEncoder
 from open_clip.transformer import TextTransformer
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models.corner_masks import (
@@ -75,7 +76,8 @@ class CornerTextEncoder(HFTextEncoder):
 
     def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """[CLS]'s features [B, D]. With the mask nothing reads the corners: they are left out."""
-        return self._pool(self._states(ids_BT, with_corners=not self.corner.mask)[:, :1])[:, 0]
+        output = self._run(ids_BT, with_corners=not self.corner.mask)
+        return self.proj(self.pooler(output, None))
 
     def plain_ids(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Token ids without the corners of the released layout, [CLS] V .. V + m - 1 text."""
@@ -87,12 +89,17 @@ class CornerTextEncoder(HFTextEncoder):
 
     def encode_corners(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """The features of [CLS] and of every corner: [B, 1 + m, D]."""
-        states = self._states(ids_BT, with_corners=True)
-        pooled = [states[:, :1], states[:, states.shape[1] - self.corner.num_corner :]]
-        return self._pool(torch.cat(pooled, dim=1))
+        output = self._run(ids_BT, with_corners=True)
+        states_BmW = output.last_hidden_state[:, -self.corner.num_corner :]
+        dense = getattr(self.transformer, "pooler", None)
+        if isinstance(self.pooler, ClsPooler) and self.pooler.use_pooler_output and dense:
+            alone = states_BmW.flatten(0, 1).unsqueeze(1)  # the pooler takes the first of a row
+            states_BmW = dense(alone).unflatten(0, states_BmW.shape[:2])
+        pooled = torch.cat([self.pooler(output, None).unsqueeze(1), states_BmW], dim=1)
+        return self.proj(pooled)
 
-    def _states(self, ids_BT: torch.Tensor, with_corners: bool) -> torch.Tensor:
-        """States of the last layer [B, T, W], or [B, T + m, W] with the corners behind."""
+    def _run(self, ids_BT: torch.Tensor, with_corners: bool) -> BaseModelOutput:
+        """What transformers gives: states [B, T, W], or [B, T + m, W] with the corners behind."""
         ids_BT = self.plain_ids(ids_BT)
         tokens_BT = ids_BT != self.config.pad_token_id
         length, corners = ids_BT.shape[1], self.corner.num_corner
@@ -106,12 +113,11 @@ class CornerTextEncoder(HFTextEncoder):
             place_m = place_m * bool(self.corner.shift)  # kept: all at the place of [CLS]
             position_T = torch.cat([position_T, place_m + position_offset(self)])
             tokens_BT = torch.cat([tokens_BT, tokens_BT.new_ones(len(ids_BT), corners)], dim=1)
-        output = self.transformer(
+        return self.transformer(
             inputs_embeds=embedded,
             attention_mask=self._attention(tokens_BT, embedded.dtype, with_corners),
             position_ids=position_T.unsqueeze(0),
         )
-        return output.last_hidden_state
 
     def _attention(
         self, tokens_BT: torch.Tensor, dtype: torch.dtype, with_corners: bool
@@ -127,14 +133,6 @@ class CornerTextEncoder(HFTextEncoder):
         in_order_BT = torch.cat([tokens_BT[:, :1], tokens_BT[:, text:], tokens_BT[:, 1:text]], 1)
         allowed_BTT = corner_attention_mask(in_order_BT, corners)[:, place][:, :, place]
         return additive(allowed_BTT, dtype).unsqueeze(1)
-
-    def _pool(self, states_BKW: torch.Tensor) -> torch.Tensor:
-        """Each state through the pooler that [CLS] takes, and the projection: [B, K, D]."""
-        dense = getattr(self.transformer, "pooler", None)
-        if isinstance(self.pooler, ClsPooler) and self.pooler.use_pooler_output and dense:
-            alone = states_BKW.flatten(0, 1).unsqueeze(1)  # the pooler takes the first of a row
-            states_BKW = dense(alone).unflatten(0, states_BKW.shape[:2])
-        return self.proj(states_BKW)
 
 
 class CornerTextTransformer(TextTransformer):

@@ -91,7 +91,7 @@ def text_source(
     elif isinstance(text_tower, transformers.PretrainedConfig):
         config, source, label = text_tower, None, text_tower.model_type
     elif isinstance(text_tower, dict):
-        config = transformers.AutoConfig.for_model(**text_tower)
+        config = _config_of(text_tower)
         source, label = None, config.model_type
     else:
         source = _minilm_folder() if text_tower == "minilm" else text_tower
@@ -113,6 +113,16 @@ def text_source(
             f"A context of {context_length} tokens does not fit the {room} positions of {label}."
         )
     return config, source, label
+
+
+def _config_of(facts: dict[str, Any]) -> transformers.PretrainedConfig:
+    kind = facts.get("model_type")
+    if kind not in BERT_LIKE:
+        raise LabError(
+            f"The config of a text tower needs one of these as its model_type: "
+            f"{', '.join(BERT_LIKE)}; got {kind!r}."
+        )
+    return transformers.AutoConfig.for_model(**facts)
 
 
 def _minilm_folder() -> str:
