@@ -157,7 +157,8 @@ class TokenExplorer(anywidget.AnyWidget):
         }  # fmt: skip
 
     def _on_scene(self, change: dict[str, Any]) -> None:
-        if change["name"] == "picture" and self.offers["paired"]:
+        chosen = change["name"] == "picture" and self.offers["paired"]
+        if chosen and 0 <= self.picture < len(self.texts):
             self.text = self.texts[self.picture]  # comes back here unless it is the same
         self._told(self._show_scene, self._show_answer)
 
@@ -189,9 +190,11 @@ class TokenExplorer(anywidget.AnyWidget):
                 f"got {self.picture}."
             )
         strip = self._lighting.strip(self.text)
+        if not strip.words_read:
+            raise LabError("expected a text with words, got none.")
         found = self._lighting.matrix(self.picture, self.text, self.method)
         per_word = [found.scores[inside].mean(0) for inside in strip.tokens_of_words]
-        levels, low, high = quantised(np.array(per_word).reshape(len(per_word), -1))
+        levels, low, high = quantised(np.array(per_word))
         other_text = self._strip is not None and self._strip.text != self.text
         self._strip = strip
         with self.hold_sync():
