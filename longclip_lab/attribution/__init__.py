@@ -7,6 +7,7 @@ from longclip_lab.attribution.faithfulness import faithfulness
 from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
 from longclip_lab.attribution.gradcam import grad_cam_maps
 from longclip_lab.attribution.inputs import Pairs, as_pairs
+from longclip_lab.attribution.integrated_gradients import integrated_gradients
 from longclip_lab.attribution.methods import (
     PATCH_METHODS,
     TOKEN_METHODS,
@@ -57,6 +58,7 @@ __all__ = [
     "attention",
     "faithfulness",
     "grad_cam_maps",
+    "integrated_gradients",
     "patch_features",
     "patch_maps",
     "patch_method",
