@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALL = "all"
+ROUNDING = 1e-9  # no gain: an even map differs from chance by as little
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,12 @@ class Score:
 
     @property
     def passes(self) -> bool:
-        return self.gain.low > 0
+        return self.gain.low > ROUNDING
 
     @property
     def verdict(self) -> str:
         """ "passes"; "no better" than the level; or "worse", the whole interval below 0."""
-        return "passes" if self.passes else "worse" if self.gain.high < 0 else "no better"
+        return "passes" if self.passes else "worse" if self.gain.high < -ROUNDING else "no better"
 
     def to_dict(self) -> dict[str, Any]:
         facts = ("method", "side", "criterion", "size", "value", "level")

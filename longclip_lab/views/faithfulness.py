@@ -60,7 +60,7 @@ def faithfulness_figure(
         {heading: members for heading, members in groups.items() if members},
         x=_UNITS[criterion].format(target=_TARGET[side]),
         span=(min(low, 0) - 3, max(high, 0) + 3),
-        subtitle=f"{result.model}, {_asked(result, side)}; 95% intervals; vermillion: fails this",
+        subtitle=f"{result.model}, {values[0].n:,} questions; 95% intervals; crosses fail this",
     )
     level = 100 * shown[own[0]].level if criterion == "pointing" and own else 0.0
     chart.add_vline(x=level, line={"color": GREY, "width": 1.5, "dash": "dot"}, layer="below")
@@ -83,9 +83,12 @@ def faithfulness_message(scores: dict[str, Score], side: Side) -> str:
     said = []
     if by_verdict["passes"]:
         if pointing:
-            said.append(f"{capital(best)} finds {_TARGET[side]} in {percent(scores[best].value)}")
+            share = percent(scores[best].value)
+            said.append(f"{capital(best)} finds {_TARGET[side]} for {share} of the questions")
         else:
-            said.append(f"{capital(listed(by_verdict['passes']))} gain")
+            one = len(by_verdict["passes"]) == 1
+            test = f"{'passes' if one else 'pass'} “{scores[best].criterion}”"
+            said.append(f"{listed(by_verdict['passes'])} {test}")
     for verdict, words in (("no better", "no better than chance"), ("worse", "worse than chance")):
         if by_verdict[verdict]:
             is_or_are = "is" if len(by_verdict[verdict]) == 1 else "are"
@@ -106,8 +109,3 @@ def _drawn(score: Score) -> Interval:
         return scaled(score.gain)
     gain, level = score.gain, score.level
     return scaled(Interval(score.value, gain.low + level, gain.high + level, gain.n))
-
-
-def _asked(result: Faithfulness, side: Side) -> str:
-    counts = result.facts["questions"][side]
-    return f"{counts['questions']:,} questions about {counts['pictures']:,} pictures"
