@@ -67,17 +67,7 @@ def lotlip_loss(
     >>> [round(part.item(), 4) for part in (parts.total, parts.long, parts.short)]
     [2.9747, 2.231, 0.7437]
     """
-    if reduction not in get_args(Reduction):
-        known = get_args(Reduction)
-        raise LabError(f"No reduction {reduction!r}. {suggest(reduction, known)}")
-    if long_BCD.ndim != 3 or long_BCD.shape[1] == 0:
-        raise LabError(
-            "long_BCD: expected [batch, CLS and corners, dimension], got shape "
-            f"{list(long_BCD.shape)}; without corners add the axis with [:, None]."
-        )
-    check_pairs(image_BD, long_BCD[:, 0], "image and long caption features")
-    if short_BD is not None:
-        check_pairs(image_BD, short_BD, "image and short caption features")
+    _check(image_BD, long_BCD, short_BD, reduction)
     image_GD = gather(image_BD)
     # One collective for all text features of a text.
     long_GCD = gather(long_BCD.flatten(1)).unflatten(1, long_BCD.shape[1:])
@@ -98,3 +88,19 @@ def lotlip_loss(
     share = 1 / count if reduction == "mean" else 1.0
     long, short = share * long_weight * each_C.sum(), share * short_weight * short
     return LotlipParts(long + short, long, short, image_GD.new_ones(()), each_C)
+
+
+def _check(
+    image_BD: torch.Tensor, long_BCD: torch.Tensor, short_BD: torch.Tensor | None, reduction: str
+) -> None:
+    if reduction not in get_args(Reduction):
+        known = get_args(Reduction)
+        raise LabError(f"No reduction {reduction!r}. {suggest(reduction, known)}")
+    if long_BCD.ndim != 3 or long_BCD.shape[1] == 0:
+        raise LabError(
+            "long_BCD: expected [batch, CLS and corners, dimension], got shape "
+            f"{list(long_BCD.shape)}; without corners add the axis with [:, None]."
+        )
+    check_pairs(image_BD, long_BCD[:, 0], "image and long caption features")
+    if short_BD is not None:
+        check_pairs(image_BD, short_BD, "image and short caption features")

@@ -63,6 +63,8 @@ class Settings:
     """What a loss may be told; each method reads what concerns it."""
 
     short_weight: float = 1.0
+    long_weight: float = 1.0
+    """LoTLIP's alone: with one text feature and m + 1 here, the baseline of m corners."""
     label_smoothing: float = 0.0
     k: int = 32
     reduction: Reduction = "sum"
@@ -200,6 +202,7 @@ def _lotlip(step: Step) -> LossParts:
         step.logit_scale,
         reduction=settings.reduction,
         short_weight=settings.short_weight,
+        long_weight=settings.long_weight,
         label_smoothing=settings.label_smoothing,
         same_long_GG=step.long.same_GG,
         same_short_GG=step.short.same_GG,
