@@ -22,6 +22,7 @@ from longclip_lab.models.corner_tokens import (
 from longclip_lab.models.encoding import TextFeatures, encode_images, encode_texts, pixels
 from longclip_lab.models.flops import TextTowerSize, text_flops, text_tower_size
 from longclip_lab.models.folder import save
+from longclip_lab.models.grafting import graft
 from longclip_lab.models.loading import load
 from longclip_lab.models.lotlip import build_lotlip
 from longclip_lab.models.lotlip_checkpoints import lotlip_state_dict
@@ -52,6 +53,7 @@ __all__ = [
     "encode_images",
     "encode_text_corners",
     "encode_texts",
+    "graft",
     "load",
     "lotlip_state_dict",
     "new_tiny",

