@@ -17,6 +17,7 @@ from longclip_lab.attribution.methods import (
     token_maps,
     token_method,
 )
+from longclip_lab.attribution.overshadowed import WordPointing, word_maps, word_pointing
 from longclip_lab.attribution.questions import (
     Questions,
     photographed_things,
@@ -54,6 +55,7 @@ __all__ = [
     "Score",
     "TokenMap",
     "TokenPatches",
+    "WordPointing",
     "as_pairs",
     "attention",
     "faithfulness",
@@ -71,6 +73,8 @@ __all__ = [
     "token_method",
     "token_patches",
     "tokens_within",
+    "word_maps",
+    "word_pointing",
     "world_things",
     "world_words",
 ]

@@ -1,4 +1,4 @@
-"""What a model really reads: truncation curves, effective length, counterfactual questions."""
+"""What a model really reads: cuts, effective length, counterfactuals, overshadowing, read-outs."""
 
 from longclip_lab.probing.along import ReadAlong, read_along
 from longclip_lab.probing.counterfactual import (
@@ -10,6 +10,8 @@ from longclip_lab.probing.counterfactual import (
     wilson,
 )
 from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
+from longclip_lab.probing.overshadowing import Overshadowing, overshadowing
+from longclip_lab.probing.readout import Readout, presence_readout
 from longclip_lab.probing.truncation import (
     CONTROLS,
     TruncationCurve,
@@ -22,15 +24,19 @@ __all__ = [
     "CONTROLS",
     "CounterfactualProbe",
     "EffectiveLength",
+    "Overshadowing",
     "PairScores",
     "ReadAlong",
+    "Readout",
     "TruncationCurve",
     "counterfactual_probe",
     "default_cuts",
     "effective_length",
     "lengths_of",
     "newcombe",
+    "overshadowing",
     "pair_scores",
+    "presence_readout",
     "randomise_positions",
     "read_along",
     "truncation_curve",

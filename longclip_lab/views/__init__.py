@@ -17,6 +17,11 @@ from longclip_lab.views.faithfulness import faithfulness_figure
 from longclip_lab.views.features import position_similarity_figure, spectrum_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
 from longclip_lab.views.matches import matches_html
+from longclip_lab.views.overshadowing import (
+    overshadowing_figure,
+    overshadowing_gallery,
+    pointing_figure,
+)
 from longclip_lab.views.readers import published_figure, readers_figure
 from longclip_lab.views.reading import effective_length_figure, truncation_figure
 from longclip_lab.views.theme import COLOURS, CONFIG, PALETTE, add_curve, figure, translucent
@@ -36,7 +41,10 @@ __all__ = [
     "faithfulness_figure",
     "figure",
     "matches_html",
+    "overshadowing_figure",
+    "overshadowing_gallery",
     "plot",
+    "pointing_figure",
     "position_similarity_figure",
     "published_figure",
     "readers_figure",

@@ -19,13 +19,15 @@ def plot(result: object, **options: object) -> go.Figure:
     # here, so that the theme alone does not need torch
     from longclip_lab import attribution, probing
     from longclip_lab.objectives import RankMeter
-    from longclip_lab.views import answers, faithfulness, features, reading
+    from longclip_lab.views import answers, faithfulness, features, overshadowing, reading
 
     figures = {
         probing.TruncationCurve: reading.truncation_figure,
         probing.EffectiveLength: reading.effective_length_figure,
         probing.CounterfactualProbe: answers.counterfactual_figure,
         attribution.Faithfulness: faithfulness.faithfulness_figure,
+        probing.Overshadowing: overshadowing.overshadowing_figure,
+        attribution.WordPointing: overshadowing.pointing_figure,
         RankMeter: features.spectrum_figure,
     }
     for kind, draw in figures.items():

@@ -27,6 +27,7 @@ from longclip_lab.world.sets import (
     pairs,
     single_objects,
 )
+from longclip_lab.world.swaps import FORMS, Swaps, swaps
 from longclip_lab.world.vocabulary import (
     ATTRIBUTES,
     COLOURS,
@@ -43,10 +44,11 @@ from longclip_lab.world.vocabulary import (
 )
 
 __all__ = [
-    "ATTRIBUTES", "CAPTIONERS", "COLOURS", "GROUNDS", "KINDS", "ORIENTATIONS", "PATTERNS",
+    "ATTRIBUTES", "CAPTIONERS", "COLOURS", "FORMS", "GROUNDS", "KINDS", "ORIENTATIONS", "PATTERNS",
     "PIXELS", "PLACES", "PRETRAIN_SEED", "PROBE_SEED", "RELATIONS", "SELECTION_SEED", "SIZES",
     "SKIES", "TEMPLATES", "TEST_SEED", "TRAIN_SEED", "Caption", "Counterfactuals", "Fact", "Scene",
-    "Sentence", "SingleObjects", "Thing", "WorldPairs", "background_sentences", "build_caption",
-    "change_fact", "classes", "counterfactuals", "draw", "draw_all", "long_caption", "pairs",
-    "random_scene", "relation", "single_objects", "summary", "web_caption",
+    "Sentence", "SingleObjects", "Swaps", "Thing", "WorldPairs", "background_sentences",
+    "build_caption", "change_fact", "classes", "counterfactuals", "draw", "draw_all",
+    "long_caption", "pairs", "random_scene", "relation", "single_objects", "summary", "swaps",
+    "web_caption",
 ]  # fmt: skip

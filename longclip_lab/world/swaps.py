@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.world.captioners import background_sentences
-from longclip_lab.world.scene import Scene, Thing
+from longclip_lab.world.counterfactuals import Counterfactuals
+from longclip_lab.world.language import words_of
+from longclip_lab.world.scene import PIXELS, Scene, Thing
 from longclip_lab.world.sets import PROBE_SEED, distinct_scenes, draw_all
 from longclip_lab.world.vocabulary import COLOURS, KINDS, SIZES
 
@@ -56,9 +59,8 @@ class Swaps:
         """Thing 0 or 1 of scene n, as it is where it is the large one."""
         return self.scenes[n][which].things[self.places[n][0]]
 
-    def boxes(self, n: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The large and the lesser box (x0, y0, x1, y1) in pixels of `images`."""
-        pixels = self.images.shape[-2]
+    def boxes(self, n: int, pixels: int = PIXELS) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The large and the lesser box (x0, y0, x1, y1) in a picture with sides of `pixels`."""
         large, lesser = self.places[n]
         things = self.scenes[n][0].things
         return things[large].box(pixels), things[lesser].box(pixels)
@@ -81,6 +83,11 @@ class Swaps:
     def alone(self, n: int, which: int, change: str | None = None) -> str:
         """A text that names one thing only."""
         return f"A {self.phrase(n, which, change)}."
+
+    def nothing(self, n: int, which: int) -> str:
+        """A text that names a thing which is not in the picture."""
+        wrong = self.absent[n][which]
+        return f"A {wrong['colour']} {wrong['kind']}."
 
     def told(
         self,
@@ -113,6 +120,33 @@ class Swaps:
         start, again = len(before), len(before + one + middle)
         spans = ((start, start + len(one)), (again, again + len(two)))
         return Told(f"{before}{one}{middle}{two}.", spans)
+
+    def questions(self, form: str = "one sentence", change: str = "kind") -> Counterfactuals:
+        """Every text with every thing's word changed, as counterfactual questions: 8 a scene.
+
+        Raises LabError for an unknown form or change.
+        """
+        rows = []
+        for n, picture, first, which in product(range(len(self)), (0, 1), (0, 1), (0, 1)):
+            true = self.told(n, picture, first, form)
+            size = "large" if which == picture else self.lesser
+            start = true.spans[which ^ first][0]
+            position = 1 + len(words_of(true.text[:start])) + CHANGES[::-1].index(change)
+            rows.append(
+                (
+                    true.text, self.told(n, picture, first, form, which, change).text, change, size,
+                    position, getattr(self.thing(n, which), change), self.absent[n][which][change],
+                    self.boxes(n)[size != "large"], self.scenes[n][picture],
+                )
+            )  # fmt: skip
+        true, false, about, size, position, old, new, box, scenes = map(
+            list, zip(*rows, strict=True)
+        )
+        return Counterfactuals(
+            np.repeat(self.images.reshape(-1, *self.images.shape[2:]), 4, axis=0), true, false,
+            about, size, np.array(position), old, new, box, scenes,
+            {**self.source, "form": form, "change": change},
+        )  # fmt: skip
 
 
 def swaps(n: int, seed: int = PROBE_SEED, lesser: str = "small") -> Swaps:

@@ -1,0 +1,212 @@
+"""Figures of overshadowing: who is heard beside whom, where words point, and the maps."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from PIL import Image, ImageDraw
+
+from longclip_lab.attribution.overshadowed import SIZES, WordPointing, word_maps
+from longclip_lab.attribution.values import PatchMap
+from longclip_lab.errors import LabError
+from longclip_lab.probing.overshadowing import Overshadowing
+from longclip_lab.views.frame import GREY
+from longclip_lab.views.html import Html, picture_uri
+from longclip_lab.views.labels import text_colour
+from longclip_lab.views.lanes import SYMBOLS, Lane, lanes, scaled
+from longclip_lab.views.theme import COLOURS, PALETTE
+from longclip_lab.views.wording import CHANCE, compare, listed, percent
+from longclip_lab.world.drawing import draw
+from longclip_lab.world.swaps import Swaps
+
+if TYPE_CHECKING:
+    from longclip_lab.models import Clip
+
+_ANSWERS = {
+    "{size} thing, named alone": "right: {which}, alone",
+    "{size} thing, named beside the other": "right: {which}",
+}
+_CELL = 168  # pixels of a picture in the gallery
+_DIM = 0.3  # brightness of a map's lowest patch
+_STYLE = """<style>
+.lc-maps {border-collapse: separate; border-spacing: 8px 4px; font-size: .84em; line-height: 1.3}
+.lc-maps td, .lc-maps th {padding: 0; text-align: left; vertical-align: bottom; border: 0;
+  background: none; font-weight: 400; max-width: 168px}
+.lc-maps thead th, .lc-maps .model {font-weight: 600}
+.lc-maps .text td {padding-top: 12px; max-width: none}
+.lc-maps img {display: block; border-radius: 4px; width: 100%; min-width: 96px}
+</style>"""
+
+
+def overshadowing_figure(result: Overshadowing | Mapping[str, Overshadowing]) -> go.Figure:
+    """Right answers about the large and the lesser thing, named alone and beside each other.
+
+    With several results (label: result) the title says where the last differs from the first.
+    Raises LabError for none.
+    """
+    results = dict(result) if isinstance(result, Mapping) else {result.model: result}
+    if not results:
+        raise LabError("expected at least one result on overshadowing, got none.")
+    first = next(iter(results.values()))
+    groups: dict[str, list[Lane]] = {}
+    for which, size in (("large", "Large"), ("lesser", first.lesser.capitalize())):
+        for heading, name in _ANSWERS.items():
+            groups[heading.format(size=size)] = [
+                Lane(label, scaled(one.score(name.format(which=which))), PALETTE[i], SYMBOLS[i])
+                for i, (label, one) in enumerate(results.items())
+            ]
+    low = min(lane.score.low for members in groups.values() for lane in members)
+    chart = lanes(
+        answers_message(results),
+        groups,
+        x="right answers (%)",
+        span=(min(45, low - 2), 102),
+        subtitle=f"{len(first.shifts):,} scenes, each thing once the large and once the "
+        f"{first.lesser} one; {first.form}; whiskers: 95%",
+    )
+    chart.add_vline(x=50, line={"color": GREY, "width": 1.5, "dash": "dot"}, layer="below")
+    chart.update_xaxes(tickvals=[50, 60, 70, 80, 90, 100],
+                       ticktext=["50<br>chance", "60", "70", "80", "90", "100"])  # fmt: skip
+    return chart
+
+
+def answers_message(results: Mapping[str, Overshadowing]) -> str:
+    """Whether the large thing's words cost the lesser one anything, or what the last changes."""
+    (begin, first), *others = results.items()
+    size = first.lesser
+    if others:
+        label, last = others[-1]
+        changes = {
+            name: (last.against(first, f"right: {which}"), first.score(f"right: {which}"))
+            for name, which in (("large", "large"), (size, "lesser"))
+        }
+        told = [
+            f"{'better' if gap.low > 0 else 'worse'} on {name} things "
+            f"({percent(before.value)}\u00a0→\u00a0{percent(before.value + gap.value)})"
+            for name, (gap, before) in changes.items()
+            if gap.low > 0 or gap.high < 0
+        ]
+        if told:
+            return f"“{label}” is {listed(told)}"
+        return f"No difference seen between “{begin}” and “{label}”"
+    alone, beside = first.score("right: lesser, alone"), first.score("right: lesser")
+    cost = first.score("company: lesser")
+    scores = f"{percent(alone.value)} right alone, {percent(beside.value)} beside it"
+    if alone.low <= CHANCE:
+        return (
+            f"What a {size} thing is, the model hardly knows even where it is named alone: {scores}"
+        )
+    verb = "costs" if cost.high < 0 else "does not cost"
+    return f"A large thing's word {verb} the {size} one's anything that is seen: {scores}"
+
+
+def pointing_figure(result: WordPointing | Mapping[str, WordPointing]) -> go.Figure:
+    """Share of maps that peak in the box of the thing they were asked for, against chance.
+
+    Raises LabError for no result and for results that were asked differently.
+    """
+    results = dict(result) if isinstance(result, Mapping) else {result.model: result}
+    if len({tuple(one.hits) for one in results.values()}) != 1:
+        raise LabError("expected results on word pointing that were asked in the same ways.")
+    first = next(iter(results.values()))
+    groups: dict[str, list[Lane]] = {}
+    for z, size in enumerate(SIZES):
+        name = size if size == "large" else first.lesser
+        chance = percent(float(first.chance[:, z, 0].mean()))
+        for asked in first.hits:
+            groups[f"{name} thing (chance {chance}): {asked}"] = [
+                Lane(label, scaled(one.score(asked, size)), PALETTE[i], SYMBOLS[i])
+                for i, (label, one) in enumerate(results.items())
+            ]
+    return lanes(
+        pointing_message(first),
+        groups,
+        x="maps that peak in the box asked for (%)",
+        span=(-2, 102),
+        subtitle=f"{first.method}; {len(first.chance):,} scenes; whiskers: 95%",
+        value_format=".0f",
+    )
+
+
+def pointing_message(result: WordPointing) -> str:
+    """What company costs the lesser thing's word, if it was asked; else how its map stands."""
+    size = result.lesser
+    if not {"word alone", "word in the text"} <= set(result.hits):
+        shares = [
+            f"{percent(result.score(asked, 'lesser').value)} for “{asked}”" for asked in result.hits
+        ]
+        return f"Maps that find the {size} thing: {listed(shares)}"
+    alone, beside = (result.score(a, "lesser") for a in ("word alone", "word in the text"))
+    seen = {"lower": "less", "higher": "more"}.get(compare(beside, alone), "no less")
+    return (
+        f"Beside the large thing's words the {size} one's word finds its thing {seen} often: "
+        f"{percent(beside.value)}, alone {percent(alone.value)}"
+    )
+
+
+def overshadowing_gallery(
+    clips: Mapping[str, Clip],
+    swaps: Swaps,
+    scenes: Sequence[int] = (0, 1),
+    asked: Sequence[str] = ("phrase alone", "word in the text"),
+    method: str = "similarity-gain",
+    form: str = "one sentence",
+    order: int = 0,
+) -> Html:
+    """LoTLIP's Figure 1, drawn: maps for the large and the lesser thing, one row a model.
+
+    Dark patches score low; the frame is the box of the thing asked for, the dot the map's peak.
+    `order` 0 names the large thing first. Raises LabError for no models or scenes.
+    """
+    if not clips or not len(scenes):
+        raise LabError(f"expected models and scenes to draw, got {len(clips)} and {len(scenes)}.")
+    columns = [(name, size) for name in asked for size in (0, 1)]
+    heads = ["", "picture"] + [
+        f"{('large', swaps.lesser)[size]} thing, {name}" for name, size in columns
+    ]
+    rows = []
+    for n in scenes:
+        text = swaps.told(n, 0, order, form).text
+        rows.append(f'<tr class="text"><td colspan="{len(heads)}">“{html.escape(text)}”</td></tr>')
+        plain = _image(draw(swaps.scenes[n][0], _CELL), text)
+        for label, clip in clips.items():
+            maps = [
+                word_maps(clip, swaps, [(n, 0, order, z)], a, method, form)[0] for a, z in columns
+            ]
+            cells = [
+                _image(
+                    _shaded(swaps, n, size, found), f"{label}: {name} for {swaps.phrase(n, size)}"
+                )
+                for (name, size), found in zip(columns, maps, strict=True)
+            ]
+            body = "".join(f"<td>{cell}</td>" for cell in (plain, *cells))
+            rows.append(f'<tr><td class="model">{html.escape(label)}</td>{body}</tr>')
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+    return Html(
+        f'{_STYLE}<div style="overflow-x:auto"><table class="lc-maps"><thead><tr>{head}</tr>'
+        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _image(image: Image.Image, alt: str) -> str:
+    return f'<img src="{picture_uri(image, photo=True)}" alt="{html.escape(alt)}">'
+
+
+def _shaded(swaps: Swaps, n: int, size: int, found: PatchMap) -> Image.Image:
+    """The first picture of a scene, as bright as a map is high, with the box and the peak."""
+    picture = np.asarray(draw(swaps.scenes[n][0], _CELL), dtype=float)
+    low, high = found.scores.min(), found.scores.max()
+    share = (found.scores - low) / (high - low) if high > low else np.ones_like(found.scores)
+    light = Image.fromarray((255 * share).astype(np.uint8)).resize((_CELL, _CELL), Image.NEAREST)
+    light_HW1 = (_DIM + (1 - _DIM) * np.asarray(light, dtype=float) / 255)[..., None]
+    image = Image.fromarray((picture * light_HW1).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
+    frame = COLOURS["sky"] if size == 0 else COLOURS["orange"]
+    pen.rectangle(swaps.boxes(n, _CELL)[size], outline=frame, width=3)
+    x, y = (at * _CELL / found.image.shape[0] for at in found.peak())
+    pen.ellipse((x - 7, y - 7, x + 7, y + 7), fill="white", outline=text_colour(frame), width=4)
+    return image
