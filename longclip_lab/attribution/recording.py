@@ -114,8 +114,8 @@ def attention_modules(clip: Clip, tower: str) -> list[nn.Module]:
     if not modules or not all(isinstance(module, nn.Module) for module in modules):
         kind = type(part.trunk if isinstance(part, TimmModel) else part).__name__
         raise LabError(
-            f"the {tower} tower of '{clip.name}' ({kind}) has no transformer layers, so it has no "
-            "attention to show. Choose a method that needs none, such as grad-cam or occlusion."
+            f"the {tower} tower of '{clip.name}' ({kind}) has no plain transformer layers, so no "
+            "attention can be shown. Choose a method that needs none, such as grad-cam or occlusion."
         )
     return modules
 

@@ -8,7 +8,7 @@ B pairs, H heads, Q queries, T positions of a tower, W its width, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from longclip_lab.attribution.inputs import Pairs, Picture, as_pairs
 from longclip_lab.attribution.methods import patch_method, token_method
 from longclip_lab.attribution.pooling import averaged, patch_layout, text_pooling
-from longclip_lab.attribution.recording import attention_modules, record
+from longclip_lab.attribution.recording import TOWERS, Recording, attention_modules, record
 from longclip_lab.attribution.values import Explanation, PatchMap, TokenMap
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
@@ -54,82 +54,107 @@ def relevance(
     return explain(as_pairs(clip, images, texts), **options)
 
 
-def explain(pairs: Pairs, start: int = 0, batch_size: int = 16) -> list[Explanation]:
+def explain(pairs: Pairs, **options: Any) -> list[Explanation]:
     """`relevance` of pairs that are prepared."""
-    explained = []
-    for first in range(0, len(pairs), batch_size):
-        explained += _explain_batch(pairs, slice(first, first + batch_size), start)
-    return explained
+    return [
+        Explanation(similarity, _token_map(pairs, b, tokens_T), _patch_map(pairs, b, patches_hw))
+        for b, (similarity, tokens_T, patches_hw) in enumerate(_run(pairs, TOWERS, **options))
+    ]
 
 
 @patch_method("relevance", **FACTS)
 def patch_relevance(pairs: Pairs, **options: Any) -> list[PatchMap]:
-    """The patches' side of `relevance`."""
-    return [explanation.patches for explanation in explain(pairs, **options)]
+    """The patches' side of `relevance`, without the other side's backward pass."""
+    scores = _run(pairs, ("image",), **options)
+    return [_patch_map(pairs, b, patches_hw) for b, (_, patches_hw) in enumerate(scores)]
 
 
 @token_method("relevance", **FACTS)
 def token_relevance(pairs: Pairs, **options: Any) -> list[TokenMap]:
-    """The tokens' side of `relevance`."""
-    return [explanation.tokens for explanation in explain(pairs, **options)]
+    """The tokens' side of `relevance`, without the other side's backward pass."""
+    scores = _run(pairs, ("text",), **options)
+    return [_token_map(pairs, b, tokens_T) for b, (_, tokens_T) in enumerate(scores)]
 
 
-def _explain_batch(pairs: Pairs, rows: slice, start: int) -> list[Explanation]:
-    """`explain` for some rows of the pairs."""
-    similarity_B, tokens_BT, patches_Bhw = _scores(pairs, rows, start)
-    return [
-        Explanation(
-            similarity=float(similarity_B[i]),
-            tokens=TokenMap(
-                method="relevance",
-                model=pairs.clip.name,
-                text=pairs.texts[b],
-                spans=pairs.spans[b],
-                scores=tokens_BT[i, pairs.positions[b]].cpu().numpy(),
-                unread=pairs.unread[b],
-            ),
-            patches=PatchMap(
-                method="relevance",
-                model=pairs.clip.name,
-                image=pairs.shown_BSS3[b],
-                scores=patches_Bhw[i].cpu().numpy(),
-                text=pairs.texts[b],
-            ),
-        )
-        for i, b in enumerate(range(len(pairs))[rows])
-    ]
+def _token_map(pairs: Pairs, b: int, scores_T: torch.Tensor) -> TokenMap:
+    return TokenMap(
+        method="relevance",
+        model=pairs.clip.name,
+        text=pairs.texts[b],
+        spans=pairs.spans[b],
+        scores=scores_T[pairs.positions[b]].cpu().numpy(),
+        unread=pairs.unread[b],
+    )
+
+
+def _patch_map(pairs: Pairs, b: int, scores_hw: torch.Tensor) -> PatchMap:
+    return PatchMap(
+        method="relevance",
+        model=pairs.clip.name,
+        image=pairs.shown_BSS3[b],
+        scores=scores_hw.cpu().numpy(),
+        text=pairs.texts[b],
+    )
+
+
+def _run(
+    pairs: Pairs, towers: Sequence[str], start: int = 0, batch_size: int = 16
+) -> Iterator[tuple[Any, ...]]:
+    """For each pair its similarity, then the scores of each of `towers`: [T] or [h, w]."""
+    for first in range(0, len(pairs), batch_size):
+        rows = slice(first, first + batch_size)
+        similarity_B, *scores = _scores(pairs, rows, towers, start)
+        yield from zip(similarity_B.tolist(), *scores, strict=True)
 
 
 def _scores(
-    pairs: Pairs, rows: slice, start: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Similarities [B], and the scores of all text positions [B, T] and patches [B, h, w]."""
-    clip, ids_BT = pairs.clip, pairs.ids_BT[rows]
-    layout = patch_layout(clip)
-    with (
-        torch.enable_grad(),
-        evaluating(clip.model),
-        record(clip, "text", gradients=True, layers=_from(start, clip, "text")) as text,
-        record(clip, "image", gradients=True, layers=_from(start, clip, "image")) as image,
-        averaged(clip, "text") as text_states,
-        averaged(clip, "image") as image_states,
-    ):
-        text_BD = clip.encode_text(ids_BT)
-        image_BD = clip.encode_image(pairs.pixels_B3HW[rows])
-        similarity_B = F.cosine_similarity(text_BD, image_BD)
+    pairs: Pairs, rows: slice, towers: Sequence[str], start: int
+) -> tuple[torch.Tensor, ...]:
+    """Similarities [B], then the scores of all positions of the text [B, T], patches [B, h, w]."""
+    clip = pairs.clip
+    inputs = {"text": pairs.ids_BT[rows], "image": pairs.pixels_B3HW[rows]}
+    encode = {"text": clip.encode_text, "image": clip.encode_image}
+    seen, features = {}, {}
+    with torch.enable_grad(), evaluating(clip.model):
+        for tower in TOWERS:
+            if tower not in towers:
+                with torch.no_grad():
+                    features[tower] = encode[tower](inputs[tower])
+                continue
+            layers = _from(start, clip, tower)
+            with record(clip, tower, True, layers) as recording, averaged(clip, tower) as states:
+                features[tower] = encode[tower](inputs[tower])
+            seen[tower] = recording, states
+        similarity_B = F.cosine_similarity(features["text"], features["image"])
         target = similarity_B.sum()  # for all: no pair's weights touch another's similarity
-    text_steps, image_steps = steps(target, text.weights), steps(target, image.weights)
-    pooled_BT = text_pooling(clip, ids_BT, text_steps[0].shape[-1])
-    pooled_BP = layout.pooling_P().to(clip.device).expand(len(ids_BT), -1)
-    if text_states:
-        pooled_BT = averaging_step(target, *text_states)
-    if image_states:
-        pooled_BP = averaging_step(target, *image_states)
-    if image.pool is not None:
-        (pool_BQT,) = steps(target, [image.pool])
-        pooled_BP = layout.from_pool(pool_BQT.sum(dim=1))
-    patches_Bhw = layout.to_grid(through_layers(pooled_BP, image_steps))
-    return similarity_B.detach(), through_layers(pooled_BT, text_steps), patches_Bhw
+    return similarity_B.detach(), *(
+        _read_off(clip, tower, inputs[tower], target, recording, states)
+        for tower, (recording, states) in seen.items()
+    )
+
+
+def _read_off(
+    clip: Clip,
+    tower: str,
+    inputs: torch.Tensor,
+    target: torch.Tensor,
+    recording: Recording,
+    averaged_states: list[torch.Tensor],
+) -> torch.Tensor:
+    """R where the tower reads it off: [B, T] of a text, [B, h, w] of a picture."""
+    steps_BTT = steps(target, recording.weights)
+    layout = patch_layout(clip) if tower == "image" else None
+    if averaged_states:
+        rows_BT = averaging_step(target, *averaged_states)
+    elif recording.pool is not None:
+        (pool_BQT,) = steps(target, [recording.pool])
+        rows_BT = layout.from_pool(pool_BQT.sum(dim=1))
+    elif layout is not None:
+        rows_BT = layout.pooling_P().to(target.device).expand(len(inputs), -1)
+    else:
+        rows_BT = text_pooling(clip, inputs, steps_BTT[0].shape[-1])
+    scores_BT = through_layers(rows_BT, steps_BTT)
+    return scores_BT if layout is None else layout.to_grid(scores_BT)
 
 
 def steps(target: torch.Tensor, weights: Sequence[torch.Tensor]) -> list[torch.Tensor]:

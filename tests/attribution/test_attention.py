@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,8 @@ from longclip_lab.attribution import (
     token_maps,
 )
 from longclip_lab.errors import LabError
-from longclip_lab.models import stretch
+from longclip_lab.models import add_corner_tokens, stretch
+from longclip_lab.models.corner_towers import CornerTokens, give_corners
 
 TEXT = "a red boat on a lake."
 POOLED_BY_TEXT = {"causal": 8, "both ways": 76, "bert": 0}
@@ -75,7 +78,7 @@ def test_wrong_questions(trained, drawn, towers):
         attention(trained, TEXT, head=4)
     with pytest.raises(LabError, match="one picture, got 12"):
         attention(trained, drawn.images)
-    with pytest.raises(LabError, match="no transformer layers"):
+    with pytest.raises(LabError, match="no plain transformer layers"):
         attention(towers.image_clip("resnet"), drawn.images[0])
     with pytest.raises(LabError, match="pools its patches by 'max'"):
         patch_maps(towers.image_clip("timm maximum"), drawn.images[0], TEXT, "attention")
@@ -176,3 +179,18 @@ def test_other_text_towers(towers, drawn, name):
         short, _ = token_maps(clip, drawn.images[:2], [TEXT, drawn.short[0]], method)
         assert short.scores.shape == (7,)
         assert 0 < short.scores.sum() < 1
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_corner_tokens_stand_behind_and_move_no_label(trained, towers, drawn, mask):
+    """With the mask they are not run; without it they are seen and named."""
+    kind = "corner" if mask else "register"
+    bert = copy.deepcopy(towers.text_clip("bert"))
+    give_corners(bert.model.text, CornerTokens(2, mask, kind))
+    for clip, pooled in ((add_corner_tokens(trained, 2, mask, kind), "[end]"), (bert, "[start]")):
+        found = attention(clip, TEXT)
+        assert found.labels[8] == "[end]"
+        assert found.labels[9:] == (() if mask else ("[register 1]", "[register 2]"))
+        assert found.labels[found.pooled] == pooled
+        (scores,) = token_maps(clip, drawn.images[0], TEXT, "rollout")
+        assert scores.tokens == ["a", "red", "boat", "on", "a", "lake", "."]

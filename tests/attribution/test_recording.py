@@ -272,7 +272,7 @@ def test_nothing_is_left_after_an_error(trained):
 
 def test_towers_without_attention_and_wrong_questions(trained, towers):
     with (
-        pytest.raises(LabError, match=r"ModifiedResNet.* has no transformer layers"),
+        pytest.raises(LabError, match=r"ModifiedResNet.* has no plain transformer layers"),
         record(towers.image_clip("resnet"), "image"),
     ):
         pass
