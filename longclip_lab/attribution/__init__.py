@@ -17,6 +17,7 @@ from longclip_lab.attribution.methods import (
     token_maps,
     token_method,
 )
+from longclip_lab.attribution.occlusion import occluded_patches, occluded_words
 from longclip_lab.attribution.overshadowed import WordPointing, word_maps, word_pointing
 from longclip_lab.attribution.questions import (
     Questions,
@@ -61,6 +62,8 @@ __all__ = [
     "faithfulness",
     "grad_cam_maps",
     "integrated_gradients",
+    "occluded_patches",
+    "occluded_words",
     "patch_features",
     "patch_maps",
     "patch_method",

@@ -8,8 +8,6 @@ B batch, T tokens, P patches, h w rows and columns of the patch grid, D embeddin
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,12 +16,12 @@ from longclip_lab.attribution.features import PatchFeatures, patch_features, tok
 from longclip_lab.attribution.inputs import Pairs, Picture, as_pairs
 from longclip_lab.attribution.methods import patch_method
 from longclip_lab.attribution.values import PatchMap, TokenPatches
+from longclip_lab.attribution.wording import words_of
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip, encode_texts
 from longclip_lab.models.encoding import Images
 
 TOKENS = ("alone", "in context")
-_WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 @patch_method(
@@ -124,20 +122,6 @@ def token_patches(
 def unit_texts(clip: Clip, texts: list[str]) -> torch.Tensor:
     """Features of texts [B, D] of length 1, on the model's device; no gradient."""
     return F.normalize(encode_texts(clip, texts).features_ND, dim=-1).to(clip.device)
-
-
-def words_of(text: str, spans: tuple[tuple[int, int], ...]) -> list[str]:
-    """The word that each token is a piece of.
-
-    >>> words_of("a sunflower.", ((0, 1), (2, 5), (5, 11), (11, 12)))
-    ['a', 'sunflower', 'sunflower', '.']
-    """
-    words = [match.span() for match in _WORD.finditer(text)]
-    found = []
-    for start, end in spans:
-        around = [w for w in words if w[0] <= start < w[1]]
-        found.append(text[slice(*around[0])] if around else text[start:end])
-    return found
 
 
 def _texts(pairs: Pairs, relative: bool) -> torch.Tensor:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from longclip_lab.attribution import patch_features, patch_maps, token_features, token_patches
-from longclip_lab.attribution.similarity import words_of
 from longclip_lab.errors import LabError
 from longclip_lab.models import encode_images, encode_texts, pixels
 
@@ -112,10 +111,3 @@ def test_empty_text(trained, drawn):
 def test_unknown_tokens(trained, drawn):
     with pytest.raises(LabError, match="Did you mean alone"):
         token_patches(trained, drawn.images[0], "a boat", tokens="alon")
-
-
-def test_words_of_pieces():
-    text = "Semi-detached don't, ok"
-    spans = ((0, 4), (4, 5), (5, 13), (14, 17), (17, 19), (19, 20), (21, 23))
-    whole = ["Semi-detached"] * 3 + ["don't"] * 2 + [",", "ok"]
-    assert words_of(text, spans) == whole

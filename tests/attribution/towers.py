@@ -12,6 +12,7 @@ from torch import nn
 
 from longclip_lab.models import Clip, new_tiny
 from longclip_lab.models.assembly import build_model
+from longclip_lab.text import get_tokenizer
 
 WORDS = new_tiny().vocab_size
 TEXT = {"context_length": 77, "vocab_size": WORDS, "width": 32, "heads": 2, "layers": 2}
@@ -59,6 +60,16 @@ def image_clip(name: str) -> Clip:
         tower.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(32, 32))
         model.visual = tower
     return _whole(model, vision_cfg["image_size"])
+
+
+@lru_cache
+def bpe_clip() -> Clip:
+    """A small model with CLIP's own tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = get_tokenizer("clip")
+    text_cfg = {**TEXT, "vocab_size": tokenizer.vocab_size}
+    model = build_model({"embed_dim": 32, "vision_cfg": VIT, "text_cfg": text_cfg})
+    return replace(_whole(model, VIT["image_size"]), tokenizer=tokenizer)
 
 
 @lru_cache
