@@ -115,7 +115,7 @@ def attention_modules(clip: Clip, tower: str) -> list[nn.Module]:
         kind = type(part.trunk if isinstance(part, TimmModel) else part).__name__
         raise LabError(
             f"the {tower} tower of '{clip.name}' ({kind}) has no plain transformer layers, so no "
-            "attention can be shown. Choose a method that needs none, such as grad-cam or occlusion."
+            "attention can be shown. Choose a method without it, such as grad-cam or occlusion."
         )
     return modules
 
