@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from longclip_lab.attribution.attention import attention
+from longclip_lab.attribution.contribution import Contribution, contributions
 from longclip_lab.attribution.faithfulness import faithfulness
 from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
 from longclip_lab.attribution.gradcam import grad_cam_maps
@@ -27,8 +28,10 @@ from longclip_lab.attribution.questions import (
 )
 from longclip_lab.attribution.recording import Recording, record
 from longclip_lab.attribution.relevance import relevance
+from longclip_lab.attribution.rising import RisingCurve, rising_curve
 from longclip_lab.attribution.rollout import rollout
 from longclip_lab.attribution.similarity import token_patches
+from longclip_lab.attribution.subtexts import Units, units_of
 from longclip_lab.attribution.values import (
     AttentionWeights,
     Explanation,
@@ -44,6 +47,7 @@ __all__ = [
     "PATCH_METHODS",
     "TOKEN_METHODS",
     "AttentionWeights",
+    "Contribution",
     "Criterion",
     "Explanation",
     "Faithfulness",
@@ -53,12 +57,15 @@ __all__ = [
     "PatchMap",
     "Questions",
     "Recording",
+    "RisingCurve",
     "Score",
     "TokenMap",
     "TokenPatches",
+    "Units",
     "WordPointing",
     "as_pairs",
     "attention",
+    "contributions",
     "faithfulness",
     "grad_cam_maps",
     "integrated_gradients",
@@ -70,12 +77,14 @@ __all__ = [
     "photographed_things",
     "record",
     "relevance",
+    "rising_curve",
     "rollout",
     "token_features",
     "token_maps",
     "token_method",
     "token_patches",
     "tokens_within",
+    "units_of",
     "word_maps",
     "word_pointing",
     "world_things",
