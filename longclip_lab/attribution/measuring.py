@@ -30,7 +30,7 @@ from longclip_lab.evaluation import Interval
 from longclip_lab.models import Clip, encode_images, encode_texts, pixels
 
 Maps = Sequence[PatchMap] | Sequence[TokenMap]
-RANDOM_ORDERS = 3
+RANDOM_ORDERS = 8
 RANDOM, CENTRE, TRUE_BOX, TRUE_WORD = "random map", "centre", "true box", "true word"
 BASELINES: dict[Side, list[str]] = {
     "patches": [RANDOM, CENTRE, TRUE_BOX],

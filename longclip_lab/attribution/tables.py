@@ -65,11 +65,11 @@ def sizes_table(result: Faithfulness, side: Side) -> str:
         return ""
     lines = [f"| pointing %, by size | {' | '.join(sizes)} |", "|---" * (len(sizes) + 1) + "|"]
     for name in result.methods(side, baselines=True):
-        cells = []
-        for size in sizes:
-            score = result.of(side, name, size).get("pointing")
-            cells.append(_cell(score))
+        cells = [_cell(result.of(side, name, size).get("pointing")) for size in sizes]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    first = result.methods(side, baselines=True)[0]
+    levels = [_level(result.of(side, first, size).get("pointing")) for size in sizes]
+    lines.append(f"| *to be beaten* | {' | '.join(levels)} |")
     return "\n".join(lines)
 
 
@@ -98,7 +98,7 @@ def _cell(score: Score | None) -> str:
         return ""
     gain = score.gain
     if score.criterion in ("pointing", "energy"):
-        ends = (100 * (score.level + end) for end in (gain.low, gain.high))
+        ends = (100 * min(max(score.level + end, 0), 1) for end in (gain.low, gain.high))
         text = _told(100 * score.value, *ends, form=".1f")
     elif score.criterion in ("centre", "question"):
         text = _told(*(100 * end for end in (gain.value, gain.low, gain.high)), form="+.1f")
