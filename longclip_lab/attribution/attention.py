@@ -119,6 +119,7 @@ def patch_scores(
             image=shown,
             scores=scores.cpu().numpy(),
             details={"elsewhere": float(1 - scores.sum())},
+            shift=pairs.shift,
         )
         for shown, scores in zip(pairs.shown_BSS3, scores_Bhw, strict=True)
     ]

@@ -102,7 +102,7 @@ def patches_inside(boxes: Sequence[Box], grid: tuple[int, int], side: int) -> np
         inside |= ((y0 <= y) & (y < y1))[:, None] & ((x0 <= x) & (x < x1))[None, :]
     if not inside.any():
         x0, y0, x1, y1 = max(boxes, key=area)
-        row = min(int((y0 + y1) / 2 * rows / side), rows - 1)
-        column = min(int((x0 + x1) / 2 * columns / side), columns - 1)
+        row = min(max(int((y0 + y1) / 2 * rows / side), 0), rows - 1)
+        column = min(max(int((x0 + x1) / 2 * columns / side), 0), columns - 1)
         inside[row, column] = True
     return inside

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
+from longclip_lab.attribution.values import patch_of_pixels
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
 
@@ -80,6 +81,7 @@ def picture_similarity(
     texts_QD: torch.Tensor,
     grid: tuple[int, int],
     fill: Fill,
+    shift: tuple[float, float] = (0.0, 0.0),
     batch_size: int = 64,
 ) -> Similarity:
     """Cosine similarity of pictures of which some patches are kept and the others filled.
@@ -88,13 +90,13 @@ def picture_similarity(
     encoded once.
     """
     filled_Q3SS = filled(pixels_Q3SS, grid, fill)
-    side = tuple(pixels_Q3SS.shape[-2:])
+    rows_S, columns_S = patch_of_pixels(grid, pixels_Q3SS.shape[-1], shift)
     known: dict[tuple[int, bool], float] = {}
 
     @torch.no_grad()
     def encode(questions: np.ndarray, kept_BK: np.ndarray) -> np.ndarray:
-        mask_B1hw = torch.from_numpy(kept_BK).view(-1, 1, *grid).float()
-        mask_B1SS = F.interpolate(mask_B1hw, size=side, mode="nearest").bool()
+        mask_B1hw = torch.from_numpy(kept_BK).view(-1, 1, *grid)
+        mask_B1SS = mask_B1hw[..., rows_S[:, None], columns_S[None, :]]
         rows = torch.from_numpy(questions)
         pictures = torch.where(mask_B1SS, pixels_Q3SS[rows], filled_Q3SS[rows])
         features_BD = F.normalize(clip.encode_image(pictures).float().cpu(), dim=1)

@@ -59,7 +59,7 @@ def grad_cam_maps(pairs: Pairs, layer: int | None = None, relu: bool = True) -> 
         )
     details = {"layer": layer, "relu": relu}
     return [
-        PatchMap("grad-cam", clip.name, image, scores_hw, text, details)
+        PatchMap("grad-cam", clip.name, image, scores_hw, text, details, pairs.shift)
         for image, scores_hw, text in zip(
             pairs.shown_BSS3, scores_B1hw[:, 0].detach().cpu().numpy(), pairs.texts, strict=True
         )

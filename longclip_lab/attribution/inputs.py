@@ -41,6 +41,12 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def shift(self) -> tuple[float, float]:
+        """How far what a patch's token sees lies from an even grid, (x, y) in pixels."""
+        trunk = getattr(self.clip.model.visual, "trunk", self.clip.model.visual)
+        return getattr(getattr(trunk, "patch_embed", None), "field_shift", (0.0, 0.0))
+
 
 def as_pairs(clip: Clip, images: Picture | Images, texts: str | Sequence[str]) -> Pairs:
     """Check and prepare pictures with their texts; one picture may stand alone, so may one text.

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch.nn.functional as F
 
-from longclip_lab.attribution.boxes import patch_shares
 from longclip_lab.attribution.curves import (
     FILLS,
     STEPS,
@@ -92,12 +91,12 @@ def baseline(name: str, questions: Questions, like: Maps, seed: int = 0) -> list
             middle = np.array(found.image.shape[1::-1]) / 2
             scores = -((found.centres() - middle) ** 2).sum(-1).round(6)
         elif name == TRUE_BOX:
-            scores = patch_shares(questions.answers[number], found.grid, found.image.shape[0])
+            scores = questions.place(number, found).share.reshape(found.grid)
         else:
             scores = found.within(*questions.answers[number][0]).astype(float)
         facts = (name, found.model)
         if isinstance(found, PatchMap):
-            made.append(PatchMap(*facts, found.image, scores, found.text))
+            made.append(PatchMap(*facts, found.image, scores, found.text, shift=found.shift))
         else:
             made.append(TokenMap(*facts, found.text, found.spans, scores, found.unread))
     return made
@@ -159,11 +158,17 @@ class CurveTest:
         return (float(empty), float(whole - empty)) if whole > empty else (0.0, 1.0)
 
     def _similarity(self, mode: Mode, maps: Maps) -> Similarity:
-        key = (mode, maps[0].grid) if self.side == "patches" else ("tokens",)
+        patches = self.side == "patches"
+        key = (mode, maps[0].grid, maps[0].shift) if patches else ("tokens",)
         if key not in self._similarities:
             if self.side == "patches":
                 made = picture_similarity(
-                    self.clip, self._pixels, self._texts_QD, maps[0].grid, FILLS[mode]
+                    self.clip,
+                    self._pixels,
+                    self._texts_QD,
+                    maps[0].grid,
+                    FILLS[mode],
+                    maps[0].shift,
                 )
             else:
                 tokens = self.clip.tokenize(self.texts)
@@ -176,7 +181,7 @@ class CurveTest:
         return self._similarities[key]
 
     def _random_areas(self, mode: Mode, maps: Maps, similarity: Similarity) -> np.ndarray:
-        key = (mode, *(one.scores.size for one in maps))
+        key = (mode, getattr(maps[0], "shift", None), *(one.scores.size for one in maps))
         if key not in self._random:
             rng = np.random.default_rng((self.seed, 5))
             orders = [[rng.random(one.scores.size) for one in maps] for _ in range(RANDOM_ORDERS)]

@@ -75,7 +75,9 @@ class Questions:
     def place(self, number: int, found: PatchMap | TokenMap) -> Place:
         """What of a map lies inside the answer of question `number`."""
         if isinstance(found, PatchMap):
-            boxes, side = self.answers[number], found.image.shape[0]
+            x, y = found.shift
+            boxes = [(a - x, b - y, c - x, d - y) for a, b, c, d in self.answers[number]]
+            side = found.image.shape[0]
             inside = patches_inside(boxes, found.grid, side)
             shares = patch_shares(boxes, found.grid, side)
             return Place(found.scores.ravel(), inside.ravel(), shares.ravel())

@@ -94,6 +94,7 @@ def _patch_map(pairs: Pairs, b: int, scores_hw: torch.Tensor) -> PatchMap:
         image=pairs.shown_BSS3[b],
         scores=scores_hw.cpu().numpy(),
         text=pairs.texts[b],
+        shift=pairs.shift,
     )
 
 

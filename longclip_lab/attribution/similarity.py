@@ -114,6 +114,7 @@ def token_patches(
             similarity=float(similarities[b]),
             unread=pairs.unread[b],
             details={"tokens": tokens, "relative": relative},
+            shift=pairs.shift,
         )
         for b, tokens_TD in enumerate(features)
     ]
@@ -150,6 +151,6 @@ def _maps(
     scores = scores_Bhw.cpu().numpy().astype(np.float32)
     adds_up = patches.adds_up
     return [
-        PatchMap(method, pairs.clip.name, image, map_hw, text, {"adds_up": adds_up})
+        PatchMap(method, pairs.clip.name, image, map_hw, text, {"adds_up": adds_up}, pairs.shift)
         for image, map_hw, text in zip(pairs.shown_BSS3, scores, pairs.texts, strict=True)
     ]

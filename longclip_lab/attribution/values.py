@@ -62,7 +62,9 @@ class PatchMap(Plottable):
 
     `image` uint8 [S, S, 3] is the picture as the model saw it: resized and cropped. `scores`
     [h, w], row 0 at the top. Pixel coordinates are (x, y) from the top left of `image`. `text` is
-    what the map was asked about, None for maps of the picture alone.
+    what the map was asked about, None for maps of the picture alone. `shift` is how far, in
+    pixels, what a patch's token sees lies from an even grid: nothing for square patches, but a
+    stem of convolutions may look to one side.
     """
 
     method: str
@@ -71,6 +73,7 @@ class PatchMap(Plottable):
     scores: np.ndarray
     text: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    shift: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 2:
@@ -82,11 +85,11 @@ class PatchMap(Plottable):
         return self.scores.shape
 
     def centres(self) -> np.ndarray:
-        """Pixel coordinates (x, y) of the middle of every patch: [h, w, 2]."""
+        """Pixel coordinates (x, y) of the middle of what every patch sees: [h, w, 2]."""
         rows, columns = self.grid
         height, width = self.image.shape[:2]
-        x = (np.arange(columns) + 0.5) * width / columns
-        y = (np.arange(rows) + 0.5) * height / rows
+        x = (np.arange(columns) + 0.5) * width / columns + self.shift[0]
+        y = (np.arange(rows) + 0.5) * height / rows + self.shift[1]
         return np.stack(np.meshgrid(x, y), axis=-1)
 
     def peak(self) -> tuple[float, float]:
@@ -94,6 +97,12 @@ class PatchMap(Plottable):
         row, column = np.unravel_index(int(self.scores.argmax()), self.scores.shape)
         x, y = self.centres()[row, column]
         return float(x), float(y)
+
+    def on_pixels(self, side: int | None = None) -> np.ndarray:
+        """The scores where they lie on the picture, [S, S], or on one drawn at another `side`."""
+        side = side or self.image.shape[0]
+        rows, columns = patch_of_pixels(self.grid, side, self.shift, self.image.shape[0])
+        return self.scores[rows[:, None], columns[None, :]]
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ class TokenPatches(Plottable):
     similarity: float
     unread: int = 0
     details: dict[str, Any] = field(default_factory=dict)
+    shift: tuple[float, float] = (0.0, 0.0)
 
     def patches(self, start: int, end: int) -> PatchMap:
         """The patches for the characters [start, end) of the text: the mean over their tokens.
@@ -126,7 +136,12 @@ class TokenPatches(Plottable):
                 f"text ({len(self.spans)} tokens read, {self.unread} not)."
             )
         return PatchMap(
-            self.method, self.model, self.image, self.scores[inside].mean(0), self.text[start:end]
+            method=self.method,
+            model=self.model,
+            image=self.image,
+            scores=self.scores[inside].mean(0),
+            text=self.text[start:end],
+            shift=self.shift,
         )
 
     def tokens(self, row: int, column: int) -> TokenMap:
@@ -160,6 +175,25 @@ class AttentionWeights(Plottable):
     labels: tuple[str, ...]
     pooled: int | None
     source: Any = None
+
+
+def patch_of_pixels(
+    grid: tuple[int, int], side: int, shift: tuple[float, float] = (0.0, 0.0), seen: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The row of patches of each row of pixels [S], and the column of each column.
+
+    `shift` is in pixels of a picture of `seen` (by default `side`). Pixels outside the shifted
+    grid belong to its edge.
+
+    >>> patch_of_pixels((2, 2), 6, (1.0, 0.0))[1].tolist()
+    [0, 0, 0, 0, 1, 1]
+    """
+    places = (np.arange(side) + 0.5) * (seen or side) / side
+    found = []
+    for count, offset in zip(grid, reversed(shift), strict=True):
+        index = np.floor((places - offset) * count / (seen or side)).astype(int)
+        found.append(np.clip(index, 0, count - 1))
+    return found[0], found[1]
 
 
 def tokens_within(spans: Sequence[tuple[int, int]], start: int, end: int) -> np.ndarray:

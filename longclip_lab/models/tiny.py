@@ -57,6 +57,21 @@ class ConvStem(nn.Module):
             nn.Conv2d(96, embed_dim, kernel_size=3, stride=2, padding=1, bias=bias, **factory),
         )
 
+    @property
+    def field_shift(self) -> tuple[float, float]:
+        """How far the middle of what a patch token sees lies from the middle of its cell: (x, y)
+        in pixels. The convolutions' padding is not symmetric to their strides.
+
+        >>> ConvStem().field_shift
+        (-4.5, -4.5)
+        """
+        middle, jump = 0.5, 1
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                middle += ((layer.kernel_size[0] - 1) / 2 - layer.padding[0]) * jump
+                jump *= layer.stride[0]
+        return middle - jump / 2, middle - jump / 2
+
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of patch tokens for a picture of `img_size` (height, width) pixels."""
         return img_size[0] // self.patch_size[0], img_size[1] // self.patch_size[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,21 +108,24 @@ def answers_message(results: Mapping[str, Overshadowing]) -> str:
 def pointing_figure(result: WordPointing | Mapping[str, WordPointing]) -> go.Figure:
     """Share of maps that peak in the box of the thing they were asked for, against chance.
 
-    Raises LabError for no result and for results that were asked differently.
+    Maps of texts that name both things are told apart by which was named first. Raises LabError
+    for no result and for results that were asked differently.
     """
     results = dict(result) if isinstance(result, Mapping) else {result.model: result}
     if len({tuple(one.hits) for one in results.values()}) != 1:
         raise LabError("expected results on word pointing that were asked in the same ways.")
-    first = next(iter(results.values()))
+    first, several = next(iter(results.values())), len(results) > 1
     groups: dict[str, list[Lane]] = {}
     for z, size in enumerate(SIZES):
         name = size if size == "large" else first.lesser
-        chance = percent(float(first.chance[:, z, 0].mean()))
-        for asked in first.hits:
-            groups[f"{name} thing (chance {chance}): {asked}"] = [
-                Lane(label, scaled(one.score(asked, size)), PALETTE[i], SYMBOLS[i])
-                for i, (label, one) in enumerate(results.items())
-            ]
+        heading = f"{name.capitalize()} thing (chance {percent(first.chance[:, z, 0].mean())})"
+        for asked, order in _ways(first, z):
+            way = asked if order is None else f"{asked}, named {('first', 'second')[order ^ z]}"
+            group = groups.setdefault(f"{heading}: {way}" if several else heading, [])
+            for i, (label, one) in enumerate(results.items()):
+                score = scaled(one.score(asked, size, order=order))
+                colour = PALETTE[i if several else z]
+                group.append(Lane(label if several else way, score, colour, SYMBOLS[i]))
     return lanes(
         pointing_message(first),
         groups,
@@ -132,14 +136,32 @@ def pointing_figure(result: WordPointing | Mapping[str, WordPointing]) -> go.Fig
     )
 
 
+def _ways(result: WordPointing, z: int) -> list[tuple[str, int | None]]:
+    """Every way of asking; where the order of naming was varied, named first and then second."""
+    return [
+        (asked, order)
+        for asked, hits in result.hits.items()
+        for order in ((z, 1 - z) if hits.shape[2] > 1 else (None,))
+    ]
+
+
 def pointing_message(result: WordPointing) -> str:
-    """What company costs the lesser thing's word, if it was asked; else how its map stands."""
+    """What company and order do to the lesser thing's phrase, or its word, if they were asked."""
     size = result.lesser
+
+    def found(asked: str, order: int | None = None) -> str:
+        return percent(result.score(asked, "lesser", order=order).value)
+
+    if "phrase in the text" in result.hits:
+        alone = f"; alone: {found('phrase alone')}" if "phrase alone" in result.hits else ""
+        return (
+            f"Named first in a text, the {size} thing's phrase finds its thing in "
+            f"{found('phrase in the text', 1)} of maps, named second in "
+            f"{found('phrase in the text', 0)}{alone}"
+        )
     if not {"word alone", "word in the text"} <= set(result.hits):
-        shares = [
-            f"{percent(result.score(asked, 'lesser').value)} for “{asked}”" for asked in result.hits
-        ]
-        return f"Maps that find the {size} thing: {listed(shares)}"
+        told = listed([f"{found(asked)} for “{asked}”" for asked in result.hits])
+        return f"Maps that find the {size} thing: {told}"
     alone, beside = (result.score(a, "lesser") for a in ("word alone", "word in the text"))
     seen = {"lower": "less", "higher": "more"}.get(compare(beside, alone), "no less")
     return (
@@ -152,15 +174,15 @@ def overshadowing_gallery(
     clips: Mapping[str, Clip],
     swaps: Swaps,
     scenes: Sequence[int] = (0, 1),
-    asked: Sequence[str] = ("phrase alone", "word in the text"),
+    asked: Sequence[str] = ("phrase alone", "phrase in the text"),
     method: str = "similarity-gain",
     form: str = "one sentence",
-    order: int = 0,
+    orders: Sequence[int] = (0, 1),
 ) -> Html:
     """LoTLIP's Figure 1, drawn: maps for the large and the lesser thing, one row a model.
 
     Dark patches score low; the frame is the box of the thing asked for, the dot the map's peak.
-    `order` 0 names the large thing first. Raises LabError for no models or scenes.
+    Order 0 names the large thing first. Raises LabError for no models or scenes.
     """
     if not clips or not len(scenes):
         raise LabError(f"expected models and scenes to draw, got {len(clips)} and {len(scenes)}.")
@@ -169,21 +191,17 @@ def overshadowing_gallery(
         f"{('large', swaps.lesser)[size]} thing, {name}" for name, size in columns
     ]
     rows = []
-    for n in scenes:
+    for n, order in product(scenes, orders):
         text = swaps.told(n, 0, order, form).text
         rows.append(f'<tr class="text"><td colspan="{len(heads)}">“{html.escape(text)}”</td></tr>')
         plain = _image(draw(swaps.scenes[n][0], _CELL), text)
         for label, clip in clips.items():
-            maps = [
-                word_maps(clip, swaps, [(n, 0, order, z)], a, method, form)[0] for a, z in columns
-            ]
-            cells = [
-                _image(
-                    _shaded(swaps, n, size, found), f"{label}: {name} for {swaps.phrase(n, size)}"
-                )
-                for (name, size), found in zip(columns, maps, strict=True)
-            ]
-            body = "".join(f"<td>{cell}</td>" for cell in (plain, *cells))
+            cells = [plain]
+            for name, size in columns:
+                (found,) = word_maps(clip, swaps, [(n, 0, order, size)], name, method, form)
+                about = f"{label}: {name} for {swaps.phrase(n, size)}"
+                cells.append(_image(_shaded(swaps, n, size, found), about))
+            body = "".join(f"<td>{cell}</td>" for cell in cells)
             rows.append(f'<tr><td class="model">{html.escape(label)}</td>{body}</tr>')
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
     return Html(
@@ -199,10 +217,10 @@ def _image(image: Image.Image, alt: str) -> str:
 def _shaded(swaps: Swaps, n: int, size: int, found: PatchMap) -> Image.Image:
     """The first picture of a scene, as bright as a map is high, with the box and the peak."""
     picture = np.asarray(draw(swaps.scenes[n][0], _CELL), dtype=float)
-    low, high = found.scores.min(), found.scores.max()
-    share = (found.scores - low) / (high - low) if high > low else np.ones_like(found.scores)
-    light = Image.fromarray((255 * share).astype(np.uint8)).resize((_CELL, _CELL), Image.NEAREST)
-    light_HW1 = (_DIM + (1 - _DIM) * np.asarray(light, dtype=float) / 255)[..., None]
+    scores_HW = found.on_pixels(_CELL)
+    low, high = scores_HW.min(), scores_HW.max()
+    share_HW = (scores_HW - low) / (high - low) if high > low else np.ones_like(scores_HW)
+    light_HW1 = (_DIM + (1 - _DIM) * share_HW)[..., None]
     image = Image.fromarray((picture * light_HW1).astype(np.uint8))
     pen = ImageDraw.Draw(image)
     frame = COLOURS["sky"] if size == 0 else COLOURS["orange"]
