@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 SCREENSHOTS = Path(__file__).parents[2] / "artifacts" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -51,6 +50,18 @@ class Lab:
     address: str
     folder: Path
     token: str
+
+    def ask(self, path: str, method: str = "GET") -> bytes:
+        """An answer of the server's interface."""
+        headers = {"Authorization": f"token {self.token}"}
+        asked = urllib.request.Request(f"{self.address}/{path}", headers=headers, method=method)
+        with urllib.request.urlopen(asked, timeout=SLOW) as answer:
+            return answer.read()
+
+    def stop_kernels(self) -> None:
+        """End all kernels: each holds a model in memory."""
+        for session in json.loads(self.ask("api/sessions")):
+            self.ask(f"api/sessions/{session['id']}", "DELETE")
 
 
 @dataclass
@@ -126,22 +137,32 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(f"{address}/api/status?token={token}", server, home / "log.txt")
-        yield Lab(address, folder, token)
+        running = Lab(address, folder, token)
+        _wait_for(running, server, home / "log.txt")
+        yield running
     finally:
         server.terminate()
         server.wait(30)
 
 
-@pytest.fixture
-def run_notebook(chromium: Browser, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable]:
-    """A function that runs cells of Python in JupyterLab and returns the `Notebook`."""
+@pytest.fixture(scope="session")
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """One browser session, so that JupyterLab's own scripts are read once."""
     context = chromium.new_context(viewport={"width": 1440, "height": 1100})
     context.set_default_timeout(1000 * SLOW)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def run_notebook(
+    context: BrowserContext, lab: Lab, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Notebook]]:
+    """A function that runs cells of Python in JupyterLab and returns the `Notebook`."""
 
     def run(*cells: str, until: str) -> Notebook:
         """Run the cells, until an element `until` is in the output."""
-        name = f"{request.node.name}.ipynb"
+        name = f"{request.node.originalname}-{secrets.token_hex(2)}.ipynb"
         content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
         content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(content, lab.folder / name)
@@ -157,7 +178,9 @@ def run_notebook(chromium: Browser, lab: Lab, request: pytest.FixtureRequest) ->
         return notebook
 
     yield run
-    context.close()
+    for page in context.pages:
+        page.close()
+    lab.stop_kernels()
 
 
 def _watched(page: Page, address: str) -> Notebook:
@@ -185,13 +208,13 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+def _wait_for(lab: Lab, server: subprocess.Popen, log: Path) -> None:
     """Wait until the server answers; its log is the message if it does not."""
     end = time.monotonic() + SLOW
     while time.monotonic() < end and server.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=5).close()
+            lab.ask("api/status")
             return
-        except (urllib.error.URLError, OSError):
+        except OSError:
             time.sleep(0.2)
     pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-3000:]}")

@@ -3,7 +3,7 @@
 
 const LEVELS = 255;
 const HINT = "Point at a word, at a sentence’s number, or at a patch.";
-const PATIENCE = 60000; // milliseconds without an answer after which no kernel seems to run
+const PATIENCE = 20000; // milliseconds without an answer after which the reader is told
 
 const make = (tag, className = "", attributes = {}, ...children) => {
   const node = document.createElement(tag);
@@ -104,7 +104,10 @@ class Explorer {
         [...Array(offers.pictures).keys()].map((i) => [i, `${i + 1} of ${offers.pictures}`]));
     const texts = this.model.get("texts");
     if (texts.length > 1)
-      this.addSelect("text", "Text", texts.map((text, i) => [text, `${i + 1}: ${short(text, 28)}`]));
+      this.addSelect("text", "Text", [
+        ...texts.map((text, i) => [text, `${i + 1}: ${short(text, 28)}`]), ["", "your own"],
+      ]);
+
     for (const [prefix, side, tower, label] of [
       ["", "patch", "image", "Words light the picture by"],
       ["words_", "word", "text", "The whole picture lights the words by"],
@@ -113,9 +116,9 @@ class Explorer {
       const [layers, heads] = offers.sizes[tower] ?? [0, 0];
       const count = (n) => [...Array(n).keys()];
       this.addSelect(`${prefix}layer`, "layer",
-        [["", "its own"], ...count(layers).map((i) => [i, `${i + 1} of ${layers}`])]);
+        [["", "default"], ...count(layers).map((i) => [i, `${i + 1} of ${layers}`])]);
       this.addSelect(`${prefix}head`, "head",
-        [["", "all"], ...count(heads).map((i) => [i, `${i + 1} of ${heads}`])]);
+        [["", "mean"], ...count(heads).map((i) => [i, `${i + 1} of ${heads}`])]);
     }
     this.drawChoices();
   }
@@ -123,6 +126,7 @@ class Explorer {
   addSelect(trait, label, options) {
     const select = make("select", "", { name: trait });
     for (const [value, name] of options) select.append(make("option", "", { value }, name));
+    select.lastElementChild.disabled = trait === "text"; // shown when a text was typed
     const isText = trait.endsWith("text") || trait.endsWith("method");
     select.addEventListener("change", () =>
       this.change({ [trait]: isText ? select.value : select.value === "" ? null : +select.value }));
@@ -142,6 +146,7 @@ class Explorer {
     const offers = this.model.get("offers");
     for (const [trait, select] of Object.entries(this.selects)) {
       select.value = this.model.get(trait) ?? "";
+      if (trait === "text" && select.selectedIndex < 0) select.value = ""; // a typed one
       const prefix = trait.startsWith("words_") ? "words_" : "";
       const name = trait.slice(prefix.length);
       if (name !== "layer" && name !== "head") continue;
@@ -302,7 +307,7 @@ class Explorer {
   change(values) {
     for (const [name, value] of Object.entries(values)) this.model.set(name, value);
     this.model.save_changes();
-    this.busy(true);
+    if (!("lit" in values)) this.busy(true); // what is kept was pointed at, and is known
     this.light();
   }
 
@@ -357,15 +362,9 @@ class Explorer {
     if (this.asking) return; // the newest wish is sent when the answer is there
     this.asking = unit;
     this.model.send({ ask: unit });
-    this.timer = setTimeout(() => {
-      this.asking = null;
-      this.busy(false);
-      this.status.textContent = "No kernel answers. Run the cell again to light up more.";
-    }, PATIENCE);
   }
 
   receive({ answer, error, unit }) {
-    clearTimeout(this.timer);
     this.asking = null;
     this.busy(false);
     if (answer) this.remember(answer);
@@ -379,8 +378,17 @@ class Explorer {
 
   busy(on) {
     clearTimeout(this.sign);
-    if (on) this.sign = setTimeout(() => this.root.setAttribute("aria-busy", "true"), 120);
-    else this.root.removeAttribute("aria-busy");
+    clearTimeout(this.patience);
+    if (!on) return this.root.removeAttribute("aria-busy");
+    this.sign = setTimeout(() => {
+      this.root.setAttribute("aria-busy", "true");
+      this.status.textContent = "computing …";
+    }, 120);
+    this.patience = setTimeout(() => {
+      this.asking = null;
+      this.busy(false);
+      this.status.textContent = "No answer yet: the kernel is busy, or none is running.";
+    }, PATIENCE);
   }
 
   mark(unit, kept) {
@@ -473,8 +481,7 @@ class Explorer {
 
   close() {
     this.listeners.abort();
-    clearTimeout(this.timer);
-    clearTimeout(this.sign);
+    this.busy(false);
   }
 }
 
