@@ -73,7 +73,8 @@ def token_features(clip: Clip, ids_BT: torch.Tensor) -> torch.Tensor:
 
     The row at the pooled position (end token, or [CLS]) is the text's feature. All others were
     never trained to be read off. In a causal tower a token's state knows what stands before it
-    and nothing of what follows; in BERT it knows the whole text.
+    and nothing of what follows; in BERT it knows the whole text. T is no more than the longest
+    text of the batch asks for.
 
     Raises LabError for a text tower of another make.
     """
@@ -85,7 +86,7 @@ def token_features(clip: Clip, ids_BT: torch.Tensor) -> torch.Tensor:
     (states,) = seen
     if not isinstance(tower, HFTextEncoder):
         return project(tower, states)[:, : ids_BT.shape[1]]
-    states_BTW = states.last_hidden_state
+    states_BTW = states.last_hidden_state[:, : ids_BT.shape[1]]  # corner tokens stand behind
     pooler = getattr(tower.transformer, "pooler", None)
     if isinstance(tower.pooler, ClsPooler) and tower.pooler.use_pooler_output and pooler:
         states_BTW = pooler(states_BTW.flatten(0, 1).unsqueeze(1)).view_as(states_BTW)

@@ -108,7 +108,7 @@ def _attribute(
         # captum's own delta would run the ids of the empty text. A tower that masks its padding
         # would then mask it all, but on the way the ids, and the mask, are those of the text.
         empty_BTW = embedding(empty_BT)
-        handle = embedding.register_forward_hook(lambda _module, _inputs, _output: empty_BTW)
+        handle = embedding.register_forward_hook(lambda _m, _i, out: empty_BTW[:, : out.shape[1]])
         try:
             started_B = similarity(ids_BT, images_BD)
         finally:

@@ -15,10 +15,11 @@ from longclip_lab.models import encode_images
 from longclip_lab.models.text_tower import text_tower
 
 IG = "integrated-gradients"
+TOWERS = ["causal", "both ways", "bert", "causal registers", "bert registers"]
 TEXTS = ["a red boat", "a large striped balloon on the left of a house", "a blue house"]
 
 
-def by_hand(clip, image, text, steps: int = 400) -> np.ndarray:
+def by_hand(clip, image, text, steps: int = 60) -> np.ndarray:
     """The path integral by the midpoint rule, one point at a time, on the text alone."""
     tower = text_tower(clip.model)
     embedding = getattr(tower, "token_embedding", None)
@@ -47,7 +48,7 @@ def by_hand(clip, image, text, steps: int = 400) -> np.ndarray:
     return (total_BTW * way_BTW).sum(-1)[0, 1 : length - 1].numpy()
 
 
-@pytest.mark.parametrize("name", ["causal", "both ways", "bert"])
+@pytest.mark.parametrize("name", TOWERS)
 def test_equals_the_integral(name, towers, drawn):
     clip = towers.text_clip(name)
     maps = token_maps(clip, drawn.images[:3], TEXTS, method=IG, n_steps=50)
@@ -57,7 +58,7 @@ def test_equals_the_integral(name, towers, drawn):
         assert found.tokens == text.split()
 
 
-@pytest.mark.parametrize("name", ["causal", "both ways", "bert"])
+@pytest.mark.parametrize("name", TOWERS)
 def test_scores_sum_to_the_difference(name, towers, drawn):
     clip = towers.text_clip(name)
     for found in token_maps(clip, drawn.images[:3], TEXTS, method=IG, n_steps=64):
@@ -83,9 +84,9 @@ def test_batches_do_not_matter(trained, drawn):
     """Nor do the lengths of the other texts."""
     texts = drawn.long[:3] + drawn.short[:3]
     images = np.concatenate([drawn.images[:3]] * 2)
-    together = token_maps(trained, images, texts, method=IG, n_steps=16, internal_batch_size=5)
+    together = token_maps(trained, images, texts, method=IG, n_steps=24, internal_batch_size=5)
     for found, image, text in zip(together, images, texts, strict=True):
-        (alone,) = token_maps(trained, image, text, method=IG, n_steps=16, internal_batch_size=None)
+        (alone,) = token_maps(trained, image, text, method=IG, n_steps=24, internal_batch_size=None)
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
 
 

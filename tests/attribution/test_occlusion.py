@@ -15,6 +15,8 @@ from longclip_lab.text import split_sentences
 
 TEXT = "a red boat on the left of a blue house"
 
+TEXTS = ["causal", "both ways", "bert", "causal registers", "bert registers"]
+
 
 def similarity(clip, images, texts) -> np.ndarray:
     texts_ND = encode_texts(clip, texts).features_ND
@@ -29,7 +31,7 @@ def test_a_word_less(trained, drawn):
     np.testing.assert_allclose(found.scores, full - np.array(rest), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["causal", "both ways", "bert"])
+@pytest.mark.parametrize("name", TEXTS)
 def test_padding_in_place_of_a_word(name, towers, drawn):
     clip = towers.text_clip(name)
     (found,) = token_maps(clip, drawn.images[0], TEXT, method="occlusion", by="pad")

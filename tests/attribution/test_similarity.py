@@ -11,6 +11,8 @@ from longclip_lab.attribution import patch_features, patch_maps, token_features,
 from longclip_lab.errors import LabError
 from longclip_lab.models import encode_images, encode_texts, pixels
 
+TEXTS = ["causal", "both ways", "bert", "causal registers", "bert registers"]
+
 
 def cosines(images_ND, texts_ND) -> np.ndarray:
     return F.cosine_similarity(images_ND, texts_ND, dim=-1).numpy()
@@ -82,7 +84,7 @@ def test_token_patches_alone(trained, drawn):
     assert found.patches(2, 5).text == "red"
 
 
-@pytest.mark.parametrize("name", ["causal", "both ways", "bert"])
+@pytest.mark.parametrize("name", TEXTS)
 @torch.no_grad()
 def test_token_patches_in_context(name, towers, drawn):
     clip = towers.text_clip(name)

@@ -12,6 +12,7 @@ from torch import nn
 
 from longclip_lab.models import Clip, new_tiny
 from longclip_lab.models.assembly import build_model
+from longclip_lab.models.corner_towers import CornerTokens, give_corners
 from longclip_lab.text import get_tokenizer
 
 WORDS = new_tiny().vocab_size
@@ -41,7 +42,7 @@ TIMM_IMAGES = {
     "timm maximum": {"class_token": False, "global_pool": "max"},
 }
 IMAGES = {**OPEN_CLIP_IMAGES, **TIMM_IMAGES}
-TEXTS = ("causal", "both ways", "bert")
+TEXTS = ("causal", "both ways", "bert", "causal registers", "bert registers")
 
 
 @lru_cache
@@ -79,7 +80,7 @@ def text_clip(name: str) -> Clip:
     both_ways = {"no_causal_mask": True, "pool_type": "last"} if name == "both ways" else {}
     cfg = {"embed_dim": 32, "vision_cfg": VIT, "text_cfg": {**TEXT, **both_ways}}
     model = build_model({**cfg, "custom_text": name != "causal"})
-    if name == "bert":
+    if name.startswith("bert"):
         config = transformers.BertConfig(
             vocab_size=WORDS,
             hidden_size=32,
@@ -91,6 +92,8 @@ def text_clip(name: str) -> Clip:
         model.text = open_clip.hf_model.HFTextEncoder(
             "", 32, config=config, pooler_type="cls_pooler", proj_type="linear"
         )
+    if name.endswith(" registers"):
+        give_corners(model.text, CornerTokens(3, mask=False, kind="register"))
     return _whole(model, VIT["image_size"])
 
 
