@@ -10,7 +10,15 @@ from typing import Any
 from longclip_lab.views import widgets
 from longclip_lab.views.along import along_html
 from longclip_lab.views.answers import counterfactual_figure
+from longclip_lab.views.attention import attention_figure, attention_from_figure
+from longclip_lab.views.attributions import (
+    explanation_figure,
+    token_map_figure,
+    token_patches_figure,
+    token_strip,
+)
 from longclip_lab.views.comparisons import stretching_figure
+from longclip_lab.views.contributions import contribution_figure, rising_figure
 from longclip_lab.views.dispatch import plot
 from longclip_lab.views.explorer_figure import explorer_figure
 from longclip_lab.views.faithfulness import faithfulness_figure
@@ -22,6 +30,7 @@ from longclip_lab.views.overshadowing import (
     overshadowing_gallery,
     pointing_figure,
 )
+from longclip_lab.views.patch_maps import patch_maps_figure
 from longclip_lab.views.readers import published_figure, readers_figure
 from longclip_lab.views.reading import effective_length_figure, truncation_figure
 from longclip_lab.views.theme import COLOURS, CONFIG, PALETTE, add_curve, figure, translucent
@@ -34,23 +43,32 @@ __all__ = [
     "Html",
     "add_curve",
     "along_html",
+    "attention_figure",
+    "attention_from_figure",
     "caption_html",
+    "contribution_figure",
     "counterfactual_figure",
     "effective_length_figure",
+    "explanation_figure",
     "explorer_figure",
     "faithfulness_figure",
     "figure",
     "matches_html",
     "overshadowing_figure",
     "overshadowing_gallery",
+    "patch_maps_figure",
     "plot",
     "pointing_figure",
     "position_similarity_figure",
     "published_figure",
     "readers_figure",
+    "rising_figure",
     "scene_gallery",
     "spectrum_figure",
     "stretching_figure",
+    "token_map_figure",
+    "token_patches_figure",
+    "token_strip",
     "tradeoff_figure",
     "translucent",
     "truncation_figure",

@@ -19,7 +19,17 @@ def plot(result: object, **options: object) -> go.Figure:
     # here, so that the theme alone does not need torch
     from longclip_lab import attribution, probing
     from longclip_lab.objectives import RankMeter
-    from longclip_lab.views import answers, faithfulness, features, overshadowing, reading
+    from longclip_lab.views import (
+        answers,
+        attention,
+        attributions,
+        contributions,
+        faithfulness,
+        features,
+        overshadowing,
+        patch_maps,
+        reading,
+    )
 
     figures = {
         probing.TruncationCurve: reading.truncation_figure,
@@ -28,6 +38,13 @@ def plot(result: object, **options: object) -> go.Figure:
         attribution.Faithfulness: faithfulness.faithfulness_figure,
         probing.Overshadowing: overshadowing.overshadowing_figure,
         attribution.WordPointing: overshadowing.pointing_figure,
+        attribution.PatchMap: patch_maps.patch_maps_figure,
+        attribution.TokenMap: attributions.token_map_figure,
+        attribution.TokenPatches: attributions.token_patches_figure,
+        attribution.Explanation: attributions.explanation_figure,
+        attribution.AttentionWeights: attention.attention_figure,
+        attribution.Contribution: contributions.contribution_figure,
+        attribution.RisingCurve: contributions.rising_figure,
         RankMeter: features.spectrum_figure,
     }
     for kind, draw in figures.items():

@@ -22,8 +22,8 @@ from longclip_lab.text.splitting import Span
 from longclip_lab.views.frame import framed
 from longclip_lab.views.html import picture_uri
 from longclip_lab.views.lighting import MATRICES, Lighting, Strip
+from longclip_lab.views.overlay import coloured
 
-_ABOVE, _BELOW = "230, 120, 0", "0, 114, 178"
 _COLUMN = 40  # characters of a line of the text
 _UNREAD_LINES = 4
 _LINE = 23  # pixels
@@ -62,7 +62,7 @@ def explorer_figure(
     )
     first = maps[steps[0][1]].scores
     chart.add_heatmap(
-        **_coloured(first), x0=0.5, y0=0.5, dx=1, dy=1, xgap=1, ygap=1,
+        **coloured(first), x0=0.5, y0=0.5, dx=1, dy=1, xgap=1, ygap=1,
         text=_named(strip, matrix.scores),
         hovertemplate="%{text}<br>score: %{z:.2g}<extra></extra>",
         hoverlabel={"font": {"size": 16}},
@@ -94,23 +94,6 @@ def _steps(strip: Strip, limit: int) -> list[tuple[str, Span]]:
 
 def _about(method: str) -> str:
     return MATRICES[method] if method in MATRICES else PATCH_METHODS[method].about
-
-
-def _coloured(scores_hw: np.ndarray) -> dict[str, Any]:
-    """What of a heat map changes with the step: scores, range, colours."""
-    low, high = float(scores_hw.min()), float(scores_hw.max())
-    signed = low < 0 < high and min(-low, high) > 0.2 * max(-low, high)
-    if signed:
-        low, high = -max(-low, high), max(-low, high)
-    stops = []
-    for at in np.linspace(0, 1, 13):
-        place = 2 * at - 1 if signed else at
-        colour = _BELOW if place < 0 else _ABOVE
-        stops.append([round(float(at), 3), f"rgba({colour}, {0.9 * abs(place) ** 1.4:.3f})"])
-    if low == high:
-        high = low + 1
-    z = [[float(f"{value:.3g}") for value in row] for row in scores_hw]
-    return {"z": z, "zmin": low, "zmax": high, "colorscale": stops}
 
 
 def _named(strip: Strip, scores_Thw: np.ndarray) -> list[list[str]]:
@@ -162,11 +145,11 @@ def _add_slider(
         }
     ]  # fmt: skip
     for name, span in steps:
-        coloured = {key: [value] for key, value in _coloured(maps[span].scores).items()}
+        shades = {key: [value] for key, value in coloured(maps[span].scores).items()}
         text = _written(strip, span)
         stops.append({
             "label": name, "method": "update",
-            "args": [{"opacity": [1], **coloured}, {
+            "args": [{"opacity": [1], **shades}, {
                 "images[1].opacity": 0, "annotations[0].text": text
             }],
         })  # fmt: skip
