@@ -218,7 +218,8 @@ class Faithfulness(Plottable):
         }
 
     def to_json(self) -> str:
-        return json.dumps(_rounded(self.to_dict()), indent=1) + "\n"
+        """`to_dict` with floats to five digits, a score a line."""
+        return json.dumps(_rounded(self.to_dict())).replace('{"method"', '\n{"method"') + "\n"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Faithfulness:
