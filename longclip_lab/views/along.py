@@ -56,6 +56,7 @@ _SCRIPT = """<script>
     });
   };
   slider.addEventListener("input", show);
+  box.addEventListener("keydown", event => event.stopPropagation());  // from JupyterLab's keys
   show();
 })();
 </script>"""

@@ -80,6 +80,11 @@ _SCRIPT = """<script>
 </script>"""
 
 
+_KEYS = """<script>
+document.getElementById("%s").addEventListener("keydown", event => event.stopPropagation());
+</script>"""
+
+
 @dataclass(frozen=True)
 class Control:
     """A slider of the page: its label, the text of every position, and where it starts."""
@@ -133,13 +138,17 @@ def states_html(
 
 
 def page(body: str, data: str, script: str, title: str = "") -> Html:
-    """`body` with its data and the script that brings it to life, under a name of its own."""
+    """`body` with its data and the script that brings it to life, under a name of its own.
+
+    JupyterLab would take arrow keys for itself; they are kept from it.
+    """
     identity = "lc-" + hashlib.sha256((body + data).encode()).hexdigest()[:12]
     head = f'<div class="headline">{html.escape(title)}</div>' * bool(title)
     data = data.replace("</", r"<\/")  # nothing in the data may end the script
     return Html(
         f'{STYLE}<div class="lc-view lc-states" id="{identity}">{head}{body}'
-        f'<script type="application/json">{data}</script></div>{script % identity}'
+        f'<script type="application/json">{data}</script></div>'
+        f"{script % identity}{_KEYS % identity}"
     )
 
 

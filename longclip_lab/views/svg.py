@@ -149,7 +149,7 @@ def round_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """About `count` round numbers from `low` to `high`.
 
     >>> round_ticks(0, 75)
-    [0, 20, 40, 60]
+    [0, 10, 20, 30, 40, 50, 60, 70]
     """
     rough = (high - low) / count
     power = 10 ** math.floor(math.log10(rough))

@@ -128,13 +128,14 @@ class Components(Panel):
         cells = {
             "variance kept": _percent(meter.variance_kept),
             "reconstruction error": _percent(kept.error),
-            "captions whose rank changes": f"{len(kept.changed)} of {size}",
+            "ranks that change": f"{len(kept.changed)} of {size}",
             "own picture first": f"{found[0]} → {found[1]}",
         }
         return "\n".join(
             [
                 f'<div class="headline">{html.escape(meter.verdict)}</div>',
-                '<div style="display:flex;gap:8px 28px;flex-wrap:wrap">',
+                '<div style="display:grid;gap:8px 20px;grid-template-columns:'
+                'repeat(auto-fit,minmax(150px,auto))">',
                 *(
                     f'<div><span class="soft">{name}</span><br><b>{value}</b></div>'
                     for name, value in cells.items()
@@ -161,7 +162,7 @@ class Components(Panel):
         if meter.rank < most:
             chart.line([curve[-1], (most, 100)], COLOURS["blue"], 2, dash="2 5")
             told = f"{meter.batch} pictures vary in {meter.rank} directions"
-            chart.text(meter.rank, 82, told, "start" if meter.rank < most / 2 else "end")
+            chart.text(most, 7, told, "end")
         chart.rule(meter.k, COLOURS["vermillion"])
         chart.dot(
             meter.k, 100 * meter.variance_kept, COLOURS["vermillion"],

@@ -111,14 +111,19 @@ class CounterfactualBrowser(Panel):
     @property
     def chosen(self) -> np.ndarray:
         """The indices of the questions that the filters leave."""
+        asked = self._asked
+        wanted = self.answer.value
+        return asked if wanted == "all" else asked[self.answers[asked] == wanted]
+
+    @property
+    def _asked(self) -> np.ndarray:
+        """The indices of the questions that fit all filters but the one for the answer."""
         low, high = self.position.value
         kept = (self._positions >= low) & (self._positions <= high)
         for name in ("attribute", "size"):
             wanted = getattr(self, name).value
             if wanted != "all":
                 kept &= np.array(getattr(self.questions, name)) == wanted
-        if self.answer.value != "all":
-            kept &= self.answers == self.answer.value
         return np.flatnonzero(kept)
 
     @property
@@ -159,20 +164,20 @@ class CounterfactualBrowser(Panel):
         self.next.disabled = self._at >= len(chosen) - 1
         name = str(question.index)
         card = question_card(question, self._span)
-        return (
-            f"<p>question {self._at + 1} of {len(chosen)}; {self._tally(chosen)}</p>"
-            + with_pictures(card, {name: self.pool.thumbnail(question.index, PIXELS, redraw=True)})
+        return f"<p>question {self._at + 1} of {len(chosen)}; {self._tally()}</p>" + with_pictures(
+            card, {name: self.pool.thumbnail(question.index, PIXELS, redraw=True)}
         )
 
-    def _tally(self, chosen: np.ndarray) -> str:
-        """How many of the chosen questions are right, without those that were not read."""
-        read = chosen[~self.scores.unread[chosen]]
+    def _tally(self) -> str:
+        """How many of the questions asked are answered right, whatever answer is looked at."""
+        asked = self._asked
+        read = asked[~self.scores.unread[asked]]
         if not len(read):
             return "none of them is read"
         wins = np.sum(self.answers[read] == "right") + np.sum(self.answers[read] == "tie") / 2
-        unread = len(chosen) - len(read)
+        unread = len(asked) - len(read)
         left = f"; {unread} not read" if unread else ""
-        return f"right: {with_interval(wilson(wins, len(read)))} of {len(read)} read{left}"
+        return f"in all {with_interval(wilson(wins, len(read)))} right of {len(read)} read{left}"
 
     @cached_property
     def _span(self) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import anywidget
 import ipywidgets as widgets
 from IPython.display import display
 
@@ -20,10 +21,13 @@ from longclip_lab.views.states import STYLE
 _SIGN_STYLE = """<style>
 .lc-view.lc-panel {overflow: visible; padding: 2px}
 .lc-panel :is(.widget-slider, .widget-dropdown, .widget-textarea, .widget-text) {width: 100%}
-.lc-panel .widget-label {width: auto; min-width: 9.5em; text-align: left; font-weight: 600}
+.lc-panel .widget-label {width: auto; text-align: left; font-weight: 600; margin-right: .6em}
+.lc-panel > * > .widget-label {min-width: 12.5em}
+.lc-panel .widget-hbox .widget-dropdown {width: auto; flex: 1 1 0; margin-right: 1em}
 .lc-panel .widget-readout {min-width: 4em; font-size: 16px}
-.lc-panel .widget-textarea textarea {line-height: 1.4}
+.lc-panel textarea {line-height: 1.4; font-family: inherit}
 .lc-panel .widget-button, .lc-panel .widget-dropdown > select {min-height: 36px; height: auto}
+.lc-panel .widget-button {width: auto; padding: 0 1em}
 .lc-panel .busy {color: var(--lc-soft); opacity: 0; animation: lc-show .1s .15s forwards}
 .lc-panel .busy::before {content: ""; display: inline-block; width: .8em; height: .8em;
   margin-right: .5em; border: 2.5px solid #0072B2; border-right-color: transparent;
@@ -33,6 +37,26 @@ _SIGN_STYLE = """<style>
 @keyframes lc-turn {to {transform: rotate(1turn)}}
 @media (prefers-reduced-motion: reduce) {.lc-panel .busy::before {animation: none}}
 </style>"""
+
+
+_KEYS = """
+export default {
+  render({ el }) {
+    const keep = () => {
+      const panel = el.closest(".lc-panel");
+      if (panel) panel.addEventListener("keydown", (event) => event.stopPropagation());
+      else requestAnimationFrame(keep);
+    };
+    keep();
+  },
+};
+"""
+
+
+class _Keys(anywidget.AnyWidget):
+    """Keeps the keys pressed in a view from JupyterLab, which would move to another cell."""
+
+    _esm = _KEYS
 
 
 class Panel(widgets.VBox):
@@ -45,7 +69,7 @@ class Panel(widgets.VBox):
         self._quiet = False
         self.error = ""  # what the view says in place of an answer
         style = widgets.HTML(STYLE + _SIGN_STYLE)
-        super().__init__([style, *controls, self._sign, self._error, self._panel])
+        super().__init__([style, _Keys(), *controls, self._sign, self._error, self._panel])
         self.add_class("lc-view")
         self.add_class("lc-panel")
 
