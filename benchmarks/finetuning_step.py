@@ -46,7 +46,12 @@ def make_step(clip: Clip, recipe: Recipe, encode: Callable) -> Callable[[], floa
 
 
 def ours(batch: Batch) -> Callable:
-    return lambda towers: towers(batch)
+    def encode(towers):
+        seen = towers(batch)
+        texts = seen.long.pooled_BD, seen.short.pooled_BD
+        return seen.image.features_BD, *texts, seen.logit_scale
+
+    return encode
 
 
 def padded(clip: Clip, batch: Batch, data) -> Callable:

@@ -29,6 +29,7 @@ from longclip_lab.models.lotlip_checkpoints import lotlip_state_dict
 from longclip_lab.models.positions import METHODS, stretch_positions
 from longclip_lab.models.stretching import stretch
 from longclip_lab.models.tiny import build_tiny
+from longclip_lab.models.token_features import encode_image_tokens, encode_text_tokens
 from longclip_lab.models.tower_sources import IMAGE_TOWERS, world_bert
 
 __all__ = [
@@ -50,8 +51,10 @@ __all__ = [
     "corners_of",
     "data_folder",
     "encode_corner_tokens",
+    "encode_image_tokens",
     "encode_images",
     "encode_text_corners",
+    "encode_text_tokens",
     "encode_texts",
     "graft",
     "load",

@@ -9,7 +9,16 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_NAMES = {"Recipe": "recipes", "longclip": "recipes", "Run": "loop", "train": "loop"}
+_NAMES = {
+    "Recipe": "recipe",
+    "longclip": "recipes",
+    "recipe_for": "recipes",
+    "METHODS": "recipes",
+    "Run": "loop",
+    "train": "loop",
+    "new_model": "fresh",
+    "stored_features": "feature_store",
+}
 
 __all__ = sorted(_NAMES)
 

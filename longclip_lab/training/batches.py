@@ -3,14 +3,13 @@
 A batch depends on (seed, epoch, step) only, never on what was drawn before, so that a resumed
 run sees exactly what the killed one would have seen.
 
-B pairs of one process, T tokens, H W picture.
+B pairs of one process, T tokens, H W picture, S the shape of a stored feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,99 +19,99 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, pixels
-from longclip_lab.training.recipes import Recipe
+from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.texts import Rows, Texts, TextTable, long_texts, short_texts
+
+__all__ = ["Batch", "StepSampler", "TextTable", "Texts", "TrainingPairs", "batches", "epoch_order"]
 
 GROUPED_BATCHES = 16
-TOKENIZED_AT_ONCE = 4096
-
-
-class Texts(NamedTuple):
-    """Token ids_BT, padded to the longest of these texts, how long each one is, and which.
-
-    `identity_B` is a number that texts of the same tokens share, anywhere in the data set.
-    """
-
-    ids_BT: torch.Tensor
-    lengths_B: torch.Tensor
-    identity_B: torch.Tensor
 
 
 class Batch(NamedTuple):
-    """One process's share of a global batch."""
+    """One process's share of a global batch: pictures as pixels, or as stored features."""
 
-    pixels_B3HW: torch.Tensor
-    long: Texts
-    short: Texts
+    pixels_B3HW: torch.Tensor | None
+    long: Texts | None
+    short: Texts | None
+    stored_BS: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        long, short = (Texts(*(part.to(device) for part in texts)) for texts in self[1:])
-        return Batch(self.pixels_B3HW.to(device), long, short)
-
-
-class TextTable:
-    """Texts tokenised once, kept without padding; `batch` pads to its own longest text.
-
-    `num_truncated` counts the texts that did not fit the model's context.
-    """
-
-    def __init__(self, clip: Clip, texts: Sequence[str]):
-        self.pad_id = int(clip.tokenizer.pad_id)
-        self.num_truncated = 0
-        lengths, flat = [], []
-        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-            tokens = clip.tokenize(list(texts[start : start + TOKENIZED_AT_ONCE]))
-            self.num_truncated += tokens.num_truncated
-            used_BT = torch.arange(tokens.ids_BT.shape[1]) < tokens.lengths_B[:, None]
-            lengths.append(tokens.lengths_B.numpy())
-            flat.append(tokens.ids_BT[used_BT].numpy().astype(np.int32))
-        self.lengths = np.concatenate(lengths)
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.flat = np.concatenate(flat)
-        first: dict[bytes, int] = {}
-        rows = (self.flat[start:end].tobytes() for start, end in pairwise(self.starts))
-        self.identity = np.array([first.setdefault(row, i) for i, row in enumerate(rows)])
-
-    def batch(self, indices: Sequence[int]) -> Texts:
-        """The texts at `indices`, padded to the longest of them; ids are int64."""
-        lengths_B = self.lengths[list(indices)]
-        ids_BT = np.full((len(indices), lengths_B.max()), self.pad_id, dtype=np.int64)
-        for row, index, length in zip(ids_BT, indices, lengths_B, strict=True):
-            row[:length] = self.flat[self.starts[index] : self.starts[index + 1]]
-        identity_B = self.identity[list(indices)]
-        return Texts(*map(torch.from_numpy, (ids_BT, lengths_B, identity_B)))
+        long, short = (
+            texts and Texts(*(part.to(device) for part in texts))
+            for texts in (self.long, self.short)
+        )
+        pictures = (
+            part if part is None else part.to(device) for part in (self.pixels_B3HW, self.stored_BS)
+        )
+        pixels_B3HW, stored_BS = pictures
+        return Batch(pixels_B3HW, long, short, stored_BS)
 
 
 class TrainingPairs(Dataset):
-    """Pictures and tokenised texts of a data set, handed out by whole batches.
+    """Pictures and texts of a data set, handed out by whole batches.
 
-    `data` has `.images` (uint8 [N, H, W, 3] or paths), `.short` and `.long`. Raises LabError as
-    `check_pairs` does.
+    `data` has `.images` (uint8 [N, H, W, 3] or paths), `.short` and `.long`; with sub-captions to
+    draw also `.captioners`, with rewrites `.captions`. `stored` are the image features of a locked
+    tower (`feature_store`), handed out instead of pixels. `drawn` says what was found in the long
+    texts. Raises LabError as `check_pairs` does.
     """
 
-    def __init__(self, clip: Clip, data: Any):
+    def __init__(
+        self,
+        clip: Clip,
+        data: Any,
+        recipe: Recipe | None = None,
+        stored: np.ndarray | None = None,
+    ):
+        recipe = recipe or Recipe()
         check_pairs(data)
         self.images = data.images
+        self.stored = stored
         # Turning pictures into pixels needs no weights, and worker processes are sent a copy.
         self.recipient = replace(clip, model=nn.Identity())
-        self.long = TextTable(clip, data.long)
-        self.short = TextTable(clip, data.short)
+        self.long = self.short = self.drawn = None
+        if recipe.captions != "short":
+            self.long, self.drawn = long_texts(clip, data, recipe)
+        if recipe.captions != "long":
+            self.short = short_texts(clip, data, recipe)
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each pair's long text; zeros where texts are drawn or there are none."""
+        if isinstance(self.long, TextTable):
+            return self.long.lengths
+        return np.zeros(len(self), dtype=np.int64)
+
+    @property
+    def num_truncated(self) -> dict[str, int]:
+        """How many "long" and "short" texts do not fit; of drawn ones, as `drawn` counts."""
+        return {
+            "long": self.drawn.truncated if self.drawn else 0,
+            "short": getattr(self.short, "num_truncated", 0),
+        }
+
     def __getitems__(self, indices: list[int]) -> Batch | LabError:
         """The pairs at `indices`. An unreadable picture comes back as its error: raised in a
         worker process, its message would arrive wrapped in a traceback."""
-        if isinstance(self.images, np.ndarray):
-            images: Any = self.images[indices]
-        else:
-            images = [self.images[index] for index in indices]
         try:
-            pixels_B3HW = pixels(self.recipient, images)
+            pictures = self._pictures(indices)
         except LabError as error:
             return error
-        return Batch(pixels_B3HW, self.long.batch(indices), self.short.batch(indices))
+        long, short = (texts and texts.batch(indices) for texts in (self.long, self.short))
+        if self.stored is not None:
+            return Batch(None, long, short, pictures)
+        return Batch(pictures, long, short)
+
+    def _pictures(self, indices: list[int]) -> torch.Tensor:
+        if self.stored is not None:
+            return torch.from_numpy(np.array(self.stored[indices]))
+        if isinstance(self.images, np.ndarray):
+            return pixels(self.recipient, self.images[indices])
+        return pixels(self.recipient, [self.images[index] for index in indices])
 
 
 def check_pairs(data: Any) -> None:
@@ -190,12 +189,12 @@ class StepSampler(Sampler[list[int]]):
             if epoch != epoch_of_order:
                 order, epoch_of_order = epoch_order(self.recipe, self.lengths, epoch), epoch
             start = position * self.recipe.batch_size + self.rank * self.share
-            yield order[start : start + self.share].tolist()
+            yield Rows(order[start : start + self.share].tolist(), epoch)
 
 
 def batches(pairs: TrainingPairs, sampler: StepSampler) -> DataLoader:
     """A DataLoader over whole batches; decoding processes only for pictures on disk."""
-    on_disk = not isinstance(pairs.images, np.ndarray)
+    on_disk = pairs.stored is None and not isinstance(pairs.images, np.ndarray)
     return DataLoader(
         pairs,
         batch_sampler=sampler,

@@ -26,10 +26,17 @@ from torch import nn
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
-from longclip_lab.training.recipes import Recipe
+from longclip_lab.training.recipe import Recipe
 
 # What may differ between a run and its continuation.
-DISPLAY = {"log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "workers"}
+DISPLAY = {
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "workers",
+    "store_features",
+}
 # What torch and safetensors raise for a file that is missing, cut short or holds code.
 _DAMAGED = (
     OSError,

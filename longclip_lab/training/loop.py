@@ -1,7 +1,4 @@
-"""The training loop: the same in one process and under `accelerate launch`.
-
-B pairs of one process, D embedding.
-"""
+"""The training loop: the same in one process and under `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import Clip, save
-from longclip_lab.objectives import LossParts, longclip_loss, same_identity
+from longclip_lab.objectives import OBJECTIVES, LossParts, Step, longclip_loss, objective_loss
 from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs, batches
 from longclip_lab.training.checkpoints import (
     checkpoint_paths,
@@ -30,9 +27,12 @@ from longclip_lab.training.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from longclip_lab.training.feature_store import stored_features
+from longclip_lab.training.fresh import new_model
 from longclip_lab.training.log import Progress, RunLog
-from longclip_lab.training.recipes import Recipe
-from longclip_lab.training.towers import KeptPositions, parameter_groups, prepare
+from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.texts import Drawn
+from longclip_lab.training.towers import KeptPositions, needs, parameter_groups, prepare
 
 
 @dataclass
@@ -52,47 +52,53 @@ class Run:
     """What was done."""
     num_truncated: dict[str, int]
     """How many "long" and "short" texts did not fit the model's context."""
+    drawn: Drawn | None = None
+    """What the first epoch's draw of sub-captions gave; None where none are drawn."""
 
 
 def train(
-    clip: Clip,
+    clip: Clip | None,
     recipe: Recipe,
     data: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    features: str | Path | None = None,
 ) -> Run:
-    """Fine-tune a copy of `clip` by `recipe`.
+    """Train a copy of `clip` by `recipe`; without one, the recipe's own new model.
 
-    `data` has `.images`, `.short`, `.long` and `.source`; by default the world's fine-tuning set.
-    With `out`, the folder gets the log, checkpoints and at the end `model/`, which `ll.load`
-    reads. `resume=True` goes on from the last checkpoint in `out` and ends, on a CPU, at
-    bit-identical weights; if there is none yet it starts. `on_step` is called with each logged row.
+    `data` has `.images`, `.short`, `.long` and `.source`, and for sub-captions `.captioners`; by
+    default the world's training set. With `out`, the folder gets the log, checkpoints and at the
+    end `model/`, which `ll.load` reads. `resume=True` goes on from the last checkpoint in `out`
+    and ends, on a CPU, at bit-identical weights; if there is none yet it starts. `on_step` is
+    called with each logged row. `features` is the folder where a locked tower's features of these
+    pictures are kept for all runs that share them; by default they are `out`'s own or, without
+    `out`, in memory.
 
-    Raises LabError if `out` holds anything that is not this run, if the data do not fit the
-    recipe, or if the loss stops being finite; the checkpoints before that stay.
+    Raises LabError if `out` holds anything that is not this run or `features` those of another
+    tower or other pictures, if the data do not fit the recipe, or if the loss stops being finite;
+    the checkpoints before that stay.
     """
     began = time.perf_counter()
-    accelerator = Accelerator()
+    # FILIP reads no pooled feature: what only leads there has no gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=needs(recipe, "tokens"))
+    accelerator = Accelerator(kwargs_handlers=[unused])
+    clip = new_model(recipe) if clip is None else clip
     data = _training_data(recipe) if data is None else data
     trained = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
-    pairs = TrainingPairs(trained, data)
+    pairs = TrainingPairs(trained, data, recipe)
     total = recipe.total_steps(len(pairs))
     _check_schedule(recipe, total, accelerator.num_processes)
-    truncated = {"long": pairs.long.num_truncated, "short": pairs.short.num_truncated}
     folder = None if out is None else Path(out)
     if folder is not None:
         identity = describe(recipe, dict(getattr(data, "source", {})), clip.model)
-        facts = {
-            "total_steps": total,
-            "num_truncated": truncated,
-            "skipped": dict(getattr(data, "skipped", {})),
-            "model": clip.name,
-        }
         if accelerator.is_main_process:
-            claim(folder, identity, facts, resume)
+            claim(folder, identity, _facts(pairs, data, clip, total), resume)
         accelerator.wait_for_everyone()
+    if recipe.lock_image and recipe.store_features:
+        home = features if features is not None or folder is None else folder / "features"
+        pairs.stored = _store(accelerator, trained, data, recipe, home, progress)
     loop = _Loop(accelerator, trained, recipe, total, folder)
     try:
         loop.run(pairs, progress and accelerator.is_main_process, on_step)
@@ -103,7 +109,8 @@ def train(
         save(trained, folder / "model")
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began
-    return Run(trained, loop.log.history, folder, seconds, recipe, truncated)
+    drawn = pairs.drawn if recipe.subcaptions else None
+    return Run(trained, loop.log.history, folder, seconds, recipe, pairs.num_truncated, drawn)
 
 
 class _Loop:
@@ -137,7 +144,7 @@ class _Loop:
     ) -> None:
         sampler = StepSampler(
             self.recipe,
-            pairs.long.lengths,
+            pairs.lengths,
             self.done,
             self.total,
             self.accelerator.process_index,
@@ -181,6 +188,9 @@ class _Loop:
         self.check_finite("gradient", grad_norm)
         self.optimizer.step()
         self.kept.restore()
+        if recipe.max_logit_scale is not None:
+            with torch.no_grad():
+                self.model.logit_scale.clamp_(max=recipe.max_logit_scale)
         self.done += 1
         return {
             "step": self.done,
@@ -201,25 +211,12 @@ class _Loop:
 
     def loss(self, batch: Batch) -> tuple[LossParts, torch.Tensor]:
         """The loss of the global batch (the objectives gather it) and the logit scale."""
-        recipe = self.recipe
-        image_BD, long_BD, short_BD, scale = self.towers(batch)
-        masks = recipe.mask_duplicates and not recipe.faithful
+        step = self.towers(batch)
         try:
-            parts = longclip_loss(
-                image_BD,
-                long_BD,
-                short_BD,
-                scale,
-                objective=recipe.objective,
-                short_weight=recipe.short_weight,
-                k=recipe.k,
-                faithful=recipe.faithful,
-                label_smoothing=recipe.label_smoothing,
-                same_short_GG=same_identity(batch.short.identity_B) if masks else None,
-            )
+            parts = _loss_of(step, self.recipe)
         except LabError as error:
             raise LabError(f"Step {self.done + 1}: {error} {self.last_good()}") from None
-        return parts, scale.detach().log()
+        return parts, step.logit_scale.detach().log()
 
     def check_finite(self, what: str, value: torch.Tensor) -> None:
         """Stop before a bad gradient reaches the weights."""
@@ -242,6 +239,24 @@ class _Loop:
             save_checkpoint(self.folder, self.done, self.model, self.optimizer, keep)
 
 
+def _loss_of(step: Step, recipe: Recipe) -> LossParts:
+    if recipe.objective in OBJECTIVES:
+        return objective_loss(recipe.objective, step)
+    short = step.short
+    return longclip_loss(
+        step.image.features_BD,
+        step.long.pooled_BD,
+        None if short is None else short.pooled_BD,
+        step.logit_scale,
+        objective=recipe.objective,
+        short_weight=recipe.short_weight,
+        k=recipe.k,
+        faithful=recipe.faithful,
+        label_smoothing=recipe.label_smoothing,
+        same_short_GG=None if short is None else short.same_GG,
+    )
+
+
 def _training_data(recipe: Recipe) -> Any:
     if recipe.pairs is None:
         raise LabError(
@@ -250,7 +265,50 @@ def _training_data(recipe: Recipe) -> Any:
         )
     from longclip_lab import world
 
-    return world.pairs(recipe.pairs, seed=world.TRAIN_SEED, siblings=recipe.siblings)
+    if recipe.subcaptions is None:
+        return world.pairs(recipe.pairs, seed=world.TRAIN_SEED, siblings=recipe.siblings)
+    return world.web_pairs(
+        recipe.pairs,
+        world.TRAIN_SEED,
+        recipe.captioners or tuple(world.CAPTIONERS),
+        recipe.hallucination,
+        recipe.alt_text_noise,
+        siblings=recipe.siblings,
+    )
+
+
+def _facts(pairs: TrainingPairs, data: Any, clip: Clip, total: int) -> dict[str, Any]:
+    """What `run.json` says beside the run's identity."""
+    facts = {
+        "total_steps": total,
+        "num_truncated": pairs.num_truncated,
+        "skipped": dict(getattr(data, "skipped", {})),
+        "model": clip.name,
+    }
+    if pairs.drawn is not None and pairs.drawn.by_captioner:
+        facts["drawn"] = pairs.drawn.to_dict()
+    return facts
+
+
+def _store(
+    accelerator: Accelerator,
+    clip: Clip,
+    data: Any,
+    recipe: Recipe,
+    home: str | Path | None,
+    progress: bool,
+) -> np.ndarray:
+    clip.model.to(accelerator.device)
+    return stored_features(
+        clip,
+        data.images,
+        home,
+        tokens=needs(recipe, "tokens"),
+        half=recipe.precision == "bf16",
+        workers=recipe.workers,
+        progress=progress,
+        accelerator=accelerator,
+    )
 
 
 def _check_schedule(recipe: Recipe, total: int, processes: int) -> None:

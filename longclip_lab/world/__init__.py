@@ -42,13 +42,14 @@ from longclip_lab.world.vocabulary import (
     TEMPLATES,
     classes,
 )
+from longclip_lab.world.web import WebPairs, rewrite, web_pairs
 
 __all__ = [
     "ATTRIBUTES", "CAPTIONERS", "COLOURS", "FORMS", "GROUNDS", "KINDS", "ORIENTATIONS", "PATTERNS",
     "PIXELS", "PLACES", "PRETRAIN_SEED", "PROBE_SEED", "RELATIONS", "SELECTION_SEED", "SIZES",
     "SKIES", "TEMPLATES", "TEST_SEED", "TRAIN_SEED", "Caption", "Counterfactuals", "Fact", "Scene",
-    "Sentence", "SingleObjects", "Swaps", "Thing", "WorldPairs", "background_sentences",
-    "build_caption", "change_fact", "classes", "counterfactuals", "draw", "draw_all",
-    "long_caption", "pairs", "random_scene", "relation", "single_objects", "summary", "swaps",
-    "web_caption",
+    "Sentence", "SingleObjects", "Swaps", "Thing", "WebPairs", "WorldPairs",
+    "background_sentences", "build_caption", "change_fact", "classes", "counterfactuals", "draw",
+    "draw_all", "long_caption", "pairs", "random_scene", "relation", "rewrite", "single_objects",
+    "summary", "swaps", "web_caption", "web_pairs",
 ]  # fmt: skip

@@ -1,0 +1,41 @@
+"""A new model for a recipe: towers that have not met yet, with the tokens it asks for."""
+
+from __future__ import annotations
+
+from longclip_lab.errors import LabError
+from longclip_lab.models import Clip, build_lotlip, data_folder
+from longclip_lab.training.recipe import Recipe
+
+PRETRAINED_WORLD = "world-pretrained"
+"""The world's BERT after a masked-word pretraining (`data/train_bert.py`), as BERT comes to
+LoTLIP; all arms of a comparison start from it."""
+
+
+def new_model(recipe: Recipe, seed: int | None = None) -> Clip:
+    """The model that `recipe` starts from; two of one `seed` (the recipe's) are the same.
+
+    Whatever the number of corners, towers and projection of one seed are the same too, and two and
+    four corners share the first two.
+    Raises LabError for a recipe without towers, and as `build_lotlip` does.
+    """
+    if recipe.image_tower is None or recipe.text_tower is None:
+        raise LabError(
+            f"The recipe {recipe.name!r} starts from a model that is given; to start a new one set "
+            "image_tower and text_tower."
+        )
+    text_tower = recipe.text_tower
+    if text_tower == PRETRAINED_WORLD:
+        text_tower = str(data_folder() / "tiny-bert")
+    is_register = recipe.objective == "register"
+    return build_lotlip(
+        recipe.image_tower,
+        text_tower,
+        recipe.num_corner,
+        context_length=recipe.token_limit or 128,
+        mask=None if is_register else recipe.mask,
+        kind="register" if is_register else "corner",
+        pretrained_image=recipe.pretrained,
+        pretrained_text=recipe.pretrained,
+        lock_image=recipe.lock_image,
+        seed=recipe.seed if seed is None else seed,
+    )

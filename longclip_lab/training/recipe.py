@@ -1,0 +1,270 @@
+"""A recipe: everything that decides how a training run goes, as one value.
+
+A field and its docstring are at once the Python interface, the help of `longclip-lab train` and
+what `run.json` records. The presets are in `recipes.py` and `family.py`. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from longclip_lab.errors import LabError, suggest
+
+Objective = Literal[
+    "pcm",
+    "mixed",
+    "long",
+    "clip",
+    "lit",
+    "siglip",
+    "filip",
+    "laclip",
+    "longclip",
+    "lit-longclip",
+    "register",
+    "lotlip",
+    "debias-clip",
+    "hn-clip",
+]
+Captions = Literal["both", "short", "long"]
+Reduction = Literal["sum", "mean"]
+Precision = Literal["fp32", "bf16"]
+Scale = Literal["tiny", "lab", "paper"]
+Preset = Literal["repository", "paper"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Change a copy with `dataclasses.replace(recipe, learning_rate=1e-3)`.
+
+    Raises LabError if a value makes no sense.
+    """
+
+    name: str = "longclip"
+    """What the run is called in its records."""
+    objective: Objective = "pcm"
+    """long: long captions only. mixed: long + short captions, both against the full image feature.
+    pcm: the short ones against the image feature's primary components (Long-CLIP, section 3.3).
+    The others are the methods of `longclip_lab.objectives.OBJECTIVES`."""
+    captions: Captions = "both"
+    """Which captions a method of the family learns from: the raw short one, the long one, or both
+    (LoTLIP's Table 2, with and without long texts)."""
+    subcaptions: int | None = None
+    """Draw the long text anew every epoch: so many consecutive sub-captions of one captioner's
+    caption (LoTLIP: 3), all where it has fewer. By default the data's long text as it is."""
+    captioners: tuple[str, ...] = ()
+    """Captioners to draw sub-captions from; by default all that the data have."""
+    rewrites: bool = False
+    """Draw the short text anew every epoch: one of the picture's captions, raw or rewritten
+    (LaCLIP)."""
+    short_weight: float = 1.0
+    """Weight of the short captions' loss beside the long ones' 1."""
+    long_weight: float = 1.0
+    """Weight of lotlip's long part. m + 1 without corners is what m corners must beat."""
+    reduction: Reduction = "sum"
+    """lotlip: add the losses of all text features (the paper), or average them (its code)."""
+    margin: float = 1.0
+    """hn-clip: how much the texts' own similarity widens the margin."""
+    k: int = 32
+    """Primary components kept, of the principal components of the global batch."""
+    faithful: bool = False
+    """Do as the official code does: primary components by SVD with its own gradient, weight decay
+    on everything, logit scale starting at ln 100."""
+    label_smoothing: float = 0.1
+    """Label smoothing of both losses."""
+    mask_duplicates: bool = True
+    """Do not count a caption as a negative of a picture that carries the same words: siblings do,
+    and drawn sub-captions. Off if faithful; the official code counts them."""
+    image_tower: str | None = None
+    """Image tower of a new model; by default the recipe trains a model that is given."""
+    text_tower: str | None = None
+    """Text tower of a new model: world, world-pretrained, minilm, a hub name or a folder."""
+    pretrained: bool = True
+    """Start a new model from the towers' weights; off: from random ones (LoTLIP's Table 8)."""
+    token_limit: int | None = None
+    """Tokens that a new model reads, start, end and corners included. Texts for a model that is
+    given are cut there."""
+    num_corner: int = 0
+    """Learned tokens in a new model's text tower: corners; registers if the objective is
+    register."""
+    mask: bool = True
+    """LoTLIP's attention mask between corners and [CLS] (Table 3)."""
+    lock_image: bool = False
+    """Train the text tower alone (LiT)."""
+    store_features: bool = True
+    """Run a locked image tower once and read its features from then on."""
+    batch_size: int = 128
+    """Pairs in a global batch, over all processes together; every pair is a negative for all."""
+    steps: int | None = 150
+    """Optimizer steps; give either steps or epochs."""
+    epochs: int | None = None
+    """Passes over the data; an incomplete last batch is left out."""
+    learning_rate: float = 3e-4
+    """Peak learning rate, after the warm-up; falls to 0 along a cosine."""
+    warmup_steps: int = 20
+    """Steps of linear warm-up."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay; spares norms, biases, positions and the logit scale unless faithful."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: float | None = None
+    """Cut the gradient to this norm."""
+    start_logit_scale: float | None = None
+    """Logarithm of the temperature's inverse to start from; by default ln 100 if faithful, else the
+    model's own. It is trained."""
+    max_logit_scale: float | None = None
+    """Clamp that logarithm here after every step (CLIP: ln 100); by default it is free."""
+    start_logit_bias: float | None = None
+    """Where siglip's trained bias starts; by default the model's own."""
+    freeze_kept: bool = True
+    """Keep the positions that stretching kept (0 to 19) exactly as they are."""
+    precision: Precision = "fp32"
+    """bf16 runs the towers in bfloat16 autocast (on a GPU; on a CPU it is slower)."""
+    grad_checkpointing: bool = False
+    """Compute the towers' activations twice to hold larger batches."""
+    text_parts: int = 4
+    """Encode a batch's texts sorted by length in this many parts, each trimmed to its own longest.
+    Changes nothing but the time."""
+    length_grouped: bool = False
+    """Fill batches with texts of similar length. Saves more padding, but changes the negatives."""
+    siblings: int = 1
+    """Pairs that follow each other in the data and stay together in a batch. For data that are
+    sorted so that neighbours are hard negatives of each other; must divide the batch size. On the
+    world, long captions gain from siblings and short ones lose: compare with 1."""
+    seed: int = 0
+    """Decides the order of the pairs, together with the epoch and nothing else."""
+    pairs: int | None = 8000
+    """Pairs to draw from the world when no data set is given."""
+    alt_text_noise: float = 0.2
+    """Share of the world's raw short captions that belong to another picture, where sub-captions
+    are drawn; long captions by models are cleaner than what the web says of a picture."""
+    hallucination: float = 0.0
+    """Share of wrong facts in the world's long captions, where sub-captions are drawn."""
+    workers: int = 0
+    """Processes that decode pictures from disk; 0 decodes in the training process."""
+    log_every: int = 1
+    """Steps between two lines of log.jsonl."""
+    checkpoint_every: int = 50
+    """Steps between two checkpoints; the last step always makes one."""
+    keep_checkpoints: int = 2
+    """Checkpoints that are kept; older ones are deleted."""
+    tensorboard: bool = True
+    """Write TensorBoard events beside the log."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise LabError(
+                f"A recipe needs either steps or epochs; came steps={self.steps} and "
+                f"epochs={self.epochs}. Set the other to None."
+            )
+        for fields, expected, holds in _RULES:
+            for field in fields:
+                check(field, getattr(self, field), expected, holds)
+        for field, value in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
+            check(field, value, "at least 0 and below 1", lambda x: 0 <= x < 1)
+        siblings = f"a divisor of the batch size {self.batch_size}"
+        check("siblings", self.siblings, siblings, lambda x: x >= 1 and self.batch_size % x == 0)
+        if self.siblings > 1 and self.length_grouped:
+            raise LabError(
+                "length_grouped sorts pairs by length and tears siblings apart. Choose one of them."
+            )
+        if self.subcaptions is not None and self.length_grouped:
+            raise LabError(
+                "length_grouped sorts pairs by the length of their long text, which is drawn anew "
+                "every epoch with subcaptions. Choose one of them."
+            )
+        for field, known in _CHOICES.items():
+            choice(field, getattr(self, field), get_args(known))
+
+    def total_steps(self, pairs: int) -> int:
+        """Optimizer steps on a data set of `pairs` pairs.
+
+        Raises LabError if one batch is larger than the data.
+
+        >>> Recipe(batch_size=8, steps=None, epochs=3).total_steps(20)
+        6
+        """
+        if pairs < self.batch_size:
+            raise LabError(
+                f"A batch of {self.batch_size} is larger than the data, {pairs} pairs. "
+                f"Give more data or a batch_size of at most {pairs}."
+            )
+        if self.steps is not None:
+            return self.steps
+        return self.epochs * (pairs // self.batch_size)
+
+    def learning_rate_at(self, step: int, total: int) -> float:
+        """The rate of step 0, 1, ... of `total`: linear warm-up, then a cosine that ends at 0.
+
+        The official code's schedule (`train/scheduler.py`), to the digit.
+
+        >>> recipe = Recipe(learning_rate=1.0, warmup_steps=4)
+        >>> [round(recipe.learning_rate_at(step, 12), 3) for step in (0, 3, 4, 8, 11)]
+        [0.25, 1.0, 1.0, 0.5, 0.038]
+        """
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        share = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * share)) * self.learning_rate
+
+
+def _counts(value: float) -> bool:
+    return value is None or (isinstance(value, int) and value >= 1)
+
+
+def _not_negative(value: float) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+_RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (
+        ("k", "batch_size", "steps", "epochs", "text_parts", "pairs", "log_every",
+         "checkpoint_every", "keep_checkpoints", "subcaptions", "token_limit"),
+        "a whole number of at least 1",
+        _counts,
+    ),
+    (
+        ("warmup_steps", "workers", "seed", "num_corner"),
+        "a whole number of at least 0",
+        _not_negative,
+    ),
+    (("learning_rate", "eps"), "a positive number", lambda x: 0 < x < math.inf),
+    (("max_grad_norm",), "a positive number", lambda x: x is None or x > 0),
+    (
+        ("short_weight", "long_weight", "margin", "weight_decay"),
+        "0 or more",
+        lambda x: 0 <= x < math.inf,
+    ),
+    (
+        ("label_smoothing", "alt_text_noise", "hallucination"),
+        "from 0 to 1",
+        lambda x: 0 <= x <= 1,
+    ),
+)  # fmt: skip
+_CHOICES = {
+    "objective": Objective,
+    "captions": Captions,
+    "reduction": Reduction,
+    "precision": Precision,
+}
+
+
+def check(field: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
+    """Raise LabError unless `holds(value)`."""
+    try:
+        good = holds(value)
+    except TypeError:
+        good = False
+    if not good:
+        raise LabError(f"A recipe's {field} must be {expected}; came {value!r}.")
+
+
+def choice(field: str, value: str, known: Sequence[str]) -> None:
+    """Raise LabError, with the near ones, unless `value` is one of `known`."""
+    if value not in known:
+        raise LabError(f"There is no {field} {value!r}. {suggest(str(value), known)}")
