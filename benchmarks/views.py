@@ -7,10 +7,10 @@ method is asked about words, sentences and whole texts that it has not seen, in 
 slider takes new values. Prints one JSON object: for each model, view and control the seconds of
 the slowest move, and the bytes of the view's state. "ViT-B-16" is open_clip's architecture with
 random weights, stretched to 248 positions, which takes the time that trained ones take. What the
-browser adds is measured by `tests/browser`. The first reading of a pool is told apart, as "build":
-the busy sign is on meanwhile.
+browser adds is not measured here. The first reading of a pool is told apart, as "build": the busy
+sign is on meanwhile.
 
-Takes about 5 minutes on one core. Goals: at most 0.3 seconds a move for the tiny model, 3 for
+Takes about 9 minutes on one core of a busy machine. Goals: at most 0.3 seconds a move for the tiny model, 3 for
 ViT-B/16, 1 MB for each state.
 """
 
