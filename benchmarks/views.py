@@ -10,8 +10,8 @@ random weights, stretched to 248 positions, which takes the time that trained on
 browser adds is not measured here. The first reading of a pool is told apart, as "build": the busy
 sign is on meanwhile.
 
-Takes about 9 minutes on one core of a busy machine. Goals: at most 0.3 seconds a move for the tiny model, 3 for
-ViT-B/16, 1 MB for each state.
+Takes about 9 minutes on one core of a busy machine. Goals: at most 0.3 seconds a move for the tiny
+model, 3 for ViT-B/16, 1 MB for each state.
 """
 
 from __future__ import annotations

@@ -470,13 +470,14 @@ class Explorer {
       return `${quoted} lights up row ${Math.floor(at / columns) + 1}, ` +
         `column ${(at % columns) + 1} most (${number(values[at])}).`;
     }
-    const top = order.slice(0, 3).map((i) => {
-      const [start, end] = this.scene.words[i];
-      return `“${this.scene.text.slice(start, end)}” (${number(values[i])})`;
-    });
+    const top = new Map(); // each word once, however often it stands in the text
+    for (const i of order) {
+      const word = this.scene.text.slice(...this.scene.words[i]);
+      if (top.size < 3 && !top.has(word)) top.set(word, `“${word}” (${number(values[i])})`);
+    }
     const who = unit.kind === "picture" ? "The whole picture"
       : `The patch in row ${unit.row + 1}, column ${unit.column + 1}`;
-    return `${who} lights up ${top.join(", ")} most.`;
+    return `${who} lights up ${[...top.values()].join(", ")} most.`;
   }
 
   close() {
