@@ -22,7 +22,7 @@ from longclip_lab.text.splitting import Span
 from longclip_lab.views.frame import framed
 from longclip_lab.views.html import picture_uri
 from longclip_lab.views.lighting import MATRICES, Lighting, Strip
-from longclip_lab.views.overlay import coloured
+from longclip_lab.views.overlay import coloured, placed
 
 _COLUMN = 40  # characters of a line of the text
 _UNREAD_LINES = 4
@@ -36,7 +36,7 @@ def explorer_figure(
     clip: Clip,
     image: Picture,
     text: str,
-    method: str = "similarity",
+    method: str = "similarity-gain",
     limit: int = 24,
     **options: Any,
 ) -> go.Figure:
@@ -60,9 +60,9 @@ def explorer_figure(
         subtitle=f"{clip.name}: {_about(method)}",
         height=max(_PICTURE, _LINE * _written(strip, None).count("<br>")) + 190,
     )
-    first = maps[steps[0][1]].scores
+    first = maps[steps[0][1]]
     chart.add_heatmap(
-        **coloured(first), x0=0.5, y0=0.5, dx=1, dy=1, xgap=1, ygap=1,
+        **coloured(first.scores), **placed(first), dx=1, dy=1, xgap=1, ygap=1,
         text=_named(strip, matrix.scores),
         hovertemplate="%{text}<br>score: %{z:.2g}<extra></extra>",
         hoverlabel={"font": {"size": 16}},
@@ -145,7 +145,8 @@ def _add_slider(
         }
     ]  # fmt: skip
     for name, span in steps:
-        shades = {key: [value] for key, value in coloured(maps[span].scores).items()}
+        drawn = {**coloured(maps[span].scores), **placed(maps[span])}
+        shades = {key: [value] for key, value in drawn.items()}
         text = _written(strip, span)
         stops.append({
             "label": name, "method": "update",

@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from PIL import Image
 
+from longclip_lab.attribution import PatchMap
 from longclip_lab.views.html import picture_uri
 
 MORE, LESS = "230, 120, 0", "0, 114, 178"
@@ -52,6 +53,15 @@ def coloured(scores_hw: np.ndarray, span: tuple[float, float] | None = None) -> 
     return {"z": z, "zmin": low, "zmax": high, "colorscale": stops}
 
 
+def placed(found: PatchMap) -> dict[str, float]:
+    """Where a heat map's first cell lies on axes that count patches: the map may be shifted."""
+    (height, width), (rows, columns) = found.image.shape[:2], found.grid
+    return {
+        "x0": 0.5 + found.shift[0] * columns / width,
+        "y0": 0.5 + found.shift[1] * rows / height,
+    }
+
+
 def add_grey(
     chart: go.Figure,
     image_SS3: np.ndarray,
@@ -59,7 +69,7 @@ def add_grey(
     axes: tuple[str, str],
     pixels: int = LARGE,
 ) -> None:
-    """The picture in grey under the heat map that lies on `axes`, from 0 to its number of patches."""
+    """The picture in grey on two axes that run from 0 to the number of patches, row 0 on top."""
     picture = Image.fromarray(image_SS3).convert("L")
     picture.thumbnail((pixels, pixels))
     chart.add_layout_image(

@@ -18,7 +18,7 @@ from longclip_lab.attribution.pointing import peak_inside
 from longclip_lab.attribution.values import PatchMap
 from longclip_lab.errors import LabError
 from longclip_lab.views.frame import GREY, framed
-from longclip_lab.views.overlay import LARGE, SMALL, add_grey, coloured
+from longclip_lab.views.overlay import LARGE, SMALL, add_grey, coloured, placed
 from longclip_lab.views.wording import capital, listed
 
 Box = tuple[float, float, float, float]
@@ -81,25 +81,25 @@ def add_map(
 ) -> None:
     """Draw a map over its picture on two axes, 0 to the number of patches."""
     rows, columns = found.grid
-    width = found.image.shape[1] / columns
-    x, y = (at / side for at, side in zip(found.peak(), (width, found.image.shape[0] / rows),
-                                          strict=True))  # fmt: skip
+    height, width = (
+        side / count for side, count in zip(found.image.shape, found.grid, strict=False)
+    )
+    x, y = found.peak()
     where = {"xaxis": axes[0], "yaxis": axes[1]}
     add_grey(chart, found.image, found.grid, axes, pixels)
     chart.add_heatmap(
-        **coloured(found.scores, span), **where, x0=0.5, y0=0.5, dx=1, dy=1, showscale=False,
+        **coloured(found.scores, span), **where, **placed(found), dx=1, dy=1, showscale=False,
         zsmooth="best" if smooth else False,
         hovertemplate="score %{z}<extra></extra>",
     )  # fmt: skip
     chart.add_scatter(
-        x=[x], y=[y], **where, mode="markers", hoverinfo="skip",
+        x=[x / width], y=[y / height], **where, mode="markers", hoverinfo="skip",
         marker={"color": "white", "size": 11, "line": {"color": "black", "width": 2.5}},
     )  # fmt: skip
     if box is not None:
         places = {
             "x0": box[0] / width, "x1": box[2] / width,
-            "y0": box[1] * rows / found.image.shape[0],
-            "y1": box[3] * rows / found.image.shape[0],
+            "y0": box[1] / height, "y1": box[3] / height,
         }  # fmt: skip
         for colour, thickness in (("white", 5), ("black", 2)):
             line = {"color": colour, "width": thickness}

@@ -64,7 +64,7 @@ def restored(answer) -> np.ndarray:
 
 def test_a_word_lights_up_the_patches_that_its_method_says(explorer, clip, pairs):
     found = explorer.light("red tree")
-    (asked,) = patch_maps(clip, pairs.images[0], "red tree", method="similarity")
+    (asked,) = patch_maps(clip, pairs.images[0], "red tree", method="similarity-gain")
     assert isinstance(found, PatchMap)
     np.testing.assert_allclose(found.scores, asked.scores, atol=1e-6)
     np.testing.assert_allclose(restored(explorer.answer), asked.scores.ravel(), atol=3e-3)
@@ -244,7 +244,7 @@ def test_the_figure_has_a_step_for_the_text_its_sentences_and_its_words(clip, pa
     assert [step.label for step in slider.steps] == [
         "nothing", "the whole text", "sentence 1", "sentence 2", "“red”", "“boat”", "“lies”",
     ]  # fmt: skip
-    (asked,) = patch_maps(clip, pairs.images[0], "boat", method="similarity")
+    (asked,) = patch_maps(clip, pairs.images[0], "boat", method="similarity-gain")
     changed, layout = slider.steps[5].args
     np.testing.assert_allclose(changed["z"][0], asked.scores, rtol=6e-3)
     assert '<b style="color:#a94700">boat</b>' in layout["annotations[0].text"]

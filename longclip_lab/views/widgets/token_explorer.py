@@ -13,7 +13,7 @@ import anywidget
 import numpy as np
 import traitlets as tl
 
-from longclip_lab.attribution import PATCH_METHODS, TOKEN_METHODS, PatchMap, TokenMap
+from longclip_lab.attribution import PATCH_METHODS, TOKEN_METHODS, PatchMap, TokenMap, TokenPatches
 from longclip_lab.attribution.inputs import Picture
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
@@ -81,7 +81,7 @@ class TokenExplorer(anywidget.AnyWidget):
         clip: Clip,
         images: Picture | Images,
         texts: str | Sequence[str],
-        method: str = "similarity",
+        method: str = "similarity-gain",
         *,
         words_method: str = "relevance",
         typing: bool = True,
@@ -206,7 +206,7 @@ class TokenExplorer(anywidget.AnyWidget):
                 "words": strip.words, "sentences": strip.sentences, "read": strip.words_read,
                 "tokens": [len(strip.tokens), len(strip.tokens) + strip.unread],
                 "similarity": round(found.similarity, 3), "low": low, "high": high,
-                "matrix": matrix_of(self.method),
+                "matrix": matrix_of(self.method), "shift": _shift(found),
             }  # fmt: skip
 
     def _show_answer(self) -> None:
@@ -226,7 +226,7 @@ class TokenExplorer(anywidget.AnyWidget):
         levels, low, high = quantised(scores)
         return {
             "unit": unit, "side": side, "scores": levels.tolist(), "low": low, "high": high,
-            "method": method,
+            "method": method, "shift": _shift(found) if side == "patches" else None,
         }  # fmt: skip
 
     def _map(self, unit: dict[str, Any]) -> PatchMap | TokenMap:
@@ -252,6 +252,12 @@ class TokenExplorer(anywidget.AnyWidget):
     def _options(self, prefix: str, method: str, methods: dict[str, Any]) -> dict[str, Any]:
         chosen = {name: getattr(self, prefix + name) for name in options_of(method, methods)}
         return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _shift(found: PatchMap | TokenPatches) -> list[float]:
+    """How far the patches look to the side, as shares of the picture's width and height."""
+    height, width = found.image.shape[:2]
+    return [found.shift[0] / width, found.shift[1] / height]
 
 
 def quantised(values: np.ndarray) -> tuple[np.ndarray, float, float]:

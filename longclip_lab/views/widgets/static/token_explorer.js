@@ -344,7 +344,8 @@ class Explorer {
     const word = words.findIndex(([start, end]) => start === unit.start && end === unit.end);
     if (word < 0) return null;
     const scores = [...this.matrix.subarray(word * patches, (word + 1) * patches)];
-    return this.narrowed({ unit, side: "patches", scores, low, high, method: this.scene.matrix });
+    const { matrix: method, shift } = this.scene;
+    return this.narrowed({ unit, side: "patches", scores, low, high, method, shift });
   }
 
   // The scale of the whole matrix, narrowed to what one answer needs of it.
@@ -416,6 +417,8 @@ class Explorer {
     this.status.textContent = error && answer ? error : message;
     this.status.classList.toggle("error", Boolean(error));
     this.root.dataset.side = answer?.side ?? "";
+    const [right, down] = (answer?.shift ?? this.scene.shift).map((share) => `${100 * share}%`);
+    this.grid.style.translate = `${right} ${down}`; // patches lie where their tokens look
     const scale = answer ? scaled(answer) : null;
     const best = scale ? scale.values.indexOf(Math.max(...scale.values)) : -1;
     for (const [side, nodes] of [["patches", this.patches], ["words", this.words]]) {
