@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from longclip_lab.errors import LabError
 from longclip_lab.views.html import picture, picture_uri
 
 THUMBNAIL = 144  # pixels; shown smaller, so that they stay sharp on good screens
+_SMALLEST = 48
+_MOST_BYTES = 400_000
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,15 @@ class Pool:
                 made = ImageOps.contain(made, (pixels, pixels), Image.Resampling.BICUBIC)
             self._thumbnails[key] = picture_uri(made, photo=True)
         return self._thumbnails[key]
+
+    def thumbnails(self, indices: Iterable[int], pixels: int = THUMBNAIL) -> dict[str, str]:
+        """Pictures by their index as text, sharp, and smaller if they are many: at most 400 KB."""
+        indices = sorted(int(i) for i in set(indices))
+        while True:
+            made = {str(i): self.thumbnail(i, pixels, redraw=True) for i in indices}
+            if sum(map(len, made.values())) <= _MOST_BYTES or pixels <= _SMALLEST:
+                return made
+            pixels = max(_SMALLEST, round(0.75 * pixels))
 
 
 def as_pool(pairs: Any, texts: Sequence[str] | None = None) -> Pool:

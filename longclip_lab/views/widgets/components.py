@@ -83,7 +83,8 @@ class Components(Panel):
     @cached_property
     def images_ND(self) -> torch.Tensor:
         """Normalised features of all pictures, computed once."""
-        return F.normalize(encode_images(self.clip, self.pool.images), dim=1)
+        with self.busy(f"reading {len(self.pool)} pictures"):
+            return F.normalize(encode_images(self.clip, self.pool.images), dim=1)
 
     @cached_property
     def _texts(self) -> dict[str, torch.Tensor]:
@@ -92,7 +93,8 @@ class Components(Panel):
     def texts_ND(self, kind: str) -> torch.Tensor:
         """Features of all "short" or "long" captions, computed when first needed."""
         if kind not in self._texts:
-            self._texts[kind] = encode_texts(self.clip, getattr(self.pool, kind)).features_ND
+            with self.busy(f"reading {len(self.pool)} {kind} captions"):
+                self._texts[kind] = encode_texts(self.clip, getattr(self.pool, kind)).features_ND
         return self._texts[kind]
 
     @property
@@ -111,9 +113,6 @@ class Components(Panel):
         return Kept(rank_meter(full_BD, k), error, before, after)
 
     def draw(self) -> str:
-        if "images_ND" not in self.__dict__:
-            with self.busy(f"reading {len(self.pool)} pictures and captions"):
-                kept = self.kept
         kept = self.kept
         pictures = {str(i): self.pool.thumbnail(i, 72) for i in self._shown(kept)}
         return with_pictures(self._draw(kept, self.captions.value), pictures)
@@ -177,7 +176,7 @@ class Components(Panel):
             return f"<p>No caption changes rank: {same}.</p>"
         rows = "\n".join(
             f'<tr><td style="width:64px"><img data-picture="{i}" alt="" width="52" height="52" '
-            f'style="border-radius:5px;margin:0;display:block"></td>'
+            f'style="border-radius:5px;margin:0;object-fit:cover"></td>'
             f"<td>{html.escape(_clipped(getattr(self.pool, kind)[i]))}</td>"
             f'<td class="number">{kept.before[i]:g} → <b>{kept.after[i]:g}</b></td></tr>'
             for i in self._shown(kept)
@@ -206,7 +205,7 @@ class Components(Panel):
         return states_html(
             controls,
             lambda a, b: self._draw(self._keep(ks[a], batches[b], kind), kind),
-            {str(i): self.pool.thumbnail(i, 72) for i in sorted(shown)},
+            self.pool.thumbnails(shown, 72),
         )
 
 

@@ -193,13 +193,12 @@ class CounterfactualBrowser(Panel):
         while len(picked) < n and any(queues):
             picked += [queue.pop(0) for queue in queues if queue]
         picked = sorted(int(i) for i in picked[:n])
-        cards, pictures = [], {}
+        cards = []
         for i in picked:
             question = self._question(i)
             tags = {"answer": question.answer, "attribute": question.attribute,
                     "size": question.size, "token": token_range(question.position)}  # fmt: skip
             cards.append(Card(question_card(question, self._span), tags))
-            pictures[str(i)] = self.pool.thumbnail(i, 200, redraw=True)
         ranges = [token_range(edge) for edge in EDGES[:-1]]
         order = {"answer": ANSWERS, "size": self._values("size"), "token": ranges}
-        return cards_html(cards, pictures, order)
+        return cards_html(cards, self.pool.thumbnails(picked, 200), order)

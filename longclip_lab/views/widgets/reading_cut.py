@@ -236,7 +236,7 @@ class ReadingCut(Panel):
         return states_html(
             [Control("tokens read", [str(cut) for cut in cuts], start)],
             lambda at: self._draw(caption, cuts[at]),
-            {str(i): self.pool.thumbnail(i, 112, redraw=True) for i in sorted(shown)},
+            self.pool.thumbnails(shown, 112),
         )
 
 
