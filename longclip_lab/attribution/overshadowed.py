@@ -69,7 +69,8 @@ class WordPointing(Plottable):
         """
         values_N = self.values(asked, size, place, order)
         if np.ptp(values_N) == 0:  # where a bootstrap has no width
-            return wilson(float(values_N.sum()), len(values_N))
+            found = wilson(float(values_N.sum()), len(values_N))
+            return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))
         return bootstrap_mean(values_N)
 
     def values(
@@ -205,7 +206,8 @@ def _less(maps: Sequence[PatchMap], others: Sequence[PatchMap]) -> list[PatchMap
 
 def _insides(swaps: Swaps, n: int, size: int, found: PatchMap) -> list[np.ndarray]:
     """Which patches lie in the box asked for, in the other one, and in neither: bool [h * w]."""
-    side = found.image.shape[0]
-    boxes = swaps.boxes(n, side)
+    side, (x, y) = found.image.shape[0], found.shift
+    # boxes move against the patches, whose tokens may look a little beside an even grid
+    boxes = [(a - x, b - y, c - x, d - y) for a, b, c, d in swaps.boxes(n, side)]
     own, other = (patches_inside([boxes[i]], found.grid, side).ravel() for i in (size, 1 - size))
     return [own, other & ~own, ~(own | other)]

@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from longclip_lab.models import Clip
 
 _ANSWERS = {
-    "{size} thing, named alone": "right: {which}, alone",
-    "{size} thing, named beside the other": "right: {which}",
+    "named alone": "right: {which}, alone",
+    "named beside the other": "right: {which}",
 }
 _CELL = 168  # pixels of a picture in the gallery
-_DIM = 0.3  # brightness of a map's lowest patch
+_DIM = 0.15  # brightness of a map's lowest patch
 _STYLE = """<style>
-.lc-maps {border-collapse: separate; border-spacing: 8px 4px; font-size: .84em; line-height: 1.3}
-.lc-maps td, .lc-maps th {padding: 0; text-align: left; vertical-align: bottom; border: 0;
-  background: none; font-weight: 400; max-width: 168px}
-.lc-maps thead th, .lc-maps .model {font-weight: 600}
-.lc-maps .text td {padding-top: 12px; max-width: none}
-.lc-maps img {display: block; border-radius: 4px; width: 100%; min-width: 96px}
+.lc-maps {display: grid; gap: 6px 8px; align-items: end; font-size: .84em; line-height: 1.3;
+  min-width: 560px}
+.lc-maps .head, .lc-maps .model {font-weight: 600}
+.lc-maps .model {align-self: center}
+.lc-maps .text {grid-column: 1 / -1; margin-top: 10px}
+.lc-maps img {display: block; border-radius: 4px; width: 100%}
 </style>"""
 
 
@@ -54,12 +54,14 @@ def overshadowing_figure(result: Overshadowing | Mapping[str, Overshadowing]) ->
         raise LabError("expected at least one result on overshadowing, got none.")
     first = next(iter(results.values()))
     groups: dict[str, list[Lane]] = {}
-    for which, size in (("large", "Large"), ("lesser", first.lesser.capitalize())):
-        for heading, name in _ANSWERS.items():
-            groups[heading.format(size=size)] = [
-                Lane(label, scaled(one.score(name.format(which=which))), PALETTE[i], SYMBOLS[i])
-                for i, (label, one) in enumerate(results.items())
-            ]
+    several = len(results) > 1
+    for z, (which, size) in enumerate((("large", "Large"), ("lesser", first.lesser.capitalize()))):
+        for way, name in _ANSWERS.items():
+            group = groups.setdefault(f"{size} thing" + f", {way}" * several, [])
+            for i, (label, one) in enumerate(results.items()):
+                score = scaled(one.score(name.format(which=which)))
+                colour = PALETTE[i if several else z]
+                group.append(Lane(label if several else way, score, colour, SYMBOLS[i]))
     low = min(lane.score.low for members in groups.values() for lane in members)
     chart = lanes(
         answers_message(results),
@@ -193,20 +195,19 @@ def overshadowing_gallery(
     rows = []
     for n, order in product(scenes, orders):
         text = swaps.told(n, 0, order, form).text
-        rows.append(f'<tr class="text"><td colspan="{len(heads)}">“{html.escape(text)}”</td></tr>')
+        rows.append(f'<div class="text">“{html.escape(text)}”</div>')
         plain = _image(draw(swaps.scenes[n][0], _CELL), text)
         for label, clip in clips.items():
-            cells = [plain]
+            rows += [f'<div class="model">{html.escape(label)}</div>', plain]
             for name, size in columns:
                 (found,) = word_maps(clip, swaps, [(n, 0, order, size)], name, method, form)
                 about = f"{label}: {name} for {swaps.phrase(n, size)}"
-                cells.append(_image(_shaded(swaps, n, size, found), about))
-            body = "".join(f"<td>{cell}</td>" for cell in cells)
-            rows.append(f'<tr><td class="model">{html.escape(label)}</td>{body}</tr>')
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+                rows.append(_image(_shaded(swaps, n, size, found), about))
+    head = "".join(f'<div class="head">{html.escape(name)}</div>' for name in heads)
+    grid = f"grid-template-columns: 4em repeat({len(heads) - 1}, 1fr)"
     return Html(
-        f'{_STYLE}<div style="overflow-x:auto"><table class="lc-maps"><thead><tr>{head}</tr>'
-        f"</thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'{_STYLE}<div style="overflow-x:auto"><div class="lc-maps" style="{grid}">{head}'
+        f"{''.join(rows)}</div></div>"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,22 @@ def test_what_a_word_adds_is_the_difference_of_two_maps(clip, swaps):
     assert added.method.endswith("by difference")
 
 
+def test_patches_that_look_beside_an_even_grid_are_where_they_look(clip, swaps, first_named):
+    method = PATCH_METHODS["first named"]
+    boxes = [swaps.boxes(n)[0] for n in range(len(swaps))]
+
+    def shifted(pairs):
+        return [
+            replace(one, scores=np.roll(one.scores, -6, axis=(0, 1)), shift=(6.0, 6.0))
+            for one in method.run(pairs)
+        ]
+
+    PATCH_METHODS["first named"] = replace(method, run=shifted)
+    found = word_pointing(clip, swaps, "first named", asked=["phrase alone"])
+    inner = [min(box[:2]) > 6 for box in boxes]  # others may be rolled over the edge
+    assert found.hits["phrase alone"][inner, :, 0, 0, 0] == pytest.approx(1)
+
+
 def test_bad_input(clip, swaps):
     with pytest.raises(LabError, match="way of asking"):
         word_pointing(clip, swaps, asked=["alone"])
@@ -110,7 +128,11 @@ def test_bad_input(clip, swaps):
 def test_figure_and_gallery(clip, swaps):
     found = word_pointing(clip, swaps, asked=["word alone", "word in the text"])
     assert "Beside the large thing's words" in found.plot().layout.title.text.replace("<br>", " ")
-    gallery = views.overshadowing_gallery({"a": clip, "b": clip}, swaps, scenes=[0, 1])
+    named = word_pointing(clip, swaps, asked=["phrase alone", "phrase in the text"])
+    for chart, lanes in ((named.plot(), 6), (views.pointing_figure({"a": named, "b": named}), 12)):
+        assert chart.layout.title.text.startswith("Named first in a text")
+        assert len(chart.data) == lanes
+    gallery = views.overshadowing_gallery({"a": clip, "b": clip}, swaps, scenes=[0, 1], orders=[0])
     assert gallery.count("<img") == 2 * 2 * 5
     assert swaps.told(1, 0, 0).text in gallery
     assert len(gallery) < 200_000
