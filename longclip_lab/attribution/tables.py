@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from longclip_lab.attribution.questions import Side
 from longclip_lab.attribution.verdicts import ALL, CRITERIA, Faithfulness, Score
 
@@ -47,8 +49,7 @@ def table(result: Faithfulness, side: Side) -> str:
         fails = f"{len(failures)} of {len(scores)}" if own else ""
         time = f"{1000 * result.seconds[side][name]:.1f}" if own else ""
         lines.append(f"| {name if own else f'*{name}*'} | {' | '.join(cells)} | {fails} | {time} |")
-    first = result.of(side, names[0]) if names else {}
-    levels = [_level(first.get(criterion)) for criterion in criteria]
+    levels = [_levels([result.of(side, name).get(c) for name in names]) for c in criteria]
     lines.append(f"| *to be beaten* | {' | '.join(levels)} | | |")
     return "\n".join(lines)
 
@@ -67,8 +68,8 @@ def sizes_table(result: Faithfulness, side: Side) -> str:
     for name in result.methods(side, baselines=True):
         cells = [_cell(result.of(side, name, size).get("pointing")) for size in sizes]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    first = result.methods(side, baselines=True)[0]
-    levels = [_level(result.of(side, first, size).get("pointing")) for size in sizes]
+    names = result.methods(side, baselines=True)
+    levels = [_levels([result.of(side, n, size).get("pointing") for n in names]) for size in sizes]
     lines.append(f"| *to be beaten* | {' | '.join(levels)} |")
     return "\n".join(lines)
 
@@ -119,13 +120,14 @@ def _told(value: float, low: float, high: float, form: str) -> str:
     return f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
-def _level(score: Score | None) -> str:
-    """What the criterion compares with, in the units of `_cell`."""
-    if score is None:
-        return ""
-    if score.criterion in ("pointing", "energy"):
-        return f"{100 * score.level:.1f}"
-    return "±0.50" if score.criterion == "weights" else "0"
+def _levels(scores: Sequence[Score | None]) -> str:
+    """What one criterion compares with, in the units of `_cell`: a range where grids differ."""
+    known = [score for score in scores if score is not None]
+    criterion = known[0].criterion
+    if criterion in ("pointing", "energy"):
+        low, high = (f"{100 * end(score.level for score in known):.1f}" for end in (min, max))
+        return low if low == high else f"{low} to {high}"
+    return "±0.50" if criterion == "weights" else "0"
 
 
 def _asked(result: Faithfulness, side: Side) -> str:

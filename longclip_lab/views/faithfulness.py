@@ -62,13 +62,26 @@ def faithfulness_figure(
         span=(min(low, 0) - 3, max(high, 0) + 3),
         subtitle=f"{result.model}, {values[0].n:,} questions; 95% intervals; crosses fail this",
     )
-    level = 100 * shown[own[0]].level if criterion == "pointing" and own else 0.0
-    chart.add_vline(x=level, line={"color": GREY, "width": 1.5, "dash": "dot"}, layer="below")
-    chart.add_annotation(
-        x=level, y=0, yref="paper", yanchor="bottom", xanchor="left", xshift=5, showarrow=False,
-        text="chance" if criterion == "pointing" else "no gain", font={"color": GREY, "size": 13},
-    )  # fmt: skip
+    levels = [100 * shown[name].level if criterion == "pointing" else 0.0 for name in (*own, *made)]
+    _add_levels(chart, levels, "chance" if criterion == "pointing" else "no gain")
     return chart
+
+
+def _add_levels(chart: go.Figure, levels: list[float], name: str) -> None:
+    """A dash in each lane where knowing nothing would lead; it depends on the method's grid."""
+    dots = list(chart.data)
+    chart.add_scatter(
+        x=levels,
+        y=[dot.y[0] for dot in dots],
+        mode="markers",
+        marker={"symbol": "line-ns", "size": 17, "line": {"width": 2, "color": GREY}},
+        hovertemplate=f"{name}: %{{x:.1f}}<extra></extra>",
+        showlegend=False,
+    )
+    chart.add_annotation(
+        x=levels[0], y=dots[0].y[0], xshift=5, xanchor="left", text=name, showarrow=False,
+        font={"color": GREY, "size": 13},
+    )  # fmt: skip
 
 
 def faithfulness_message(scores: dict[str, Score], side: Side) -> str:
