@@ -18,12 +18,11 @@ from longclip_lab.commands import (
     Probe,
     Quickstart,
     Tokens,
-    Train,
     Version,
-    default_options,
     say,
 )
 from longclip_lab.commands_attribution import Faithfulness
+from longclip_lab.commands_training import Train, default_options
 from longclip_lab.errors import LabError, LabWarning
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -61,12 +60,16 @@ def _complain(message: str, code: int) -> int:
 
 
 def _parse(arguments: list[str]) -> Any:
-    # The defaults of a recipe depend on two options, so these are read before the others.
+    # The defaults of a recipe depend on the method and three options: these are read first.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--scale", default="tiny")
     first.add_argument("--preset", default="repository")
+    first.add_argument("--data-scale", default="3M")
     chosen, _ = first.parse_known_args(arguments)
-    train = Train(method=tyro.MISSING, recipe=default_options(chosen.scale, chosen.preset))
+    named = arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-")
+    method = arguments[1] if named else "longclip"
+    options = default_options(method, chosen.scale, chosen.preset, chosen.data_scale)
+    train = Train(method=tyro.MISSING, recipe=options)
     return tyro.cli(
         Annotated[Quickstart, subcommand("quickstart")]
         | Annotated[Tokens, subcommand("tokens")]

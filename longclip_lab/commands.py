@@ -10,16 +10,15 @@ import json
 import os
 import textwrap
 import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import Positional, arg
 
 from longclip_lab import __version__
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.files import atomic_write
-from longclip_lab.training.recipes import Preset, Recipe, Scale, longclip
 
 NAMED = 100
 DataName = Literal["world", "coco"]
@@ -65,7 +64,9 @@ class Tokens:
 
 
 @dataclass(kw_only=True)
-class _Files:
+class Files:
+    """What the commands that read a data set have in common."""
+
     root: Path | None = None
     """Folder of the data set, in COCO's layout: {split}/*.jpg and
     annotations/captions_{split}.json."""
@@ -92,7 +93,7 @@ class _Files:
 
 
 @dataclass(kw_only=True)
-class Probe(_Files):
+class Probe(Files):
     """How far a model reads: the truncation curve and, on the world, the counterfactual probe."""
 
     model: Positional[str]
@@ -113,7 +114,7 @@ class Probe(_Files):
         on_world = self.data == "world"
         data = world.pairs(self.pairs) if on_world else self.open_coco("val2017")
         clip = load_model(self.model, self.pretrained)
-        curve = probing.truncation_curve(clip, _readable(clip, data), progress=self.progress)
+        curve = probing.truncation_curve(clip, readable(clip, data), progress=self.progress)
         say(curve.table().round(1).to_string(index=False))
         results = {"data": _facts(data), "truncation_curve": curve.to_dict()}
         if on_world:
@@ -125,7 +126,7 @@ class Probe(_Files):
 
 
 @dataclass(kw_only=True)
-class Eval(_Files):
+class Eval(Files):
     """Retrieval and zero-shot scores of one or more models, with intervals."""
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL [MODEL ...]")]
@@ -148,84 +149,11 @@ class Eval(_Files):
 
         records = []
         for clip in clips:
-            benchmarks = [*self.benchmark, *(_readable(clip, data) for data in files)]
+            benchmarks = [*self.benchmark, *(readable(clip, data) for data in files)]
             result = evaluation.evaluate(clip, *benchmarks, progress=self.progress)
             say(result.table().to_string(index=False))
             records += [record.to_dict() for record in result]
         _write_json(self.out, {"records": records, "data": [_facts(data) for data in files]})
-
-
-@dataclass(frozen=True)
-class RecipeOptions(Recipe):
-    """Fields of longclip_lab.training.Recipe; --scale and --preset set the defaults shown."""
-
-    def __post_init__(self) -> None:
-        """Nothing yet: `checked` makes a Recipe, whose complaint becomes one line."""
-
-    def checked(self, default: Recipe) -> Recipe:
-        """The recipe. Whichever of steps and epochs was changed stands in for the other."""
-        values = {f.name: getattr(self, f.name) for f in fields(Recipe)}
-        if self.steps is not None and self.epochs is not None:
-            changed_epochs = self.epochs != default.epochs
-            if changed_epochs != (self.steps != default.steps):
-                values["steps" if changed_epochs else "epochs"] = None
-        return Recipe(**values)
-
-
-def default_options(scale: Scale = "tiny", preset: Preset = "repository") -> RecipeOptions:
-    return RecipeOptions(**asdict(longclip(scale, preset)))
-
-
-@dataclass(kw_only=True)
-class Train(_Files):
-    """Fine-tune a model: stretch its positions if need be, then follow a recipe."""
-
-    method: Positional[Literal["longclip"]]
-    """longclip: long captions, and short ones against the primary components (PCM)."""
-    model: str = "tiny"
-    """A bundled model, an open_clip name, a checkpoint file or a saved folder."""
-    pretrained: str | None = None
-    """open_clip's tag, or a file of weights, for an open_clip name."""
-    stretch: Literal["kps", "linear", "random", "none"] = "kps"
-    """How to stretch the positions of a model that has not been stretched yet."""
-    keep: int = 20
-    """Positions that stretching keeps."""
-    ratio: float = 4
-    """How many times as many the others become."""
-    scale: Scale = "tiny"
-    """Size of the run; sets the recipe's defaults."""
-    preset: Preset = "repository"
-    """Which of the two published settings; sets the recipe's defaults."""
-    data: DataName = "world"
-    """The world's fine-tuning set, or a folder in COCO's layout."""
-    out: Path | None = None
-    """Folder for log, checkpoints and the trained model."""
-    resume: bool = False
-    """Go on from the last checkpoint in --out."""
-    recipe: OmitArgPrefixes[RecipeOptions] = field(default_factory=default_options)
-
-    def run(self) -> None:
-        recipe = self.recipe.checked(longclip(self.scale, self.preset))
-        data = self.open_coco("train2017") if self.data == "coco" else None
-        from longclip_lab import models, training
-
-        clip = load_model(self.model, self.pretrained, recipe.seed)
-        if clip.card["positions"]["method"] == "none":
-            clip = models.stretch(
-                clip, self.keep, self.ratio, method=self.stretch, seed=recipe.seed
-            )
-        data = data and _readable(clip, data)
-        run = training.train(clip, recipe, data, self.out, self.resume, progress=self.progress)
-        last = run.history[-1]
-        say(f"{run.model.name}: step {last['step']}, loss {last['loss']:.4f}")
-        if recipe.objective == "pcm":
-            kept = f"{100 * last['variance_kept']:.2f}% of the image features' variance"
-            say(f"{recipe.k} primary components keep {kept}")
-        for which, count in run.num_truncated.items():
-            if count:
-                say(f"{count} {which} texts are cut at {run.model.context_length} tokens")
-        if run.folder is not None:
-            say(f"written to {run.folder}; the model is in {run.folder / 'model'}")
 
 
 @dataclass
@@ -245,7 +173,7 @@ def load_model(name: str, pretrained: str | None, seed: int = 0) -> Any:
     return models.load(name, pretrained)
 
 
-def _readable(clip: Any, data: Any) -> Any:
+def readable(clip: Any, data: Any) -> Any:
     """Real captions as the model can read them; the tiny ones know the drawn world's words only."""
     from longclip_lab.data import keep_known_words
 

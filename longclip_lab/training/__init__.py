@@ -14,9 +14,10 @@ _NAMES = {
     "longclip": "recipes",
     "recipe_for": "recipes",
     "METHODS": "recipes",
-    "Run": "loop",
-    "train": "loop",
+    "Run": "runs",
+    "train": "runs",
     "new_model": "fresh",
+    "extra_tokens": "fresh",
     "stored_features": "feature_store",
 }
 

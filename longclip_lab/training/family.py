@@ -165,7 +165,7 @@ def _locked(method: str, scale: Scale, data: DataScale, **fields: Any) -> Recipe
 
 
 def _unlocked(method: str, scale: Scale, data: DataScale, **fields: Any) -> Recipe:
-    scratch = {"pretrained": False, "captions": "short", "subcaptions": 3}
+    scratch = {"pretrained_towers": False, "captions": "short", "subcaptions": 3}
     if scale != "tiny":
         scratch["grad_checkpointing"] = True
     return _recipe(method, scale, data, {**scratch, **fields})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, build_lotlip, data_folder
+from longclip_lab.models.corner_towers import Kind
 from longclip_lab.training.recipe import Recipe
 
 PRETRAINED_WORLD = "world-pretrained"
@@ -23,19 +24,29 @@ def new_model(recipe: Recipe, seed: int | None = None) -> Clip:
             f"The recipe {recipe.name!r} starts from a model that is given; to start a new one set "
             "image_tower and text_tower."
         )
+    kind, mask = extra_tokens(recipe)
     text_tower = recipe.text_tower
     if text_tower == PRETRAINED_WORLD:
         text_tower = str(data_folder() / "tiny-bert")
-    is_register = recipe.objective == "register"
     return build_lotlip(
         recipe.image_tower,
         text_tower,
         recipe.num_corner,
         context_length=recipe.token_limit or 128,
-        mask=None if is_register else recipe.mask,
-        kind="register" if is_register else "corner",
-        pretrained_image=recipe.pretrained,
-        pretrained_text=recipe.pretrained,
+        mask=mask,
+        kind=kind,
+        pretrained_image=recipe.pretrained_towers,
+        pretrained_text=recipe.pretrained_towers,
         lock_image=recipe.lock_image,
         seed=recipe.seed if seed is None else seed,
     )
+
+
+def extra_tokens(recipe: Recipe) -> tuple[Kind, bool]:
+    """The kind of the recipe's learned tokens, and whether LoTLIP's mask is between them and CLS.
+
+    >>> extra_tokens(Recipe(objective="register"))
+    ('register', False)
+    """
+    is_register = recipe.objective == "register"
+    return ("register", False) if is_register else ("corner", recipe.mask)

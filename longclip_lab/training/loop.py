@@ -2,118 +2,27 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from torch import nn
 
-from longclip_lab.errors import LabError, LabWarning
-from longclip_lab.models import Clip, save
+from longclip_lab.errors import LabError
+from longclip_lab.models import Clip
 from longclip_lab.objectives import OBJECTIVES, LossParts, Step, longclip_loss, objective_loss
 from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs, batches
-from longclip_lab.training.checkpoints import (
-    checkpoint_paths,
-    claim,
-    describe,
-    load_checkpoint,
-    save_checkpoint,
-)
-from longclip_lab.training.feature_store import stored_features
-from longclip_lab.training.fresh import new_model
+from longclip_lab.training.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
 from longclip_lab.training.log import Progress, RunLog
 from longclip_lab.training.recipe import Recipe
-from longclip_lab.training.texts import Drawn
-from longclip_lab.training.towers import KeptPositions, needs, parameter_groups, prepare
+from longclip_lab.training.towers import KeptPositions, parameter_groups, prepare
 
 
-@dataclass
-class Run:
-    """What a training run gave: the trained model and how it got there."""
-
-    model: Clip
-    """A trained copy, in eval mode; the model that was given is as it was."""
-    history: list[dict[str, Any]]
-    """A row for every logged step: step, loss, loss_long, loss_short, variance_kept, lr,
-    grad_norm, logit_scale, samples_per_s."""
-    folder: Path | None
-    """Where the run was written, or None."""
-    seconds: float
-    """Time spent in this call."""
-    recipe: Recipe
-    """What was done."""
-    num_truncated: dict[str, int]
-    """How many "long" and "short" texts did not fit the model's context."""
-    drawn: Drawn | None = None
-    """What the first epoch's draw of sub-captions gave; None where none are drawn."""
-
-
-def train(
-    clip: Clip | None,
-    recipe: Recipe,
-    data: Any = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    on_step: Callable[[dict[str, Any]], None] | None = None,
-    features: str | Path | None = None,
-) -> Run:
-    """Train a copy of `clip` by `recipe`; without one, the recipe's own new model.
-
-    `data` has `.images`, `.short`, `.long` and `.source`, and for sub-captions `.captioners`; by
-    default the world's training set. With `out`, the folder gets the log, checkpoints and at the
-    end `model/`, which `ll.load` reads. `resume=True` goes on from the last checkpoint in `out`
-    and ends, on a CPU, at bit-identical weights; if there is none yet it starts. `on_step` is
-    called with each logged row. `features` is the folder where a locked tower's features of these
-    pictures are kept for all runs that share them; by default they are `out`'s own or, without
-    `out`, in memory.
-
-    Raises LabError if `out` holds anything that is not this run or `features` those of another
-    tower or other pictures, if the data do not fit the recipe, or if the loss stops being finite;
-    the checkpoints before that stay.
-    """
-    began = time.perf_counter()
-    # FILIP reads no pooled feature: what only leads there has no gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=needs(recipe, "tokens"))
-    accelerator = Accelerator(kwargs_handlers=[unused])
-    clip = new_model(recipe) if clip is None else clip
-    data = _training_data(recipe) if data is None else data
-    trained = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
-    pairs = TrainingPairs(trained, data, recipe)
-    total = recipe.total_steps(len(pairs))
-    _check_schedule(recipe, total, accelerator.num_processes)
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        identity = describe(recipe, dict(getattr(data, "source", {})), clip.model)
-        if accelerator.is_main_process:
-            claim(folder, identity, _facts(pairs, data, clip, total), resume)
-        accelerator.wait_for_everyone()
-    if recipe.lock_image and recipe.store_features:
-        home = features if features is not None or folder is None else folder / "features"
-        pairs.stored = _store(accelerator, trained, data, recipe, home, progress)
-    loop = _Loop(accelerator, trained, recipe, total, folder)
-    try:
-        loop.run(pairs, progress and accelerator.is_main_process, on_step)
-    finally:
-        loop.log.close()
-    _finish(trained, recipe, data, total)
-    if folder is not None and accelerator.is_main_process:
-        save(trained, folder / "model")
-    accelerator.wait_for_everyone()
-    seconds = time.perf_counter() - began
-    drawn = pairs.drawn if recipe.subcaptions else None
-    return Run(trained, loop.log.history, folder, seconds, recipe, pairs.num_truncated, drawn)
-
-
-class _Loop:
+class Loop:
     """The state that changes from step to step."""
 
     def __init__(
@@ -255,81 +164,3 @@ def _loss_of(step: Step, recipe: Recipe) -> LossParts:
         label_smoothing=recipe.label_smoothing,
         same_short_GG=None if short is None else short.same_GG,
     )
-
-
-def _training_data(recipe: Recipe) -> Any:
-    if recipe.pairs is None:
-        raise LabError(
-            f"The recipe {recipe.name!r} has no data of its own: give some (--data coco --root "
-            "DIR), or set pairs to draw as many from the world."
-        )
-    from longclip_lab import world
-
-    if recipe.subcaptions is None:
-        return world.pairs(recipe.pairs, seed=world.TRAIN_SEED, siblings=recipe.siblings)
-    return world.web_pairs(
-        recipe.pairs,
-        world.TRAIN_SEED,
-        recipe.captioners or tuple(world.CAPTIONERS),
-        recipe.hallucination,
-        recipe.alt_text_noise,
-        siblings=recipe.siblings,
-    )
-
-
-def _facts(pairs: TrainingPairs, data: Any, clip: Clip, total: int) -> dict[str, Any]:
-    """What `run.json` says beside the run's identity."""
-    facts = {
-        "total_steps": total,
-        "num_truncated": pairs.num_truncated,
-        "skipped": dict(getattr(data, "skipped", {})),
-        "model": clip.name,
-    }
-    if pairs.drawn is not None and pairs.drawn.by_captioner:
-        facts["drawn"] = pairs.drawn.to_dict()
-    return facts
-
-
-def _store(
-    accelerator: Accelerator,
-    clip: Clip,
-    data: Any,
-    recipe: Recipe,
-    home: str | Path | None,
-    progress: bool,
-) -> np.ndarray:
-    clip.model.to(accelerator.device)
-    return stored_features(
-        clip,
-        data.images,
-        home,
-        tokens=needs(recipe, "tokens"),
-        half=recipe.precision == "bf16",
-        workers=recipe.workers,
-        progress=progress,
-        accelerator=accelerator,
-    )
-
-
-def _check_schedule(recipe: Recipe, total: int, processes: int) -> None:
-    if recipe.batch_size % processes:
-        raise LabError(
-            f"A batch of {recipe.batch_size} cannot be shared out evenly to {processes} "
-            "processes; choose a multiple."
-        )
-    if total <= recipe.warmup_steps:
-        warnings.warn(
-            f"The run of {total} steps ends within its warm-up of {recipe.warmup_steps}.",
-            LabWarning,
-            stacklevel=3,
-        )
-
-
-def _finish(clip: Clip, recipe: Recipe, data: Any, total: int) -> None:
-    clip.model.eval()
-    if recipe.grad_checkpointing:
-        clip.model.set_grad_checkpointing(False)
-    record = {"recipe": asdict(recipe), "steps": total, "data": getattr(data, "source", {})}
-    # Through JSON, as after a round trip through a file.
-    clip.card.setdefault("fine_tuned", []).append(json.loads(json.dumps(record)))
-    clip.name = f"{clip.name}+{recipe.name}"

@@ -156,7 +156,7 @@ def _set_scale_and_bias(clip: Clip, recipe: Recipe) -> None:
         begin = SIGLIP_BIAS if recipe.start_logit_bias is None else recipe.start_logit_bias
         model.logit_bias = nn.Parameter(torch.full_like(model.logit_scale.detach(), begin))
     model.logit_bias.requires_grad_(True)
-    clip.card["model_cfg"]["init_logit_bias"] = float(model.logit_bias)
+    clip.card["model_cfg"]["init_logit_bias"] = model.logit_bias.item()
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:

@@ -1,0 +1,154 @@
+"""What `longclip-lab train` can do; see `longclip_lab.commands`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from longclip_lab.commands import Files, load_model, readable, say
+from longclip_lab.training.recipes import METHODS, DataScale, Preset, Recipe, Scale, recipe_for
+
+TrainingData = Literal["world", "coco", "dreamlip", "lotlip", "sharegpt4v"]
+
+
+@dataclass(frozen=True)
+class RecipeOptions(Recipe):
+    """Fields of longclip_lab.training.Recipe; the method, --scale, --preset and --data-scale set
+    the defaults shown."""
+
+    def __post_init__(self) -> None:
+        """Nothing yet: `checked` makes a Recipe, whose complaint becomes one line."""
+
+    def checked(self, default: Recipe) -> Recipe:
+        """The recipe. Whichever of steps and epochs was changed stands in for the other."""
+        values = {f.name: getattr(self, f.name) for f in fields(Recipe)}
+        if self.steps is not None and self.epochs is not None:
+            changed_epochs = self.epochs != default.epochs
+            if changed_epochs != (self.steps != default.steps):
+                values["steps" if changed_epochs else "epochs"] = None
+        return Recipe(**values)
+
+
+def default_options(
+    method: str = "longclip",
+    scale: Scale = "tiny",
+    preset: Preset = "repository",
+    data_scale: DataScale = "3M",
+) -> RecipeOptions:
+    """The preset of `recipe_for` as options."""
+    return RecipeOptions(**asdict(recipe_for(method, scale, preset, data_scale)))
+
+
+@dataclass(kw_only=True)
+class Train(Files):
+    """Train a model by a recipe: Long-CLIP, LoTLIP, or one of the methods they are compared with.
+
+    longclip fine-tunes a model with stretched positions; the others start a new one from two
+    towers.
+    """
+
+    method: Annotated[Positional[str], arg(metavar="{" + ",".join(METHODS) + "}")]
+    """longclip: long captions, and short ones against the primary components (PCM). lotlip: a
+    locked image tower and corner tokens. lit, clip, siglip, filip, laclip: each by its own paper.
+    lit-longclip: LiT with Long-CLIP's loss. register: LiT with register tokens."""
+    model: str | None = None
+    """A bundled model, an open_clip name, a checkpoint file or a saved folder; by default tiny for
+    longclip and a new model for the others."""
+    pretrained: str | None = None
+    """open_clip's tag, or a file of weights, for an open_clip name."""
+    stretch: Literal["kps", "linear", "random", "none"] = "kps"
+    """longclip: how to stretch the positions of a model that has not been stretched yet."""
+    keep: int = 20
+    """Positions that stretching keeps."""
+    ratio: float = 4
+    """How many times as many the others become."""
+    scale: Scale = "tiny"
+    """Size of the run; sets the recipe's defaults."""
+    preset: Preset = "repository"
+    """longclip: which of the two published settings; sets the recipe's defaults."""
+    data_scale: DataScale = "3M"
+    """The others, at paper scale: which of LoTLIP's published data scales; sets the defaults."""
+    data: TrainingData = "world"
+    """The world's training set, a folder in COCO's layout, or long captions as published."""
+    out: Path | None = None
+    """Folder for log, checkpoints and the trained model."""
+    features: Path | None = None
+    """Folder for a locked tower's features, for all runs on the same pictures; by default in
+    --out."""
+    resume: bool = False
+    """Go on from the last checkpoint in --out."""
+    recipe: OmitArgPrefixes[RecipeOptions] = field(default_factory=default_options)
+
+    def run(self) -> None:
+        default = recipe_for(self.method, self.scale, self.preset, self.data_scale)
+        recipe = self.recipe.checked(default)
+        data = self._open()
+        from longclip_lab import training
+
+        clip = self._stretched(recipe) if self.method == "longclip" else self._with_corners(recipe)
+        data = data and readable(clip, data)
+        run = training.train(
+            clip, recipe, data, self.out, self.resume, self.progress, features=self.features
+        )
+        _tell(run)
+
+    def _open(self) -> Any:
+        if self.data == "world":
+            return None
+        if self.data == "coco":
+            return self.open_coco("train2017")
+        from longclip_lab.commands import announced
+        from longclip_lab.data import open_data
+
+        return announced(
+            open_data(
+                self.data,
+                self.root,
+                self.split,
+                skip_bad=self.skip_bad,
+                progress=self.progress,
+            )
+        )
+
+    def _stretched(self, recipe: Recipe) -> Any:
+        from longclip_lab import models
+
+        clip = load_model(self.model or "tiny", self.pretrained, recipe.seed)
+        if clip.card["positions"]["method"] != "none":
+            return clip
+        return models.stretch(clip, self.keep, self.ratio, method=self.stretch, seed=recipe.seed)
+
+    def _with_corners(self, recipe: Recipe) -> Any:
+        from longclip_lab import models, training
+
+        if self.model is None:
+            return training.new_model(recipe)
+        clip = load_model(self.model, self.pretrained, recipe.seed)
+        if models.corners_of(clip) is not None:
+            return clip
+        kind, mask = training.extra_tokens(recipe)
+        return models.add_corner_tokens(clip, recipe.num_corner, mask, kind, seed=recipe.seed)
+
+
+def _tell(run: Any) -> None:
+    """The end of a run in a few lines."""
+    last, recipe = run.history[-1], run.recipe
+    say(f"{run.model.name}: step {last['step']}, loss {last['loss']:.4f}")
+    if recipe.objective in ("pcm", "longclip", "lit-longclip"):
+        kept = f"{100 * last['variance_kept']:.2f}% of the image features' variance"
+        say(f"{recipe.k} primary components keep {kept}")
+    for which, count in run.num_truncated.items():
+        if count:
+            say(f"{count} {which} texts are cut at {run.model.context_length} tokens")
+    if run.drawn is not None:
+        drawn = run.drawn
+        said = ", ".join(f"{who} {count}" for who, count in drawn.by_captioner.items())
+        say(
+            f"long texts, first epoch: {recipe.subcaptions} sub-captions each ({said}); "
+            f"{drawn.fewer} of {drawn.pictures} captions have fewer, all of which were read"
+        )
+    if run.folder is not None:
+        say(f"written to {run.folder}; the model is in {run.folder / 'model'}")

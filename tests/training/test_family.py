@@ -1,0 +1,315 @@
+"""The family: every method's recipe trains, survives a kill, and is the same on two processes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from longclip_lab import models, objectives, world
+from longclip_lab.errors import LabError
+from longclip_lab.training import METHODS, Recipe, new_model, recipe_for, train
+from longclip_lab.training.batches import StepSampler, TrainingPairs
+from longclip_lab.training.recipe import Objective
+from longclip_lab.training.towers import parameter_groups, prepare
+
+FAMILY = [name for name in METHODS if name != "longclip"]
+SMALL = {
+    "batch_size": 8,
+    "steps": 6,
+    "warmup_steps": 0,
+    "k": 4,
+    "checkpoint_every": 2,
+    "tensorboard": False,
+}
+
+
+@pytest.fixture(scope="module")
+def web():
+    return world.web_pairs(24, seed=5)
+
+
+def small(method, **changes):
+    return replace(recipe_for(method), **{**SMALL, **changes})
+
+
+def run(recipe, data, **options):
+    return train(None, recipe, data, progress=False, **options)
+
+
+def weights(clip):
+    return {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_recipe_may_ask_for_every_objective():
+    assert set(get_args(Objective)) == {"pcm", "mixed", "long", *objectives.OBJECTIVES}
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_every_method_learns_and_its_model_can_be_read_back(method, web, tmp_path):
+    trained = run(small(method, steps=10), web, out=tmp_path / "run")
+    losses = [row["loss"] for row in trained.history]
+    assert all(map(math.isfinite, losses))
+    assert sum(losses[-3:]) < sum(losses[:3])
+    again = models.load(tmp_path / "run" / "model")
+    assert same(weights(trained.model), weights(again))
+    short = models.encode_texts(again, web.short[:3])
+    assert torch.isfinite(short.features_ND).all()
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_what_is_trained_and_what_is_not(method, web):
+    recipe = small(method, steps=1)
+    before = weights(new_model(recipe))
+    trained = run(recipe, web).model
+    after = weights(trained)
+    moved = {name for name, tensor in before.items() if not tensor.equal(after[name])}
+    pictures = {name for name in moved if name.startswith("visual.")}
+    assert bool(pictures) is not recipe.lock_image
+    assert ("text.corner_embedding" in moved) is (recipe.num_corner > 0)
+    assert any(name.startswith("text.transformer") for name in moved)
+
+
+@pytest.mark.parametrize("method", ["lotlip", "siglip"])
+@pytest.mark.parametrize("captions", ["both", "short"])
+def test_nothing_trained_is_left_without_a_gradient(method, captions, web):
+    """Data parallelism waits for every parameter that is said to be trained."""
+    recipe = small(method, captions=captions, objective="lit" if captions == "short" else method)
+    clip = new_model(recipe)
+    towers = prepare(clip, recipe)
+    step = towers(TrainingPairs(clip, web, recipe).__getitems__(list(range(8))))
+    objectives.objective_loss(recipe.objective, step).total.backward()
+    lacking = [n for n, p in towers.named_parameters() if p.requires_grad and p.grad is None]
+    assert lacking == []
+
+
+def test_locked_and_spared(web):
+    recipe = small("lotlip")
+    towers = prepare(new_model(recipe), recipe)
+    assert towers.training
+    assert not towers.model.visual.trunk.training
+    names = {id(p): name for name, p in towers.model.named_parameters()}
+    decayed, spared = (
+        {names[id(p)] for p in group["params"]} for group in parameter_groups(towers.model, recipe)
+    )
+    assert "text.corner_embedding" in spared
+    assert "text.transformer.embeddings.position_embeddings.weight" in spared
+    assert "text.transformer.embeddings.word_embeddings.weight" in decayed
+    assert not any(name.startswith("visual.") for name in decayed | spared)
+
+
+def test_lotlips_loss_is_its_equations_on_the_models_features(web):
+    recipe = small("lotlip", steps=1)
+    clip = new_model(recipe)
+    row = run(recipe, web).history[0]
+    pairs = TrainingPairs(clip, web, recipe)
+    rows = next(iter(StepSampler(recipe, pairs.lengths, 0, 1)))
+    assert rows.epoch == 0
+    image_BD = models.encode_images(clip, web.images[rows])
+    long_BCD = models.encode_text_corners(clip, pairs.long.batch(rows).ids_BT)
+    short_BD = models.encode_texts(clip, [web.short[i] for i in rows]).features_ND
+    same_long, same_short = (
+        objectives.same_identity(texts.batch(rows).identity_B)
+        for texts in (pairs.long, pairs.short)
+    )
+    expected = objectives.lotlip_loss(
+        image_BD, long_BCD, short_BD, clip.model.logit_scale.exp(),
+        same_long_GG=same_long, same_short_GG=same_short,
+    )  # fmt: skip
+    assert row["loss"] == pytest.approx(expected.total.item(), rel=1e-4)
+    assert row["loss_long"] == pytest.approx(expected.long.item(), rel=1e-4)
+
+
+def test_reduction_and_weights_reach_the_loss(web):
+    whole = run(small("lotlip", steps=1), web).history[0]
+    mean = run(small("lotlip", steps=1, reduction="mean"), web).history[0]
+    heavy = run(small("lotlip", steps=1, long_weight=3.0), web).history[0]
+    assert mean["loss"] == pytest.approx(whole["loss"] / 4, rel=1e-5)
+    assert heavy["loss_long"] == pytest.approx(3 * whole["loss_long"], rel=1e-5)
+
+
+def test_scale_and_bias(web):
+    trained = run(small("siglip", steps=1), web)
+    assert trained.model.model.logit_bias.item() == pytest.approx(-10, abs=0.1)
+    assert trained.model.model.logit_bias.item() != -10
+    hot = replace(small("lit", steps=1), start_logit_scale=9.0)
+    assert run(hot, web).model.model.logit_scale.item() == pytest.approx(math.log(100))
+
+
+def test_arms_of_one_seed_start_from_the_same_towers():
+    first, second = (new_model(small("lotlip", num_corner=n)) for n in (2, 4))
+    plain = weights(new_model(small("lit")))
+    corners = weights(first)["text.corner_embedding"]
+    assert torch.equal(weights(second)["text.corner_embedding"][:2], corners)
+    assert same(plain, weights(first))
+    assert not same(plain, weights(new_model(small("lit", seed=1))))
+
+
+def test_a_model_that_is_given_is_trained_by_any_method(web):
+    tiny = models.new_tiny(seed=1)
+    for method in ("lit", "filip", "siglip"):
+        trained = train(tiny, small(method, steps=2, lock_image=True), web, progress=False)
+        assert trained.model.name.startswith("tiny-untrained+")
+        assert same(
+            {n: w for n, w in weights(tiny).items() if n.startswith("visual.trunk")},
+            weights(trained.model),
+        )
+
+
+def test_the_worlds_alt_texts_are_the_default(tmp_path):
+    recipe = small("lotlip", steps=1, pairs=8, captioners=("painter",), hallucination=0.5)
+    trained = run(recipe, None, out=tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["data"]["dataset"] == "world-web"
+    assert record["data"]["hallucination"] == 0.5
+    assert record["drawn"]["by_captioner"] == {"painter": 8}
+    assert trained.drawn.pictures == 8
+
+
+def hand_over(folder, web, recipe):
+    """Data and recipe in a file, in types that another process knows."""
+    path = folder / "web.pkl"
+    path.write_bytes(pickle.dumps((web, recipe)))
+    return path
+
+
+KILLED = """
+import os, pickle, signal, sys
+from longclip_lab.training import train
+
+web, recipe = pickle.load(open(sys.argv[1], "rb"))
+
+def kill(row):
+    if row["step"] == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(None, recipe, web, out=sys.argv[2], progress=False, on_step=kill)
+"""
+
+
+def test_a_run_that_was_killed_ends_at_the_same_bits(web, tmp_path):
+    """Six steps of 24 pairs by 8 are two epochs: what is drawn changes in between."""
+    recipe = small("lotlip", rewrites=True)
+    arguments = [sys.executable, "-c", KILLED, hand_over(tmp_path, web, recipe), tmp_path / "run"]
+    killed = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "run" / "features" / "features.npy").exists()
+    resumed = run(recipe, web, out=tmp_path / "run", resume=True)
+    whole = run(recipe, web)
+    assert same(weights(resumed.model), weights(whole.model))
+    assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
+TWO = """
+import pickle, sys
+from longclip_lab.training import train
+
+web, recipe = pickle.load(open(sys.argv[1], "rb"))
+train(None, recipe, web, out=sys.argv[2], progress=False)
+"""
+
+
+@pytest.mark.parametrize("method", ["lotlip", "siglip", "filip"])
+def test_two_processes_do_what_one_does(method, web, tmp_path):
+    recipe = small(method, steps=4, learning_rate=1e-4)
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    arguments = [*launch, script, hand_over(tmp_path, web, recipe), tmp_path / "run"]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone = run(recipe, web)
+    both = models.load(tmp_path / "run" / "model")
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    for row, expected in zip(log, alone.history, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    for encode in (
+        lambda clip: models.encode_images(clip, web.images),
+        lambda clip: models.encode_text_corners(clip, clip.tokenize(web.long).ids_BT).flatten(1),
+    ):
+        with torch.no_grad():
+            one, other = (torch.nn.functional.normalize(encode(c), dim=1) for c in
+                          (both, alone.model))  # fmt: skip
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("lotlip", {"captions": "short"}, "'lotlip' needs long"),
+        ("lotlip", {"captioners": ("paintr",)}, "no captioner 'paintr'. Did you mean painter"),
+        ("filip", {"num_corner": 2}, "without corner tokens"),
+        ("lit", {"text_tower": None}, "image_tower and text_tower"),
+        ("lit", {"image_tower": "ViT-B/61"}, "no image tower 'ViT-B/61'"),
+    ],
+)
+def test_bad_input(method, changes, message, web):
+    with pytest.raises(LabError, match=message):
+        run(small(method, **changes), web)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subcaptions": 0}, "subcaptions must be a whole number of at least 1; came 0"),
+        ({"num_corner": -1}, "num_corner must be a whole number of at least 0; came -1"),
+        ({"long_weight": -1.0}, "long_weight must be 0 or more"),
+        ({"hallucination": 2.0}, "hallucination must be from 0 to 1"),
+        ({"reduction": "men"}, "no reduction 'men'. Did you mean mean"),
+        ({"objective": "lotlpi"}, "no objective 'lotlpi'. Did you mean lotlip"),
+        ({"captions": "all"}, "no captions 'all'"),
+        ({"subcaptions": 3, "length_grouped": True}, "drawn anew"),
+    ],
+)
+def test_senseless_values_are_refused(change, message):
+    with pytest.raises(LabError, match=message):
+        Recipe(**change)
+
+
+def test_unknown_methods_and_data():
+    with pytest.raises(LabError, match=r"no method 'lotlpi'. Did you mean lotlip"):
+        recipe_for("lotlpi")
+    with pytest.raises(LabError, match="no data scale '4M'"):
+        recipe_for("lotlip", "paper", data="4M")
+    with pytest.raises(LabError, match="Did you mean paper"):
+        recipe_for("lit", "papr")
+
+
+@pytest.mark.parametrize("method", FAMILY)
+@pytest.mark.parametrize("scale", ["tiny", "lab", "paper"])
+def test_every_scale_is_a_recipe_and_says_how_to_run_it(method, scale):
+    recipe = recipe_for(method, scale)
+    assert recipe.objective == method
+    assert Recipe(**asdict(recipe)) == recipe
+    assert f"longclip-lab train {method}" in METHODS[method].__doc__
+
+
+def test_paper_scale_has_the_published_numbers():
+    # LoTLIP, section 5.1
+    for data, batch in (("3M", 2560), ("100M", 16384)):
+        recipe = recipe_for("lotlip", "paper", data=data)
+        assert (recipe.batch_size, recipe.epochs) == (batch, 10)
+        assert (recipe.subcaptions, recipe.token_limit, recipe.num_corner) == (3, 128, 2)
+        assert (recipe.image_tower, recipe.text_tower) == ("ViT-B/16", "bert-base-uncased")
+
+
+def test_tiny_is_left_alone(web):
+    clip = new_model(small("lotlip"))
+    before = copy.deepcopy(weights(clip))
+    train(clip, small("lotlip", steps=1), web, progress=False)
+    assert same(before, weights(clip))
+    assert np.array_equal(web.images, world.pairs(24, seed=5).images)
