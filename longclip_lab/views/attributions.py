@@ -22,7 +22,7 @@ from longclip_lab.views.wording import capital
 
 _MANY_WORDS = 80  # more cannot be read at an axis
 _MANY_TOKENS = 60
-_PICTURE = 0.36  # of an explanation's width
+_PICTURE, _GAP = 0.36, 0.17  # of an explanation's width
 _STYLE = """<style>
 .lc-strip {display: grid; grid-template-columns: max-content 1fr; gap: .5em 1em; margin: .5em 0;
   align-items: baseline; max-width: 58em}
@@ -86,7 +86,7 @@ def explanation_figure(found: Explanation, smooth: bool = False) -> go.Figure:
         margin={"l": 10, "b": 90, "r": 10},
         xaxis={"domain": [0, _PICTURE], "anchor": "y"},
         yaxis={"title": None, "anchor": "x"},
-        xaxis2={"domain": [_PICTURE + 0.12, 1], "anchor": "y2"},
+        xaxis2={"domain": [_PICTURE + _GAP, 1], "anchor": "y2"},
         yaxis2={"anchor": "x2", "title": {"text": "score of the word"}},
     )
     add_map(chart, found.patches, ("x", "y"), smooth=smooth)

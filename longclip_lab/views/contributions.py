@@ -70,7 +70,7 @@ def contribution_figure(found: Contribution) -> go.Figure:
         legend={"y": 0, "yref": "container", "yanchor": "bottom"},
         xaxis={"domain": [0, _SPLIT], "title": {"text": "contribution (cosine)"}},
         xaxis2={"domain": [_SPLIT + 0.04, 1], "anchor": "y",
-                "title": {"text": "similarity so far (cosine)"}},
+                "title": {"text": "similarity so far"}},
         yaxis={"tickvals": list(range(-1, len(names) - 1)), "ticktext": names, "ticks": "",
                "range": [len(names) - 1.5, -1.6], "showline": False},
     )  # fmt: skip
@@ -129,7 +129,7 @@ def rising_message(results: Mapping[str, RisingCurve]) -> str:
         against = (
             "more than half" if one.steps.low > CHANCE
             else "less than half" if one.steps.high < CHANCE
-            else "no more than a coin"
+            else "no more than half"
         )  # fmt: skip
         told.append(f"{label} {percent(one.steps.value)} ({against})")
     return f"Added sentences that raise the similarity: {listed(told)}"
