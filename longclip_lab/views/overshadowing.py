@@ -98,13 +98,15 @@ def answers_message(results: Mapping[str, Overshadowing]) -> str:
         return f"No difference seen between “{begin}” and “{label}”"
     alone, beside = first.score("right: lesser, alone"), first.score("right: lesser")
     cost = first.score("company: lesser")
-    scores = f"{percent(alone.value)} right alone, {percent(beside.value)} beside it"
+    scores = f"{percent(alone.value, 1)} right alone, {percent(beside.value, 1)} beside it"
     if alone.low <= CHANCE:
         return (
             f"What a {size} thing is, the model hardly knows even where it is named alone: {scores}"
         )
-    verb = "costs" if cost.high < 0 else "does not cost"
-    return f"A large thing's word {verb} the {size} one's anything that is seen: {scores}"
+    if cost.high < 0:
+        lost = f"{-100 * cost.value:.1f} points"
+        return f"A large thing's word costs the {size} one's {lost}: {scores}"
+    return f"A large thing's word costs the {size} one's nothing that is seen: {scores}"
 
 
 def pointing_figure(result: WordPointing | Mapping[str, WordPointing]) -> go.Figure:

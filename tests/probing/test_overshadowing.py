@@ -252,10 +252,10 @@ def test_figures_say_what_the_numbers_say(bag, swaps):
         return chart.layout.title.text.replace("<br>", " ").replace("\u00a0", " ")
 
     seeing, blind = (overshadowing(bag(small=w), swaps) for w in (1.0, 0.0))
-    assert "does not cost the small one's anything" in title(seeing.plot())
-    assert "hardly knows even where it is named alone: 50%" in title(blind.plot())
+    assert "costs the small one's nothing" in title(seeing.plot())
+    assert "hardly knows even where it is named alone: 50.0%" in title(blind.plot())
     deaf = overshadowing(bag(place=lambda token, small: float(token < 5)), swaps)
-    assert "costs the small one's" in title(deaf.plot())
+    assert "costs the small one's 25.0 points" in title(deaf.plot())
     both = views.overshadowing_figure({"before": blind, "after": seeing})
     assert title(both) == "“after” is better on small things (50% → 100%)"
     with pytest.raises(LabError, match="at least one"):
