@@ -98,7 +98,7 @@ class TrainingPairs(Dataset):
         """The pairs at `indices`. An unreadable picture comes back as its error: raised in a
         worker process, its message would arrive wrapped in a traceback."""
         try:
-            pictures = self._pictures(indices)
+            pictures = self.pictures(indices)
         except LabError as error:
             return error
         long, short = (texts and texts.batch(indices) for texts in (self.long, self.short))
@@ -106,7 +106,8 @@ class TrainingPairs(Dataset):
             return Batch(None, long, short, pictures)
         return Batch(pictures, long, short)
 
-    def _pictures(self, indices: list[int]) -> torch.Tensor:
+    def pictures(self, indices: list[int]) -> torch.Tensor:
+        """Pixels [B, 3, H, W] or stored features [B, *S]. Raises LabError as `pixels` does."""
         if self.stored is not None:
             return torch.from_numpy(np.array(self.stored[indices]))
         if isinstance(self.images, np.ndarray):
