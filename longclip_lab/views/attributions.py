@@ -65,7 +65,7 @@ def token_strip(maps: TokenMap | Mapping[str, TokenMap]) -> Html:
     )
     return Html(
         f'{_STYLE}<div class="lc-strip">{lines}<small><span style="background:rgba({MORE}, .9);'
-        'padding:.1em .5em">for</span> <span style="background:rgba('
+        'padding:.1em .5em;color:#1d2126">for</span> <span style="background:rgba('
         f'{LESS}, .9);color:white;padding:.1em .5em">against</span> '
         "each line has its own scale</small></div>"
     )

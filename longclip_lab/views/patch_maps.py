@@ -127,7 +127,8 @@ def maps_message(maps: Mapping[str, PatchMap], boxes: Sequence[Box | None]) -> s
             return f"all {len(maps)} peaks lie in the box asked for"
         if len(missed) == len(maps):
             return f"none of {len(maps)} peaks lies in the box asked for"
-        told = f"; beside it: {listed(missed)}" if len(missed) <= _COLUMNS else ""
+        named = listed([label.rstrip(".") for label in missed])
+        told = f"; beside it: {named}" if len(missed) <= _COLUMNS else ""
         return f"{len(maps) - len(missed)} of {len(maps)} peaks lie in the box asked for{told}"
     first, *others = maps.values()
     if not others:
