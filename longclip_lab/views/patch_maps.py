@@ -141,7 +141,9 @@ def maps_message(maps: Mapping[str, PatchMap], boxes: Sequence[Box | None]) -> s
 
 def peaks_inside(found: PatchMap, box: Box) -> bool:
     """Whether the peak's patch has its middle in the box, or meets a box without any middle."""
-    inside_hw = patches_inside([box], found.grid, found.image.shape[0])
+    (x, y), (left, top, right, bottom) = found.shift, box
+    moved = (left - x, top - y, right - x, bottom - y)  # onto the even grid
+    inside_hw = patches_inside([moved], found.grid, found.image.shape[0])
     return peak_inside(found.scores.ravel(), inside_hw.ravel()) > 0
 
 

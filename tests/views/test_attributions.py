@@ -91,6 +91,16 @@ def test_the_title_counts_the_peaks_in_the_box():
     assert title(views.patch_maps_figure(maps)) == "3 maps of this picture peak in 2 places"
 
 
+def test_a_shifted_map_is_drawn_and_judged_where_its_tokens_look():
+    found = replace(patch_map((1, 1)), shift=(-10.0, -10.0))  # half a patch up and left
+    chart = found.plot(boxes=(10, 10, 25, 25))
+    assert (heat_map(chart).x0, heat_map(chart).y0) == (0.0, 0.0)
+    (dot,) = (trace for trace in chart.data if trace.type == "scatter")
+    assert (dot.x[0], dot.y[0]) == (1.0, 1.0)
+    assert title(chart) == "The peak lies in the box"
+    assert title(patch_map((1, 1)).plot(boxes=(10, 10, 25, 25))) == "The peak lies beside the box"
+
+
 def test_maps_without_labels_are_named_by_what_tells_them_apart():
     def labels(maps):
         notes = views.patch_maps_figure(maps).layout.annotations
