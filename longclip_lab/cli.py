@@ -22,6 +22,7 @@ from longclip_lab.commands import (
     say,
 )
 from longclip_lab.commands_attribution import Faithfulness
+from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_training import Train, default_options
 from longclip_lab.errors import LabError, LabWarning
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             resumable = isinstance(command, Train) and command.out is not None
             hint = "; the same command with --resume goes on" if resumable else ""
+            hint = "; the same command goes on" if isinstance(command, Reproduce) else hint
             return _complain(f"interrupted{hint}", INTERRUPTED)
     return 0
 
@@ -70,18 +72,24 @@ def _parse(arguments: list[str]) -> Any:
     method = arguments[1] if named else "longclip"
     options = default_options(method, chosen.scale, chosen.preset, chosen.data_scale)
     train = Train(method=tyro.MISSING, recipe=options)
-    return tyro.cli(
+    command = tyro.cli(
         Annotated[Quickstart, subcommand("quickstart")]
         | Annotated[Tokens, subcommand("tokens")]
         | Annotated[Probe, subcommand("probe")]
         | Annotated[Train, subcommand("train", default=train)]
         | Annotated[Eval, subcommand("eval")]
         | Annotated[Faithfulness, subcommand("faithfulness")]
+        | Annotated[Reproduce, subcommand("reproduce")]
         | Annotated[Version, subcommand("version")],
         prog="longclip-lab",
         description="See, measure and train long-text CLIP.",
         args=arguments,
     )
+    if isinstance(command, Train) and command.method != method:
+        raise LabError(
+            f"Name the method first, its defaults depend on it: train {command.method} ..."
+        )
+    return command
 
 
 def _cost(seconds: float) -> str:

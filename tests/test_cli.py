@@ -83,6 +83,12 @@ def test_help_shows_the_defaults_of_the_scale(scale, batch, capsys):
     assert f"(default: {batch})" in capsys.readouterr().out
 
 
+def test_help_shows_the_defaults_of_the_method(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "lotlip", "--scale", "paper", "--data-scale", "100M", "--help"])
+    assert "(default: 16384)" in capsys.readouterr().out
+
+
 def test_version(capsys):
     assert main(["version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
@@ -117,6 +123,26 @@ def test_train_on_coco_writes_a_model_and_says_what_it_did(
     assert main([*arguments, "--resume"]) == 0
 
 
+def test_train_lotlip_says_what_it_drew(tmp_path, capsys):
+    arguments = ["train", "lotlip", "--pairs", "8", *QUICK, "--out", str(tmp_path / "run")]
+    arguments += ["--features", str(tmp_path / "features"), "--subcaptions", "99"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "first epoch: 99 sub-captions each (" in said
+    assert "8 of 8 captions have fewer, all of which were read" in said
+    clip = models.load(tmp_path / "run" / "model")
+    assert models.corners_of(clip).num_corner == 2
+    assert (tmp_path / "features" / "features.npy").exists()
+    again = ["train", "register", "--model", str(tmp_path / "run" / "model"), "--pairs", "8"]
+    assert main([*again, "--features", str(tmp_path / "features"), *QUICK]) == 0
+
+
+def test_a_given_model_gets_the_corners_of_the_recipe(model_folder, tmp_path, capsys):
+    arguments = ["train", "lotlip", "--model", str(model_folder), "--pairs", "8", *QUICK]
+    assert main([*arguments, "--num-corner", "3", "--out", str(tmp_path / "run")]) == 0
+    assert models.corners_of(models.load(tmp_path / "run" / "model")).num_corner == 3
+
+
 def test_epochs_stand_in_for_the_steps_of_the_scale(model_folder, tmp_path, capsys):
     arguments = ["train", "longclip", "--model", str(model_folder), "--pairs", "8", "--epochs", "1"]
     arguments += ["--batch-size", "4", "--objective", "long", "--no-progress"]
@@ -132,6 +158,15 @@ def test_epochs_stand_in_for_the_steps_of_the_scale(model_folder, tmp_path, caps
         ("train longclip --model ViT-B-61", "Did you mean ViT-B-16"),
         ("train longclip --data coco", "--root"),
         ("train longclip --scale huge", "no scale 'huge'"),
+        ("train shortclip", "no method 'shortclip'"),
+        ("train lotlpi --steps 3", "Did you mean lotlip"),
+        ("train --steps 3 lotlip", "Name the method first"),
+        ("train lotlip --data-scale 4M", "no data scale '4M'"),
+        ("train lotlip --num-corner -1", "num_corner must be a whole number of at least 0"),
+        ("train lotlip --text-tower minilm --token-limit 999", "does not fit the 512 positions"),
+        ("train lotlip --data dreamlip", "--root DIR"),
+        ("train lotlip --pairs 8 --batch-size 8 --captioners nobody", "got 'nobody'"),
+        ("train lit --pairs 8 --batch-size 8 --features {model}", "holds no stored features"),
         ("train longclip --learning-rate -1", "learning_rate must be a positive number"),
         ("train longclip --steps 5 --epochs 5", "either steps or epochs"),
         ("train longclip --model {model} --keep 77", "keep must be"),
@@ -156,7 +191,7 @@ def test_bad_input_is_one_line_and_code_2(arguments, message, model_folder, coco
 
 
 @pytest.mark.parametrize(
-    "arguments", [["trian"], ["train", "shortclip"], ["train", "longclip", "--steps", "many"], []]
+    "arguments", [["trian"], ["train", "longclip", "--steps", "many"], ["train"], []]
 )
 def test_a_misspelt_command_is_code_2(arguments):
     with pytest.raises(SystemExit) as stopped:

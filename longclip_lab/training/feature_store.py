@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +128,7 @@ class _Work:
         return -(-len(self.images) // RUN)
 
     @torch.no_grad()
-    def make(self, runs: Sequence[int]):
+    def make(self, runs: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
         """(run, its features) for each of `runs`."""
         on_disk = not isinstance(self.images, np.ndarray)
         loader = DataLoader(
@@ -139,7 +139,8 @@ class _Work:
             generator=torch.Generator().manual_seed(0),
         )
         visual, device = self.clip.model.visual, self.clip.device
-        bar = tqdm(total=len(runs) * RUN, unit="image", disable=not self.progress, desc="features")
+        total = sum(min(RUN, len(self.images) - run * RUN) for run in runs)
+        bar = tqdm(total=total, unit="image", disable=not self.progress, desc="features")
         lower = self.half and device.type == "cuda"
         with evaluating(self.clip.model), bar:
             for run, pixels_B3HW in zip(runs, loader, strict=True):

@@ -11,6 +11,7 @@ import numpy as np
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.world.captioners import CAPTIONERS, long_caption, web_caption
+from longclip_lab.world.language import Caption
 from longclip_lab.world.scene import Scene, random_scene
 from longclip_lab.world.sets import TRAIN_SEED, WorldPairs, distinct_scenes, draw_all
 
@@ -79,22 +80,9 @@ def web_pairs(
     >>> list(two.captioners[0]), len(two.captions[0])
     (['surveyor', 'painter', 'reporter'], 5)
     """
-    if not captioners:
-        raise LabError(f"expected at least one captioner of {', '.join(CAPTIONERS)}, got none.")
-    for name, rate in (("noise", noise), ("tail", tail)):
-        if not 0 <= rate <= 1:
-            raise LabError(f"expected a rate from 0 to 1 for {name}, got {rate}.")
-    if n < 1 or siblings < 1:
-        raise LabError(f"expected at least one picture and sibling, got n={n}, {siblings=}.")
+    _check(n, captioners, noise, tail, siblings)
     scenes = distinct_scenes(n, seed, siblings)
-    told = [
-        {
-            who: long_caption(scene, _rng(seed, i, 7 + number), who, hallucination)
-            for number, who in enumerate(CAPTIONERS)
-            if who in _known(captioners)
-        }
-        for i, scene in enumerate(scenes)
-    ]
+    told = [_told(scene, seed, i, captioners, hallucination) for i, scene in enumerate(scenes)]
     fits = np.array([_rng(seed, i, 20).random() >= noise for i in range(n)])
     short = [_alt_text(scene, seed, i, fits[i], tail) for i, scene in enumerate(scenes)]
     rewritten = [
@@ -105,9 +93,7 @@ def web_pairs(
     texts = [{who: caption.text for who, caption in by.items()} for by in told]
     facts = {"n": n, "seed": seed, "captioners": list(texts[0]), "hallucination": hallucination}
     facts |= {"noise": noise, "tail": tail, "siblings": siblings}
-    digest = hashlib.sha256(images.tobytes())
-    digest.update("\n".join(short).encode())
-    digest.update("\n".join(text for by in texts for text in by.values()).encode())
+    every = [*short, *(text for by in texts for text in by.values())]
     first = [next(iter(by.values())) for by in told]
     return WebPairs(
         images=images,
@@ -115,7 +101,7 @@ def web_pairs(
         long=[caption.text for caption in first],
         scenes=scenes,
         long_captions=first,
-        source={"dataset": "world-web", **facts, "hash": digest.hexdigest()[:16]},
+        source={"dataset": "world-web", **facts, "hash": _digest(images, every)},
         name="world-web",
         captioners=texts,
         rewritten=rewritten,
@@ -141,13 +127,36 @@ def rewrite(text: str, rng: np.random.Generator) -> str:
     return ". ".join([said[0].upper() + said[1:], *details]).rstrip(".") + "."
 
 
-def _known(captioners: Sequence[str]) -> Sequence[str]:
+def _check(n: int, captioners: Sequence[str], noise: float, tail: float, siblings: int) -> None:
+    if not captioners:
+        raise LabError(f"expected at least one captioner of {', '.join(CAPTIONERS)}, got none.")
     for name in captioners:
         if name not in CAPTIONERS:
             raise LabError(
                 f"expected a captioner of the world, got {name!r}. {suggest(name, CAPTIONERS)}"
             )
-    return captioners
+    for name, rate in (("noise", noise), ("tail", tail)):
+        if not 0 <= rate <= 1:
+            raise LabError(f"expected a rate from 0 to 1 for {name}, got {rate}.")
+    if n < 1 or siblings < 1:
+        raise LabError(f"expected at least one picture and sibling, got n={n}, {siblings=}.")
+
+
+def _told(
+    scene: Scene, seed: int, i: int, captioners: Sequence[str], hallucination: float
+) -> dict[str, Caption]:
+    """Long captions by writer; what one writes does not depend on who else does."""
+    return {
+        who: long_caption(scene, _rng(seed, i, 7 + number), who, hallucination)
+        for number, who in enumerate(CAPTIONERS)
+        if who in captioners
+    }
+
+
+def _digest(images: np.ndarray, texts: Sequence[str]) -> str:
+    digest = hashlib.sha256(images.tobytes())
+    digest.update("\n".join(texts).encode())
+    return digest.hexdigest()[:16]
 
 
 def _alt_text(scene: Scene, seed: int, i: int, fits: bool, tail: float) -> str:
