@@ -1,0 +1,81 @@
+"""The training pictures of arms: drawn once, kept on disk, shared by all arms that learn from them.
+
+FOLDER/sets/KEY/texts.json   what is said of the pictures, and where they come from
+FOLDER/sets/KEY/images.npy   the pictures, memory-mapped
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from longclip_lab import world
+from longclip_lab.files import atomic_path, atomic_write
+from longclip_lab.reproduction.arms import ARM_VERSION, DIGITS
+from longclip_lab.training.recipe import Recipe
+
+TEXTS, IMAGES = "texts.json", "images.npy"
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What `training.train` reads of a set of pictures."""
+
+    images: np.ndarray
+    short: list[str]
+    long: list[str]
+    captioners: list[dict[str, str]]
+    captions: list[list[str]]
+    source: dict[str, Any]
+    name: str
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+
+def training_set(recipe: Recipe, home: Path) -> TrainingSet:
+    """The world's pictures for `recipe`, from `home`/sets if they have been drawn before.
+
+    They are those that `training.train` would draw: with `subcaptions` noisy alt-texts and long
+    captions by three writers, otherwise clean short and long captions by one.
+    """
+    facts = {
+        "version": ARM_VERSION,
+        "kind": "pairs" if recipe.subcaptions is None else "web",
+        "pairs": recipe.pairs,
+        "siblings": recipe.siblings,
+    }
+    if recipe.subcaptions is not None:
+        facts |= {"noise": recipe.alt_text_noise, "hallucination": recipe.hallucination}
+    return _open(json.dumps(facts, sort_keys=True), Path(home))
+
+
+@lru_cache(maxsize=2)
+def _open(facts: str, home: Path) -> TrainingSet:
+    folder = home / "sets" / hashlib.sha256(facts.encode()).hexdigest()[:DIGITS]
+    texts, images = folder / TEXTS, folder / IMAGES
+    if not texts.exists():
+        drawn = _draw(**json.loads(facts))
+        with atomic_path(images) as temporary, temporary.open("wb") as file:
+            np.save(file, drawn.images)
+        told = {
+            "short": drawn.short,
+            "long": drawn.long,
+            "captioners": getattr(drawn, "captioners", []),
+            "captions": drawn.captions,
+            "source": drawn.source,
+            "name": drawn.name,
+        }
+        atomic_write(texts, json.dumps(told))  # last: where it is, the pictures are
+    told = json.loads(texts.read_text(encoding="utf-8"))
+    return TrainingSet(images=np.load(images, mmap_mode="r"), **told)
+
+
+def _draw(kind: str, pairs: int, siblings: int, version: int, **rates: float) -> Any:
+    if kind == "pairs":
+        return world.pairs(pairs, seed=world.TRAIN_SEED, siblings=siblings)
+    return world.web_pairs(pairs, world.TRAIN_SEED, siblings=siblings, **rates)
