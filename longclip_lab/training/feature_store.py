@@ -106,8 +106,11 @@ class _Pictures(Dataset):
         return -(-len(self.images) // RUN)
 
     def __getitem__(self, run: int) -> torch.Tensor | LabError:
+        some = self.images[run * RUN : (run + 1) * RUN]
+        if isinstance(some, np.ndarray):
+            some = np.array(some)  # torch complains of values that are mapped read-only
         try:
-            return pixels(self.recipient, self.images[run * RUN : (run + 1) * RUN])
+            return pixels(self.recipient, some)
         except LabError as error:
             return error
 

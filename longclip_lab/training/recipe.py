@@ -48,7 +48,8 @@ class Recipe:
     objective: Objective = "pcm"
     """long: long captions only. mixed: long + short captions, both against the full image feature.
     pcm: the short ones against the image feature's primary components (Long-CLIP, section 3.3).
-    The others are the methods of `longclip_lab.objectives.OBJECTIVES`."""
+    The others are the methods of `longclip_lab.objectives.OBJECTIVES`; debias-clip draws its short
+    texts from the long ones, behind their summary."""
     captions: Captions = "both"
     """Which captions a method of the family learns from: the raw short one, the long one, or both
     (LoTLIP's Table 2, with and without long texts)."""
@@ -137,7 +138,8 @@ class Recipe:
     sorted so that neighbours are hard negatives of each other; must divide the batch size. On the
     world, long captions gain from siblings and short ones lose: compare with 1."""
     seed: int = 0
-    """Decides the order of the pairs, together with the epoch and nothing else."""
+    """Decides the order of the pairs and the texts that are drawn, together with the epoch and
+    nothing else; and a new model's random weights."""
     pairs: int | None = 8000
     """Pairs to draw from the world when no data set is given."""
     alt_text_noise: float = 0.2

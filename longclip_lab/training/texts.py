@@ -17,13 +17,14 @@ import torch
 from longclip_lab.data import choose_caption, draw_texts, sample_subcaptions
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip
+from longclip_lab.text import sample_sentences
 from longclip_lab.training.recipe import Recipe
 
 TOKENIZED_AT_ONCE = 4096
 COUNTED = 10_000
 """Pictures of which a first draw is looked at before the training, to say what will be read."""
 
-_REWRITES = 1
+_SHORT = 1
 """Keeps the draw of a short text apart from that of the long one."""
 
 
@@ -155,16 +156,22 @@ def long_texts(clip: Clip, data: Any, recipe: Recipe) -> tuple[TextTable | Drawn
 
 
 def short_texts(clip: Clip, data: Any, recipe: Recipe) -> TextTable | DrawnTexts:
-    """The short texts of a recipe: the raw ones, or one of a picture's captions every epoch."""
+    """The short texts of a recipe: the raw ones, or drawn anew every epoch.
+
+    With `rewrites` one of a picture's captions; for debias-clip some sentences of its long caption
+    behind the first.
+    """
     limit = token_limit(clip, recipe)
-    if not recipe.rewrites:
+    if recipe.objective == "debias-clip":
+        sources, choose = data.long, sample_sentences
+    elif recipe.rewrites:
+        sources, choose = data.captions, choose_caption
+    else:
         return TextTable(clip, data.short, limit)
-    captions = data.captions
 
     def draw(epoch: int, index: int) -> str:
-        return choose_caption(
-            captions[index], np.random.default_rng((recipe.seed, epoch, index, _REWRITES))
-        )
+        rng = np.random.default_rng((recipe.seed, epoch, index, _SHORT))
+        return choose(sources[index], rng)
 
     return DrawnTexts(clip, draw, limit)
 

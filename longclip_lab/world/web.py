@@ -114,7 +114,7 @@ def rewrite(text: str, rng: np.random.Generator) -> str:
 
     Every fact stays, and nothing is added: what LaCLIP asks of its language models.
 
-    >>> rewrite("A red boat and a blue car on a lake.", np.random.default_rng(1))
+    >>> rewrite("A red boat and a blue car on a lake.", np.random.default_rng(6))
     'There is a blue car and a red boat on a lake.'
     """
     sentence, *details = text.split(". ")

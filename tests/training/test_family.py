@@ -142,6 +142,12 @@ def test_reduction_and_weights_reach_the_loss(web):
     assert heavy["loss_long"] == pytest.approx(3 * whole["loss_long"], rel=1e-5)
 
 
+@pytest.mark.parametrize("objective", ["debias-clip", "hn-clip", "longclip"])
+def test_other_objectives_run_on_the_same_model(objective, web):
+    history = run(small("lit", objective=objective, captions="both", steps=2), web).history
+    assert all(math.isfinite(row["loss"]) for row in history)
+
+
 def test_scale_and_bias(web):
     trained = run(small("siglip", steps=1), web)
     assert trained.model.model.logit_bias.item() == pytest.approx(-10, abs=0.1)

@@ -176,6 +176,14 @@ def test_pictures_on_disk(workers, clip, images, tmp_path):
     assert pictures_hash(paths) != before
 
 
+def test_pictures_that_are_mapped_read_only(clip, images, tmp_path, recwarn):
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert np.array_equal(stored_features(clip, mapped), stored_features(clip, images))
+    assert pictures_hash(mapped) == pictures_hash(images)
+    assert not recwarn
+
+
 def test_the_record_can_be_read(clip, images, tmp_path):
     stored_features(clip, images, tmp_path)
     record = json.loads((tmp_path / "features.json").read_text())

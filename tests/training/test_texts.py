@@ -9,6 +9,7 @@ import torch
 
 from longclip_lab import data, models, world
 from longclip_lab.errors import LabError
+from longclip_lab.text import split_sentences
 from longclip_lab.training import Recipe
 from longclip_lab.training.batches import StepSampler, TrainingPairs
 from longclip_lab.training.texts import Rows, captions_of, long_texts, short_texts
@@ -88,6 +89,16 @@ def test_rewrites_come_from_the_captions_of_the_picture(clip, web):
     known = clip.tokenize(web.captions[2])
     known = {tuple(row[:n].tolist()) for row, n in zip(known.ids_BT, known.lengths_B, strict=True)}
     assert seen == known
+
+
+def test_debias_clip_reads_no_summary(clip, web):
+    texts = short_texts(clip, web, Recipe(objective="debias-clip"))
+    summary = split_sentences(web.long[2])[0]
+    first = clip.tokenize(web.long[2][slice(*summary)]).ids_BT[0]
+    first = first[1 : int((first != 0).sum()) - 1].tolist()
+    drawn = [words(clip, texts, Rows([2], epoch))[0] for epoch in range(20)]
+    assert len({tuple(ids) for ids in drawn}) > 10
+    assert not any(ids[1 : len(first) + 1] == first for ids in drawn)
 
 
 def test_one_captioner_or_some(web):
