@@ -125,7 +125,7 @@ def _features(recipe: Recipe, images: np.ndarray, home: Path) -> Path | None:
     if not (recipe.lock_image and recipe.store_features) or recipe.image_tower is None:
         return None
     kind = "tokens" if needs(recipe, "tokens") else "pooled"
-    weights = "pretrained" if recipe.pretrained else f"random-{recipe.seed}"
+    weights = "pretrained" if recipe.pretrained_towers else f"random-{recipe.seed}"
     tower = recipe.image_tower.replace("/", "-")
     pictures = pictures_hash(images).removeprefix("sha256:")[:16]
     return home / "features" / f"{tower}-{weights}-{kind}-{pictures}"
