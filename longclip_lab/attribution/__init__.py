@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from longclip_lab.attribution.attention import attention
 from longclip_lab.attribution.contribution import Contribution, contributions
+from longclip_lab.attribution.corners import CornerLooks, corner_attention, corner_looks
 from longclip_lab.attribution.faithfulness import faithfulness
 from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
 from longclip_lab.attribution.gradcam import grad_cam_maps
@@ -48,6 +49,7 @@ __all__ = [
     "TOKEN_METHODS",
     "AttentionWeights",
     "Contribution",
+    "CornerLooks",
     "Criterion",
     "Explanation",
     "Faithfulness",
@@ -66,6 +68,8 @@ __all__ = [
     "as_pairs",
     "attention",
     "contributions",
+    "corner_attention",
+    "corner_looks",
     "faithfulness",
     "grad_cam_maps",
     "integrated_gradients",

@@ -19,11 +19,13 @@ from longclip_lab.views.attributions import (
 )
 from longclip_lab.views.comparisons import stretching_figure
 from longclip_lab.views.contributions import contribution_figure, rising_figure
+from longclip_lab.views.corners import corner_looks_figure, corner_mask_figure
 from longclip_lab.views.dispatch import plot
 from longclip_lab.views.explorer_figure import explorer_figure
 from longclip_lab.views.faithfulness import faithfulness_figure
 from longclip_lab.views.features import position_similarity_figure, spectrum_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
+from longclip_lab.views.lengths import subcaptions_figure, token_limit_figure
 from longclip_lab.views.matches import matches_html
 from longclip_lab.views.overshadowing import (
     overshadowing_figure,
@@ -47,6 +49,8 @@ __all__ = [
     "attention_from_figure",
     "caption_html",
     "contribution_figure",
+    "corner_looks_figure",
+    "corner_mask_figure",
     "counterfactual_figure",
     "effective_length_figure",
     "explanation_figure",
@@ -66,6 +70,8 @@ __all__ = [
     "scene_gallery",
     "spectrum_figure",
     "stretching_figure",
+    "subcaptions_figure",
+    "token_limit_figure",
     "token_map_figure",
     "token_patches_figure",
     "token_strip",
