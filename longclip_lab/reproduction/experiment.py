@@ -59,8 +59,10 @@ class Claim:
     """`arm` is `relation` than `against` in `column`.
 
     With several labels in `against`, these are a sweep, and the question is whether `arm` lies
-    above the line through them in the plane of the columns `along` and `column`. `source` says
-    where the claim is made; `OWN` marks a control.
+    above the line through them in the plane of the columns `along` and `column`. With `than`, two
+    other labels, the question is about the difference of two differences: whether what lies between
+    `arm` and `against` is `relation` than what lies between these two. `source` says where the
+    claim is made; `OWN` marks a control.
     """
 
     text: str
@@ -70,6 +72,13 @@ class Claim:
     column: str
     source: str = OWN
     along: str | None = None
+    than: tuple[str, str] | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        """All lines that the claim is about."""
+        against = (self.against,) if isinstance(self.against, str) else self.against
+        return [self.arm, *against, *(self.than or ())]
 
     @property
     def is_control(self) -> bool:
@@ -100,8 +109,7 @@ class Experiment:
         if len(set(labels)) < len(labels):
             raise LabError(f"{self.name}: two lines have the same label.")
         for claim in self.claims:
-            against = (claim.against,) if isinstance(claim.against, str) else claim.against
-            for label in (claim.arm, *against):
+            for label in claim.labels:
                 self.entry(label)
             for column in (claim.column, *filter(None, [claim.along])):
                 self.column(column)
@@ -130,8 +138,10 @@ class Experiment:
         return None if printed is None else self.column(column).published(printed)
 
     def published_difference(self, claim: Claim) -> float | None:
-        """The paper's difference in points for a claim about two lines."""
+        """The paper's difference in points, or difference of differences, for a claim."""
         if not isinstance(claim.against, str):
             return None
-        values = [self.published(label, claim.column) for label in (claim.arm, claim.against)]
-        return None if None in values else values[0] - values[1]
+        values = [self.published(label, claim.column) for label in claim.labels]
+        if None in values:
+            return None
+        return sum(sign * value for sign, value in zip((1, -1, -1, 1), values, strict=False))

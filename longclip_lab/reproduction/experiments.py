@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from longclip_lab.errors import LabError, suggest
+from longclip_lab.reproduction import experiments_family as family
+from longclip_lab.reproduction import experiments_lengths as lengths
 from longclip_lab.reproduction import experiments_longclip as of_longclip
+from longclip_lab.reproduction import experiments_lotlip as of_lotlip
 from longclip_lab.reproduction.experiment import Experiment
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "longclip/stretching": of_longclip.stretching,
     "longclip/stretching-tuned": of_longclip.stretching_tuned,
     "longclip/pcm": of_longclip.pcm,
+    "lotlip/table2": of_lotlip.table2,
+    "lotlip/table3": of_lotlip.table3,
+    "lotlip/tables4-5": family.tables4_5,
+    "lotlip/table7": of_lotlip.table7,
+    "lotlip/table8": family.table8,
+    "lotlip/table9": family.table9,
+    "lotlip/tables10-11": family.tables10_11,
+    "lotlip/figure2": lengths.figure2,
+    "lotlip/figure4": lengths.figure4,
+    "lotlip/figure5": lengths.figure5,
 }
 
 

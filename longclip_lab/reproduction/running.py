@@ -148,9 +148,15 @@ def _judge(experiment: Experiment, claim: Claim, hits: Mapping[str, Hits]) -> bo
     arm = hits[claim.arm]
     if isinstance(claim.against, str):
         against = [claim.against]
-        other_SN = hits[claim.against][claim.column]
-        effect = difference(arm[claim.column], other_SN)
-        scores = (100 * arm[claim.column].mean(), 100 * other_SN.mean())
+        found = [hits[label][claim.column] for label in claim.labels]
+        # arm - against or, with two more, (arm - against) - (one - other)
+        one_SN, other_SN = (
+            (found[0], found[1])
+            if claim.than is None
+            else (found[0] - found[1], found[2] - found[3])
+        )
+        effect = difference(one_SN, other_SN)
+        scores = (100 * found[0].mean(), 100 * found[1].mean())
     else:
         against = list(claim.against)
         curve = [hits[label] for label in against]
@@ -163,7 +169,7 @@ def _judge(experiment: Experiment, claim: Claim, hits: Mapping[str, Hits]) -> bo
         source=claim.source,
         arm=claim.arm,
         relation=claim.relation,
-        against=against,
+        against=against if claim.than is None else claim.labels[1:],
         column=claim.column,
         published=published,
         ours=effect,

@@ -14,6 +14,7 @@ import torch
 
 from longclip_lab import world
 from longclip_lab.errors import LabError, suggest
+from longclip_lab.evaluation import zero_shot
 from longclip_lab.evaluation.records import model_hash
 from longclip_lab.models import Clip, encode_images
 from longclip_lab.reproduction.measured import Measured, measure
@@ -42,10 +43,20 @@ class Suite:
                 self.features[key] = encode_images(clip, images)
             tests[name] = (self.features[key], texts)
         found = measure(clip, self.name, "", tests, self.singles)
+        if self.singles is not None:
+            found.hits["thing"] = things(clip, self.singles)
         # Towers that are trained never come back; those of the last arm are enough.
         for key in [key for key in self.features if key[0] != tower]:
             del self.features[key]
         return found
+
+
+def things(clip: Clip, singles: world.SingleObjects) -> np.ndarray:
+    """Hits [N] of naming a single thing's colour and kind together, one of 96 classes."""
+    names = [f"{colour} {kind}" for kind in world.KINDS for colour in world.COLOURS]
+    labels_N = singles.labels["kind"] * len(world.COLOURS) + singles.labels["colour"]
+    found = zero_shot(clip, singles.images, labels_N, names, world.TEMPLATES, bootstrap=0)
+    return (found.ranks == 1).astype(float)
 
 
 def _pools(
