@@ -93,7 +93,7 @@ def section(record: LedgerRecord) -> str:
         f"{record.versions['torch']}."
     )
     parts = [
-        f"({anchor(record.name)})=\n### {record.title}",
+        f"({anchor(record.name)})=\n## {record.title}",
         f"After {record.source}. {columns}.",
         f"```shell\n{record.command}\n```",
         scores(record),
