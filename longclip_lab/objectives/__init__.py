@@ -7,6 +7,7 @@ from longclip_lab.objectives.gathering import gather
 from longclip_lab.objectives.hard_negatives import hard_negative_loss
 from longclip_lab.objectives.longclip import LossParts, longclip_loss
 from longclip_lab.objectives.lotlip import LotlipParts, lotlip_loss
+from longclip_lab.objectives.pulls import pulls
 from longclip_lab.objectives.rank import RankMeter, rank_meter
 from longclip_lab.objectives.registry import (
     OBJECTIVES,
@@ -39,6 +40,7 @@ __all__ = [
     "objective_loss",
     "primary_components",
     "primary_components_svd",
+    "pulls",
     "rank_meter",
     "same_identity",
     "same_text",

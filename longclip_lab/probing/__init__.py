@@ -10,6 +10,7 @@ from longclip_lab.probing.counterfactual import (
     wilson,
 )
 from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
+from longclip_lab.probing.hallucination import Hallucination, hallucination, majority_limit
 from longclip_lab.probing.overshadowing import Overshadowing, overshadowing
 from longclip_lab.probing.readout import Readout, presence_readout
 from longclip_lab.probing.truncation import (
@@ -24,6 +25,7 @@ __all__ = [
     "CONTROLS",
     "CounterfactualProbe",
     "EffectiveLength",
+    "Hallucination",
     "Overshadowing",
     "PairScores",
     "ReadAlong",
@@ -32,7 +34,9 @@ __all__ = [
     "counterfactual_probe",
     "default_cuts",
     "effective_length",
+    "hallucination",
     "lengths_of",
+    "majority_limit",
     "newcombe",
     "overshadowing",
     "pair_scores",

@@ -16,13 +16,15 @@ import numpy as np
 import torch
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval, zero_shot
+from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
+from longclip_lab.evaluation.classification import class_features, classify
 from longclip_lab.models import Clip, encode_images, encode_texts
+from longclip_lab.reproduction.locked_pictures import LockedPictures
 from longclip_lab.training import Run
 from longclip_lab.world import TEMPLATES, SingleObjects, classes
 
 Test = tuple[Any, Sequence[str]]
-"""Pictures, or their features [N, D] where these are known, and one text for each."""
+"""Pictures, their features [N, D] where these are known, or `LockedPictures`; one text for each."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ def measure(
     """The hits of `clip` on retrieval tests by name, and on pictures of single things.
 
     Features in place of pictures save time where the image tower is the same for many models, as
-    it is after stretching. `stage` is "start", "stretched" or "fine-tuned". `run` is the
-    fine-tuning that `clip` comes from; it adds the recipe and PCM's share of the variance, the
-    mean over the logged steps.
+    it is after stretching; `LockedPictures` do where it is locked but for a head that is trained.
+    `stage` is "start", "stretched" or "fine-tuned". `run` is the fine-tuning that `clip` comes
+    from; it adds the recipe and PCM's share of the variance, the mean over the logged steps.
     """
     known: dict[int, torch.Tensor] = {}
     hits = {}
@@ -96,9 +98,12 @@ def measure(
         if id(images) not in known:
             known[id(images)] = _image_features(clip, images)
         hits[name] = _hits(known[id(images)], encode_texts(clip, texts).features_ND)
-    for name in ("kind", "colour") if singles is not None else ():
-        found = zero_shot(clip, singles.images, singles.labels[name], classes(name), TEMPLATES)
-        hits[name] = (found.ranks == 1).astype(float)
+    if singles is not None:
+        seen_ND = _image_features(clip, singles.images)
+        for name in ("kind", "colour"):
+            prompts = class_features(clip, classes(name), TEMPLATES)
+            found = classify(seen_ND, prompts, singles.labels[name], bootstrap=0)
+            hits[name] = (found.ranks == 1).astype(float)
     shares = [row["variance_kept"] for row in run.history] if run else []
     is_pcm = run is not None and run.recipe.objective == "pcm"
     return Measured(
@@ -111,6 +116,8 @@ def measure(
 
 
 def _image_features(clip: Clip, images: Any) -> torch.Tensor:
+    if isinstance(images, LockedPictures):
+        return images.features(clip)
     known = torch.is_tensor(images) and images.ndim == 2
     return images if known else encode_images(clip, images)
 

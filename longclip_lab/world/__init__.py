@@ -14,6 +14,7 @@ from longclip_lab.world.captioners import (
 from longclip_lab.world.counterfactuals import Counterfactuals, change_fact, counterfactuals
 from longclip_lab.world.drawing import draw
 from longclip_lab.world.language import Caption, Fact, Sentence, build_caption
+from longclip_lab.world.one_thing import asked_things, told_things
 from longclip_lab.world.scene import PIXELS, Scene, Thing, random_scene, relation
 from longclip_lab.world.sets import (
     PRETRAIN_SEED,
@@ -49,7 +50,7 @@ __all__ = [
     "PIXELS", "PLACES", "PRETRAIN_SEED", "PROBE_SEED", "RELATIONS", "SELECTION_SEED", "SIZES",
     "SKIES", "TEMPLATES", "TEST_SEED", "TRAIN_SEED", "Caption", "Counterfactuals", "Fact", "Scene",
     "Sentence", "SingleObjects", "Swaps", "Thing", "WebPairs", "WorldPairs",
-    "background_sentences", "build_caption", "change_fact", "classes", "counterfactuals", "draw",
-    "draw_all", "long_caption", "pairs", "random_scene", "relation", "rewrite", "single_objects",
-    "summary", "swaps", "web_caption", "web_pairs",
+    "asked_things", "background_sentences", "build_caption", "change_fact", "classes",
+    "counterfactuals", "draw", "draw_all", "long_caption", "pairs", "random_scene", "relation",
+    "rewrite", "single_objects", "summary", "swaps", "told_things", "web_caption", "web_pairs",
 ]  # fmt: skip

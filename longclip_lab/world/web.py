@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,6 +50,21 @@ class WebPairs(WorldPairs):
             fits=self.fits[indices],
         )
 
+    def retold(self, hallucination: float) -> WebPairs:
+        """The same pictures and alt-texts, with long captions that lie at another rate.
+
+        They are those of `web_pairs` at this rate, without drawing anything again. Raises LabError
+        for a rate outside 0 to 1, and for pairs that are a part of a set.
+        """
+        if "subset" in self.source:
+            raise LabError("a part of a set cannot be told again: retell the set, then take parts.")
+        source = {**self.source, "hallucination": hallucination}
+        seed, writers = source["seed"], source["captioners"]
+        told = [
+            _told(scene, seed, i, writers, hallucination) for i, scene in enumerate(self.scenes)
+        ]
+        return _with_long(self, told, source)
+
 
 def web_pairs(
     n: int,
@@ -89,23 +104,32 @@ def web_pairs(
         [rewrite(text, _rng(seed, i, 30 + number)) for number in range(REWRITES)]
         for i, text in enumerate(short)
     ]
-    images = draw_all(scenes)
-    texts = [{who: caption.text for who, caption in by.items()} for by in told]
-    facts = {"n": n, "seed": seed, "captioners": list(texts[0]), "hallucination": hallucination}
+    facts = {"n": n, "seed": seed, "captioners": list(told[0]), "hallucination": hallucination}
     facts |= {"noise": noise, "tail": tail, "siblings": siblings}
-    every = [*short, *(text for by in texts for text in by.values())]
-    first = [next(iter(by.values())) for by in told]
-    return WebPairs(
-        images=images,
+    untold = WebPairs(
+        images=draw_all(scenes),
         short=short,
-        long=[caption.text for caption in first],
+        long=[],
         scenes=scenes,
-        long_captions=first,
-        source={"dataset": "world-web", **facts, "hash": _digest(images, every)},
+        long_captions=[],
+        source={},
         name="world-web",
-        captioners=texts,
         rewritten=rewritten,
         fits=fits,
+    )
+    return _with_long(untold, told, {"dataset": "world-web", **facts})
+
+
+def _with_long(pairs: WebPairs, told: list[dict[str, Caption]], source: dict) -> WebPairs:
+    texts = [{who: caption.text for who, caption in by.items()} for by in told]
+    every = [*pairs.short, *(text for by in texts for text in by.values())]
+    first = [next(iter(by.values())) for by in told]
+    return replace(
+        pairs,
+        long=[caption.text for caption in first],
+        long_captions=first,
+        captioners=texts,
+        source={**source, "hash": _digest(pairs.images, every)},
     )
 
 

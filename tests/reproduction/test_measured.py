@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import evaluate
 from longclip_lab.models import encode_images, new_tiny, stretch
+from longclip_lab.reproduction.locked_pictures import LockedPictures
 from longclip_lab.reproduction.measured import Measured, measure
 from longclip_lab.training import longclip, train
 from longclip_lab.views.comparisons import long_score, short_score
@@ -43,6 +46,21 @@ def test_features_may_stand_for_pictures(clip, pairs, tests):
     found = measure(clip, "x", "start", {"short": (images_ND, pairs.short)})
     again = measure(clip, "x", "start", tests)
     assert np.array_equal(found.hits["short"], again.hits["short"])
+
+
+def test_locked_pictures_give_each_model_its_own_head(clip, pairs, tests):
+    other = replace(clip, model=copy.deepcopy(clip.model))
+    with torch.no_grad():
+        other.model.visual.head.proj.weight.mul_(torch.rand(1, other.embed_dim))
+    locked = LockedPictures(clip, pairs.images)
+    for model in (clip, other):
+        found = measure(model, "x", "start", {"short": (locked, pairs.short)})
+        expected = measure(model, "x", "start", tests)
+        assert np.array_equal(found.hits["short"], expected.hits["short"])
+    with torch.no_grad():
+        next(other.model.visual.trunk.parameters()).add_(1)
+    with pytest.raises(LabError, match="another image tower"):
+        locked.features(other)
 
 
 def test_single_things_are_classified(clip):
