@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longclip_lab.errors import LabError
 from longclip_lab.training.checkpoints import DISPLAY
+from longclip_lab.training.family import lit
 from longclip_lab.training.recipe import Recipe
 
 ARM_VERSION = 1
@@ -24,12 +26,56 @@ NAME = "arm"
 
 
 @dataclass(frozen=True)
+class Trunk:
+    """A bundled CLIP whose image tower is locked, and the size of a new BERT beside it."""
+
+    recipe: Recipe
+    image_tower: str = "tiny"
+    width: int = 64
+    layers: int = 2
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides its weights, JSON-able."""
+        return _content({"version": ARM_VERSION, **asdict(self)})
+
+    def key(self) -> str:
+        """The name of its folder: the hash of `identity`."""
+        return _hash(self.identity())
+
+
+def _recipe(**changes: Any) -> Recipe:
+    return replace(
+        lit("tiny"),
+        **{
+            "name": NAME,
+            "image_tower": None,
+            "text_tower": None,
+            "pairs": 6144,
+            "steps": 480,
+            "warmup_steps": 20,
+            "learning_rate": 2e-3,
+            "tensorboard": False,
+            **changes,
+        },
+    )
+
+
+TRUNKS: Mapping[str, Trunk] = {
+    "trunk": Trunk(_recipe()),
+    "micro-trunk": Trunk(_recipe(pairs=16, steps=2, warmup_steps=1, batch_size=8)),
+}
+"""By the name that `Arm.start` gives. The BERTs have half the width of `world_bert` and two layers
+of its three: a run of an arm must take half a minute."""
+
+
+@dataclass(frozen=True)
 class Arm:
     """How a model is made and what it is asked; everything but the seed.
 
-    Without `start` the recipe builds its own new model from two towers; with it, a bundled model is
-    taken and, with `stretch`, its positions are stretched. Without a recipe nothing is trained.
-    `suite` names the tests (`reproduction.suites`).
+    Without `start` the recipe builds its own new model from two towers. With it, a bundled model
+    is taken and, with `stretch`, its positions are stretched; or one of `TRUNKS`, which is given
+    the recipe's corner tokens and token limit. Without a recipe nothing is trained. `suite` names
+    the tests (`reproduction.suites`).
 
     Raises LabError for an arm that starts from nothing.
     """
@@ -68,17 +114,29 @@ class Arm:
         facts: dict[str, Any] = {"version": ARM_VERSION, **asdict(self)}
         facts["seed"] = seed if drawn else None
         if self.recipe is not None:
-            fields = asdict(self.seeded(seed))
-            facts["recipe"] = {k: v for k, v in fields.items() if k not in DISPLAY}
-        return json.loads(json.dumps(facts))
+            facts["recipe"] = asdict(self.seeded(seed))
+        if self.start in TRUNKS:
+            facts["start"] = TRUNKS[self.start].identity()
+        return _content(facts)
 
     def key(self, seed: int) -> str:
         """The name of the arm's folder: the hash of `identity`."""
-        text = json.dumps(self.identity(seed), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+        return _hash(self.identity(seed))
 
     def steps(self) -> int:
         """Optimizer steps of its training, 0 if it is not trained."""
         if self.recipe is None:
             return 0
         return self.recipe.total_steps(self.recipe.pairs)
+
+
+def _content(facts: dict[str, Any]) -> dict[str, Any]:
+    """Without what a recipe only shows, and through JSON, as it is read back."""
+    if facts["recipe"] is not None:
+        fields = facts["recipe"].items()
+        facts["recipe"] = {name: value for name, value in fields if name not in DISPLAY}
+    return json.loads(json.dumps(facts))
+
+
+def _hash(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:DIGITS]

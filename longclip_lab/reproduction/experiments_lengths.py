@@ -20,8 +20,8 @@ SUBCAPTIONS = (1, 2, 3, 6)
 """Of long captions with 10 to 17 on average; the paper's have 6 to 10."""
 LIMITS = (16, 32, 64, 128, 192, 256)
 """Tokens; the paper's run from 32 to 512 on texts of 173 to 240. Ours have 119 to 174."""
-TOWER = TextTowerSize(layers=2, width=64, inner=256, embed_dim=256, pooler=True)
-"""The text tower of all arms, `tiny-bert`."""
+TOWER = TextTowerSize(layers=2, width=64, inner=256, embed_dim=128, pooler=True)
+"""The text tower of all arms (`reproduction.trunks`)."""
 
 
 def _label(method: str, subcaptions: int) -> str:

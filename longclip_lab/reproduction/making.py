@@ -5,7 +5,8 @@ HOME/KEY/run/          training: log and checkpoints until it is done, then the 
 HOME/KEY/spent.json    seconds so far, over all interruptions
 HOME/KEY/hits.npz      hits by test, picture by picture
 HOME/KEY/result.json   that it is done, and what it took
-HOME/sets, HOME/features   what arms share: drawn pictures, a locked tower's features
+HOME/sets, HOME/features, HOME/trunks   what arms share: drawn pictures, a locked tower's
+                       features, what they start from
 """
 
 from __future__ import annotations
@@ -24,12 +25,17 @@ import numpy as np
 
 from longclip_lab.evaluation.records import commit, versions
 from longclip_lab.files import atomic_path, atomic_write
-from longclip_lab.models import Clip, load, stretch
+from longclip_lab.models import Clip, add_corner_tokens, load, stretch
+from longclip_lab.models.text_tower import text_tower
+from longclip_lab.models.token_features import frozen_part
 from longclip_lab.reproduction.arms import Arm
 from longclip_lab.reproduction.sets import training_set
 from longclip_lab.reproduction.suites import suite
-from longclip_lab.training import train
+from longclip_lab.reproduction.trunks import TRUNKS, trunk
+from longclip_lab.training import new_model, train
+from longclip_lab.training.checkpoints import weights_hash
 from longclip_lab.training.feature_store import pictures_hash
+from longclip_lab.training.fresh import extra_tokens
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.towers import needs
 
@@ -91,9 +97,7 @@ def make(arm: Arm, seed: int, home: Path, on_step: OnStep = lambda step: None) -
 def _model(
     arm: Arm, seed: int, home: Path, out: Path, on_step: OnStep
 ) -> tuple[Clip, dict[str, Any]]:
-    start = None if arm.start is None else load(arm.start)
-    if start is not None and arm.stretch is not None:
-        start = stretch(start, keep=arm.keep, method=arm.stretch, seed=seed)
+    start = _start(arm, seed, home)
     if arm.recipe is None:
         return start, {}
     recipe = arm.seeded(seed)
@@ -108,7 +112,7 @@ def _model(
         resume=True,
         progress=False,
         on_step=lambda row: on_step(row["step"]),
-        features=_features(recipe, data.images, home),
+        features=_features(start, recipe, data.images, home),
     )
     shares = [row["variance_kept"] for row in run.history]
     facts = {
@@ -120,15 +124,35 @@ def _model(
     return run.model, facts
 
 
-def _features(recipe: Recipe, images: np.ndarray, home: Path) -> Path | None:
+def _start(arm: Arm, seed: int, home: Path) -> Clip:
+    recipe = arm.recipe
+    if arm.start is None:
+        return new_model(arm.seeded(seed))
+    if arm.start not in TRUNKS:
+        clip = load(arm.start)
+        if arm.stretch is None:
+            return clip
+        return stretch(clip, keep=arm.keep, method=arm.stretch, seed=seed)
+    clip = trunk(arm.start, home)
+    if recipe is not None and recipe.num_corner:
+        kind, mask = extra_tokens(recipe)
+        # At the place of [CLS], so that all arms of a seed read the text at the same positions.
+        clip = add_corner_tokens(
+            clip, recipe.num_corner, mask=mask, kind=kind, positions="kept", seed=seed
+        )
+    if recipe is not None and recipe.token_limit is not None:
+        text_tower(clip.model).context_length = recipe.token_limit
+    return clip
+
+
+def _features(clip: Clip, recipe: Recipe, images: np.ndarray, home: Path) -> Path | None:
     """Where a locked tower's features of these pictures are; all arms that can, share them."""
-    if not (recipe.lock_image and recipe.store_features) or recipe.image_tower is None:
+    if not (recipe.lock_image and recipe.store_features):
         return None
+    tower = weights_hash(frozen_part(clip.model.visual))
     kind = "tokens" if needs(recipe, "tokens") else "pooled"
-    weights = "pretrained" if recipe.pretrained_towers else f"random-{recipe.seed}"
-    tower = recipe.image_tower.replace("/", "-")
-    pictures = pictures_hash(images).removeprefix("sha256:")[:16]
-    return home / "features" / f"{tower}-{weights}-{kind}-{pictures}"
+    parts = [value.removeprefix("sha256:")[:12] for value in (tower, pictures_hash(images))]
+    return home / "features" / "-".join([*parts, kind])
 
 
 @contextmanager

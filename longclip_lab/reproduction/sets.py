@@ -37,7 +37,7 @@ class TrainingSet:
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
 
-def training_set(recipe: Recipe, home: Path) -> TrainingSet:
+def training_set(recipe: Recipe, home: Path, seed: int = world.TRAIN_SEED) -> TrainingSet:
     """The world's pictures for `recipe`, from `home`/sets if they have been drawn before.
 
     They are those that `training.train` would draw: with `subcaptions` noisy alt-texts and long
@@ -48,6 +48,7 @@ def training_set(recipe: Recipe, home: Path) -> TrainingSet:
         "kind": "pairs" if recipe.subcaptions is None else "web",
         "pairs": recipe.pairs,
         "siblings": recipe.siblings,
+        "seed": seed,
     }
     if recipe.subcaptions is not None:
         facts |= {"noise": recipe.alt_text_noise, "hallucination": recipe.hallucination}
@@ -75,7 +76,9 @@ def _open(facts: str, home: Path) -> TrainingSet:
     return TrainingSet(images=np.load(images, mmap_mode="r"), **told)
 
 
-def _draw(kind: str, pairs: int, siblings: int, version: int, **rates: float) -> Any:
+def _draw(
+    kind: str, pairs: int, siblings: int, seed: int, version: int, **rates: float
+) -> world.WorldPairs:
     if kind == "pairs":
-        return world.pairs(pairs, seed=world.TRAIN_SEED, siblings=siblings)
-    return world.web_pairs(pairs, world.TRAIN_SEED, siblings=siblings, **rates)
+        return world.pairs(pairs, seed=seed, siblings=siblings)
+    return world.web_pairs(pairs, seed, siblings=siblings, **rates)

@@ -14,6 +14,7 @@ from longclip_lab.reproduction import bookkeeping, making, running
 from longclip_lab.reproduction.arms import Arm
 from longclip_lab.reproduction.experiment import Claim, Column, Entry, Experiment
 from longclip_lab.reproduction.experiments import EXPERIMENTS
+from longclip_lab.training import recipes
 from longclip_lab.training.recipes import longclip
 
 RECIPE = replace(
@@ -101,6 +102,26 @@ def test_an_interrupted_arm_goes_on_and_ends_the_same(tmp_path):
         assert np.array_equal(halves.hits[name], hits)
     assert halves.facts["last"]["loss"] == whole.facts["last"]["loss"]
     assert halves.seconds > 0
+
+
+def test_arms_of_a_trunk_start_from_it_with_their_own_tokens(tmp_path):
+    recipe = replace(
+        recipes.lotlip("tiny"), image_tower=None, text_tower=None, token_limit=None, pairs=16,
+        steps=2, warmup_steps=1, batch_size=8,
+    )  # fmt: skip
+    arm = Arm("micro", recipe, start="micro-trunk")
+    assert arm.identity(0)["start"]["recipe"]["pairs"] == 16
+    plain = making._start(arm.change(num_corner=0), 0, tmp_path).model.state_dict()
+    limited = making._start(arm.change(num_corner=3, token_limit=40), 0, tmp_path)
+    assert limited.context_length == 40
+    assert limited.model.text.corner_embedding.shape[0] == 3
+    register = arm.change(objective="register", mask=False)
+    assert making._start(register, 0, tmp_path).model.text.corner.kind == "register"
+    state = limited.model.state_dict()
+    assert all(np.array_equal(state[name], tensor) for name, tensor in plain.items())
+    found = making.make(arm, 0, tmp_path)
+    assert set(found.hits) == {"long, surveyor", "short", "kind", "colour", "thing"}
+    assert len(list((tmp_path / "features").iterdir())) == 1
 
 
 def test_a_damaged_arm_is_made_again(home, record, tmp_path):
