@@ -27,7 +27,8 @@ NAME = "arm"
 
 @dataclass(frozen=True)
 class Trunk:
-    """A bundled CLIP whose image tower is locked, and the size of a new BERT beside it."""
+    """The tower of a bundled CLIP, or another image tower by name, locked; and the size of a new
+    BERT beside it."""
 
     recipe: Recipe
     image_tower: str = "tiny"
@@ -62,6 +63,7 @@ def _recipe(**changes: Any) -> Recipe:
 
 TRUNKS: Mapping[str, Trunk] = {
     "trunk": Trunk(_recipe()),
+    "rich trunk": Trunk(_recipe(steps=1440, learning_rate=4e-3), image_tower="tiny-scenes"),
     "micro-trunk": Trunk(_recipe(pairs=16, steps=2, warmup_steps=1, batch_size=8)),
 }
 """By the name that `Arm.start` gives. The BERTs have half the width of `world_bert` and two layers

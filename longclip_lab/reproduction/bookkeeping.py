@@ -16,6 +16,7 @@ from longclip_lab.reproduction.verdicts import DOES_NOT, NOT_TESTABLE, REPRODUCE
 
 if TYPE_CHECKING:
     import pandas as pd
+    import plotly.graph_objects as go
 
 FOLDER = Path(__file__).parent / "ledger"
 CONTROL_WORDS = {REPRODUCES: "holds", DOES_NOT: "does not hold", NOT_TESTABLE: "not decided"}
@@ -134,6 +135,12 @@ class LedgerRecord:
                 row[column, "±"] = round((ours.high - ours.low) / 2, 1)
             rows[line.label] = row
         return pd.DataFrame.from_dict(rows, orient="index")
+
+    def plot(self, message: str = "") -> go.Figure:
+        """The table as a figure (`views.record_figure`)."""
+        from longclip_lab.views import record_figure
+
+        return record_figure(self, message)
 
     def findings(self) -> pd.DataFrame:
         """A claim each: what is said, the paper's points and ours, the verdict and its reason."""

@@ -16,6 +16,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "longclip/stretching-tuned": of_longclip.stretching_tuned,
     "longclip/pcm": of_longclip.pcm,
     "lotlip/table2": of_lotlip.table2,
+    "lotlip/table2-rich": of_lotlip.table2_rich,
     "lotlip/table3": of_lotlip.table3,
     "lotlip/tables4-5": family.tables4_5,
     "lotlip/table7": of_lotlip.table7,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from longclip_lab import world
 from longclip_lab.models import Clip, build_lotlip, load, world_bert
+from longclip_lab.models.bundled import bundled_names
 from longclip_lab.reproduction.arms import TRUNKS
 from longclip_lab.reproduction.sets import training_set
 from longclip_lab.training import train
@@ -27,7 +28,9 @@ def trunk(name: str, home: Path) -> Clip:
         config = world_bert(CONTEXT)
         config.hidden_size, config.intermediate_size = one.width, 4 * one.width
         config.num_hidden_layers = one.layers
-        start = build_lotlip(load(one.image_tower), config, 0, context_length=CONTEXT)
+        is_clip = one.image_tower in bundled_names()
+        tower = load(one.image_tower) if is_clip else one.image_tower
+        start = build_lotlip(tower, config, 0, context_length=CONTEXT)
         data = training_set(one.recipe, home, world.PRETRAIN_SEED)
         train(start, one.recipe, data, out=folder / "run", resume=True, progress=False)
         (folder / "done").touch()

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from longclip_lab.errors import LabError
-from longclip_lab.models import Clip, build_lotlip, data_folder
+from longclip_lab.models import Clip, build_lotlip
 from longclip_lab.models.corner_towers import Kind
 from longclip_lab.training.recipe import Recipe
-
-PRETRAINED_WORLD = "world-pretrained"
-"""The world's BERT after a masked-word pretraining (`data/train_bert.py`), as BERT comes to
-LoTLIP; all arms of a comparison start from it."""
 
 
 def new_model(recipe: Recipe, seed: int | None = None) -> Clip:
@@ -25,12 +21,9 @@ def new_model(recipe: Recipe, seed: int | None = None) -> Clip:
             "image_tower and text_tower."
         )
     kind, mask = extra_tokens(recipe)
-    text_tower = recipe.text_tower
-    if text_tower == PRETRAINED_WORLD:
-        text_tower = str(data_folder() / "tiny-bert")
     return build_lotlip(
         recipe.image_tower,
-        text_tower,
+        recipe.text_tower,
         recipe.num_corner,
         context_length=recipe.token_limit or 128,
         mask=mask,

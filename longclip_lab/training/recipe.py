@@ -82,7 +82,7 @@ class Recipe:
     image_tower: str | None = None
     """Image tower of a new model; by default the recipe trains a model that is given."""
     text_tower: str | None = None
-    """Text tower of a new model: world, world-pretrained, minilm, a hub name or a folder."""
+    """Text tower of a new model: world, minilm, a hub name or a folder."""
     pretrained_towers: bool = True
     """Start a new model from the towers' weights; off: from random ones (LoTLIP's Table 8)."""
     token_limit: int | None = None

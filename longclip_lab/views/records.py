@@ -12,7 +12,7 @@ from longclip_lab.evaluation import Interval
 from longclip_lab.views.frame import GREY, framed
 from longclip_lab.views.theme import COLOURS
 
-_LANE, _TALLEST_HEAD = 27, 44
+_LANE, _TALLEST_HEAD, _PANEL_TITLE = 27, 44, 26
 _OURS, _BASELINE, _PAPER = COLOURS["blue"], COLOURS["vermillion"], GREY
 
 
@@ -25,12 +25,18 @@ class Line(Protocol):
     is_baseline: bool
 
 
+class Claim(Protocol):
+    """A claim's verdict; a control is none of the paper's."""
+
+    verdict: str
+    is_control: bool
+
+
 class Record(Protocol):
     """What the figure needs of a record; `reproduction.bookkeeping.LedgerRecord` has it."""
 
-    name: str
     source: str
-    verdict: str
+    claims: Sequence[Claim]
     columns: Mapping[str, str]
     lines: Sequence[Line]
     seeds: Sequence[int]
@@ -39,15 +45,14 @@ class Record(Protocol):
 def record_figure(record: Record, message: str = "") -> go.Figure:
     """Every line of an experiment's table: ours with 95% intervals, the paper's as open diamonds.
 
-    Baselines that the paper does not have are in another colour. The scales of the papers' sets
-    and of the drawn world have nothing to do with each other: compare the order of the lines.
-    `message` is the title, by default source and verdict.
+    Lines without a number in the paper are in another colour. The scales of the papers' sets and
+    of the drawn world have nothing to do with each other: compare the order of the lines.
+    `message` is the title, by default how many of the paper's claims reproduce.
     """
     names = list(record.columns)
-    title = message or f"{record.source}: {record.verdict}"
     frame = framed(
-        title,
-        subtitle=f"filled: here, {len(record.seeds)} seeds, 95% intervals (red: not in the "
+        message or record_message(record),
+        subtitle=f"dots: here, {len(record.seeds)} seeds, 95% intervals (red: no number in the "
         "paper); open diamonds: the paper, on its own sets",
         at_edge=True,
     )
@@ -64,16 +69,25 @@ def record_figure(record: Record, message: str = "") -> go.Figure:
         tickvals=list(range(len(record.lines))),
         ticktext=[_name(line) for line in record.lines],
         range=[len(record.lines) - 0.4, -0.6],
-        ticks="",
-        showline=False,
         col=1,
     )
+    chart.update_yaxes(ticks="", showline=False)
     chart.update_layout(
         height=round(height + margin.t + margin.b),
-        margin={"t": margin.t + 24, "r": 16},
+        margin={"t": margin.t + _PANEL_TITLE, "r": 16},
+        title_pad_b=frame.layout.title.pad.b + _PANEL_TITLE,
         showlegend=False,
     )
     return chart
+
+
+def record_message(record: Record) -> str:
+    """How many of the paper's claims reproduce."""
+    verdicts = [claim.verdict for claim in record.claims if not claim.is_control]
+    count = sum(verdict == "reproduces" for verdict in verdicts)
+    claims = "claim" if len(verdicts) == 1 else "claims"
+    does = "reproduces" if count == 1 else "reproduce"
+    return f"{record.source}: {count} of {len(verdicts)} {claims} {does} here"
 
 
 def _name(line: Line) -> str:
