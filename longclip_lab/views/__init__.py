@@ -35,6 +35,7 @@ from longclip_lab.views.overshadowing import (
 from longclip_lab.views.patch_maps import patch_maps_figure
 from longclip_lab.views.readers import published_figure, readers_figure
 from longclip_lab.views.reading import effective_length_figure, truncation_figure
+from longclip_lab.views.records import record_figure
 from longclip_lab.views.theme import COLOURS, CONFIG, PALETTE, add_curve, figure, translucent
 from longclip_lab.views.tradeoff import tradeoff_figure
 
@@ -66,6 +67,7 @@ __all__ = [
     "position_similarity_figure",
     "published_figure",
     "readers_figure",
+    "record_figure",
     "rising_figure",
     "scene_gallery",
     "spectrum_figure",
