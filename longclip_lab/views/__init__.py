@@ -24,6 +24,7 @@ from longclip_lab.views.dispatch import plot
 from longclip_lab.views.explorer_figure import explorer_figure
 from longclip_lab.views.faithfulness import faithfulness_figure
 from longclip_lab.views.features import position_similarity_figure, spectrum_figure
+from longclip_lab.views.gaps import gaps_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
 from longclip_lab.views.lengths import subcaptions_figure, token_limit_figure
 from longclip_lab.views.matches import matches_html
@@ -58,6 +59,7 @@ __all__ = [
     "explorer_figure",
     "faithfulness_figure",
     "figure",
+    "gaps_figure",
     "matches_html",
     "overshadowing_figure",
     "overshadowing_gallery",
