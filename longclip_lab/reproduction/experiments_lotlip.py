@@ -102,6 +102,8 @@ def table2_rich() -> Experiment:
 _NOTES = (
     "long loss × 3 on CLS: what two corners must beat; Adam makes it the same as a short loss × "
     "1/3, so it is one end of the sweep of the short loss's weight.",
+    "The released code averages where the paper adds: a quarter of the loss with two corners. Adam "
+    "divides by the gradient's size, so without clipping both train the same model.",
     "With the mask no text token ever attends to a corner: [CLS] of a trained LoTLIP is the same "
     "with and without them. Corners act through gradients alone.",
 )
