@@ -1,0 +1,18 @@
+"""Benchmarks by name, each with the protocol that its score is to be read with."""
+
+from __future__ import annotations
+
+from longclip_lab.data.benchmarks.catalogue import PROTOCOLS, get_protocol
+from longclip_lab.data.benchmarks.opening import Verification, open_benchmark, verify
+from longclip_lab.data.benchmarks.protocol import Benchmark, Protocol, differing_facts
+
+__all__ = [
+    "PROTOCOLS",
+    "Benchmark",
+    "Protocol",
+    "Verification",
+    "differing_facts",
+    "get_protocol",
+    "open_benchmark",
+    "verify",
+]
