@@ -26,6 +26,7 @@ import numpy as np
 from longclip_lab.evaluation.records import commit, versions
 from longclip_lab.files import atomic_path, atomic_write
 from longclip_lab.models import Clip, add_corner_tokens, load, stretch
+from longclip_lab.models.pictures import pictures_hash
 from longclip_lab.models.text_tower import text_tower
 from longclip_lab.models.token_features import frozen_part
 from longclip_lab.reproduction.arms import Arm
@@ -34,7 +35,6 @@ from longclip_lab.reproduction.suites import suite
 from longclip_lab.reproduction.trunks import TRUNKS, trunk
 from longclip_lab.training import new_model, train
 from longclip_lab.training.checkpoints import weights_hash
-from longclip_lab.training.feature_store import pictures_hash
 from longclip_lab.training.fresh import extra_tokens
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.towers import needs

@@ -1,19 +1,14 @@
 """A locked image tower runs once: its features are stored and read back every epoch.
 
-FOLDER/features.json       whose features these are: tower, preprocessing, pictures, shape
-FOLDER/features.npy        the features, memory-mapped; a picture a row, in the order of the data
-FOLDER/features.npy.part   the same while it is being made
-FOLDER/done.npy            which runs of 256 pictures are made
-
-An interrupted store is finished by the next run. Several processes, on one machine or on several
-that share the folder, each make their part.
+A store is a folder of `longclip_lab.row_store`; a picture is a row, in the order of the data. An
+interrupted store is finished by the next run. Several processes, on one machine or on several that
+share the folder, each make their part.
 
 N pictures, S the shape of one feature.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -27,14 +22,14 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from longclip_lab import row_store
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
 from longclip_lab.models import Clip, pixels
 from longclip_lab.models.encoding import Images, evaluating
+from longclip_lab.models.pictures import pictures_hash
 from longclip_lab.models.token_features import frozen_part, image_states
 from longclip_lab.training.checkpoints import weights_hash
 
-RECORD, FEATURES, PART, DONE = "features.json", "features.npy", "features.npy.part", "done.npy"
 RUN = 256
 """Pictures that pass the tower together. Part of what decides the last bits of a feature."""
 
@@ -81,16 +76,16 @@ def stored_features(
     identity = _identity(clip, images, tokens, shape, dtype)
     home = Path(folder)
     if accelerator.is_main_process:
-        _claim(home, identity)
+        row_store.claim(home, identity, _MEANING, RUN)
     accelerator.wait_for_everyone()
-    if not (home / FEATURES).exists():
+    if not row_store.is_whole(home):
         rank, processes = accelerator.process_index, accelerator.num_processes
-        _make(home, work, rank, processes)
+        row_store.fill(home, RUN, work.make(row_store.missing_runs(home)[rank::processes]))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _finish(home)
+            row_store.finish(home)
         accelerator.wait_for_everyone()
-    return np.load(home / FEATURES, mmap_mode="r")
+    return row_store.read(home)
 
 
 class _Pictures(Dataset):
@@ -177,90 +172,3 @@ def _identity(
         "dtype": dtype.name,
     }
     return json.loads(json.dumps(facts))
-
-
-def pictures_hash(images: Images) -> str:
-    """SHA-256 over the values of pictures, or over the names and sizes of their files.
-
-    What is said of the pictures does not count: one store serves every captioner.
-    Raises LabError for a file that is missing.
-    """
-    whole = hashlib.sha256()
-    if isinstance(images, np.ndarray):
-        whole.update(str(images.shape).encode())
-        whole.update(np.ascontiguousarray(images).data)
-        return f"sha256:{whole.hexdigest()}"
-    for image in images:
-        if not isinstance(image, str | Path):
-            raise LabError("Features are stored for picture files or uint8 values only.")
-        try:
-            size = Path(image).stat().st_size
-        except OSError:
-            raise LabError(f"There is no picture {image}.") from None
-        whole.update(f"{Path(image).name}\0{size}\n".encode())
-    return f"sha256:{whole.hexdigest()}"
-
-
-def _claim(home: Path, identity: dict[str, Any]) -> None:
-    """Make `home` the place of these features; leave in it only what can be gone on with."""
-    record = home / RECORD
-    if home.exists() and not home.is_dir():
-        raise LabError(f"{home} is a file; stored features need a folder.")
-    if not record.exists():
-        if home.exists() and any(home.iterdir()):
-            raise LabError(f"{home} is not empty and holds no stored features; give another.")
-        atomic_write(record, json.dumps(identity, indent=2) + "\n")
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
-        raise LabError(f"{record} cannot be read; delete the folder or give another.") from None
-    for key, meaning in _MEANING.items():
-        if found.get(key) != identity[key]:
-            raise LabError(
-                f"{home} holds features of {meaning} ({_brief(found.get(key))} there, "
-                f"{_brief(identity[key])} now); give another folder, or delete it."
-            )
-    shape, dtype = tuple(identity["shape"]), np.dtype(identity["dtype"])
-    if _opens(home / FEATURES, shape, dtype):
-        return
-    (home / FEATURES).unlink(missing_ok=True)
-    runs = -(-shape[0] // RUN)
-    if _opens(home / PART, shape, dtype) and _opens(home / DONE, (runs,), np.dtype(bool)):
-        return
-    # `done` goes first and comes last: where it is, the features that it speaks of are.
-    (home / DONE).unlink(missing_ok=True)
-    np.lib.format.open_memmap(home / PART, "w+", dtype, shape).flush()
-    np.lib.format.open_memmap(home / DONE, "w+", np.dtype(bool), (runs,)).flush()
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text[:15] + ".." if text.startswith("sha256:") else text
-
-
-def _opens(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
-    """Whether `path` is a whole array of this form; one that was cut short is not."""
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return False
-    return array.shape == shape and array.dtype == dtype
-
-
-def _make(home: Path, work: _Work, rank: int, processes: int) -> None:
-    """Make this process's share of what is missing."""
-    features = np.load(home / PART, mmap_mode="r+")
-    done = np.load(home / DONE, mmap_mode="r+")
-    missing = np.flatnonzero(~done).tolist()
-    for run, states in work.make(missing[rank::processes]):
-        features[run * RUN : (run + 1) * RUN] = states
-        features.flush()  # before it is said to be there
-        done[run] = True
-        done.flush()
-
-
-def _finish(home: Path) -> None:
-    if not np.load(home / DONE).all():
-        raise LabError(f"Not all features in {home} were made; run the same command again.")
-    (home / PART).replace(home / FEATURES)
-    (home / DONE).unlink()

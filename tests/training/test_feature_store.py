@@ -12,8 +12,9 @@ from PIL import Image
 
 from longclip_lab import models, world
 from longclip_lab.errors import LabError
+from longclip_lab.models.pictures import pictures_hash
+from longclip_lab.row_store import DONE, FEATURES, PART
 from longclip_lab.training import feature_store, stored_features
-from longclip_lab.training.feature_store import DONE, FEATURES, PART, pictures_hash
 
 
 @pytest.fixture(scope="module")

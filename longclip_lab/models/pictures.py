@@ -1,0 +1,33 @@
+"""Telling picture sets apart."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from longclip_lab.errors import LabError
+from longclip_lab.models.encoding import Images
+
+
+def pictures_hash(images: Images) -> str:
+    """SHA-256 over the values of pictures, or over the names and sizes of their files.
+
+    What is said of the pictures does not count: one store serves every captioner.
+    Raises LabError for a file that is missing.
+    """
+    whole = hashlib.sha256()
+    if isinstance(images, np.ndarray):
+        whole.update(str(images.shape).encode())
+        whole.update(np.ascontiguousarray(images).data)
+        return f"sha256:{whole.hexdigest()}"
+    for image in images:
+        if not isinstance(image, str | Path):
+            raise LabError("Features are stored for picture files or uint8 values only.")
+        try:
+            size = Path(image).stat().st_size
+        except OSError:
+            raise LabError(f"There is no picture {image}.") from None
+        whole.update(f"{Path(image).name}\0{size}\n".encode())
+    return f"sha256:{whole.hexdigest()}"
