@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from longclip_lab.models import Clip, new_tiny
+from longclip_lab.models.systems import SYSTEMS
+
+_PASSED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +56,62 @@ def _world_texts(lengths: list[int]) -> list[str]:
     """Texts of words that are all known to the world's tokenizer."""
     words = ["red", "boat", "left", "of", "the", "house"]
     return [" ".join(words[i % len(words)] for i in range(length)) for length in lengths]
+
+
+@dataclass
+class Compatibility:
+    """What one test found out about one of `longclip_lab.models.systems.SYSTEMS`."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def __call__(
+        self, system: str, direction: str, on: str, against: str, difference: float
+    ) -> None:
+        """Record that weights of `system` went through "in" or "out".
+
+        `on` says what stood in for the real model, in the same words in every test of a kind
+        ("tiny ViT, QuickGELU, 248 positions, float32"); `against` is whose implementation the
+        features were compared with, with its version; `difference` is the largest one, relative
+        to the largest feature.
+        """
+        assert direction in SYSTEMS[system].directions
+        assert difference >= 0
+        self.rows.append(
+            {
+                "system": system,
+                "direction": direction,
+                "on": on,
+                "against": against,
+                "difference": float(difference),
+            }
+        )
+
+
+@pytest.fixture
+def compatibility(request: pytest.FixtureRequest) -> Iterator[Compatibility]:
+    """The docs' table of systems is made of what tests record through this:
+
+        def test_it(compatibility):
+            ...
+            assert difference < 1e-5
+            compatibility("align", "in", "tiny AlignModel", f"transformers {version}", difference)
+
+    `python book/update_formats.py` runs the tests and writes book/formats.md. The system must be
+    in `longclip_lab.models.systems.SYSTEMS`: add it there first. Rows of a test that fails count
+    for nothing.
+    """
+    record = Compatibility()
+    yield record
+    place = os.environ.get("LONGCLIP_LAB_COMPATIBILITY")
+    if place and request.node.stash.get(_PASSED, False):
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in record.rows)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
+    """Tell `compatibility` how its test ended."""
+    report = yield
+    if call.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
