@@ -47,7 +47,8 @@ _DAMAGED = (
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint file (.pt, .pth, .bin, .safetensors), without running any code.
 
-    A `state_dict` entry and a `module.` prefix, as training scripts leave them, are unwrapped.
+    A `state_dict` or `model` entry and a `module.` prefix, as training scripts leave them, are
+    unwrapped.
 
     Raises LabError if the file is missing, empty, cut short, holds code, or holds no tensors.
     """
@@ -55,8 +56,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise LabError(f"There is no checkpoint file {path}.")
     content = _read(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for entry in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            content = content[entry]
     if not isinstance(content, Mapping) or not any(map(torch.is_tensor, content.values())):
         raise LabError(f"{path} holds no state dict: expected names and tensors.")
     tensors = {
@@ -111,7 +113,7 @@ def longclip_config(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         "quick_gelu": True,
         "vision_cfg": {
             "image_size": grid * patch_rows.shape[-1],
-            "layers": _count_layers(state_dict, "visual.transformer"),
+            "layers": count_layers(state_dict, "visual.transformer"),
             "width": patch_rows.shape[0],
             "patch_size": patch_rows.shape[-1],
         },
@@ -120,7 +122,7 @@ def longclip_config(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             "vocab_size": len(state_dict["token_embedding.weight"]),
             "width": text_width,
             "heads": max(text_width // 64, 1),
-            "layers": _count_layers(state_dict, "transformer"),
+            "layers": count_layers(state_dict, "transformer"),
         },
     }
 
@@ -163,6 +165,7 @@ def load_longclip(
     return clip
 
 
-def _count_layers(state_dict: Mapping[str, torch.Tensor], tower: str) -> int:
+def count_layers(state_dict: Mapping[str, torch.Tensor], tower: str) -> int:
+    """Blocks of a transformer named as OpenAI names them: `{tower}.resblocks.0` and so on."""
     pattern = re.compile(rf"{re.escape(tower)}\.resblocks\.(\d+)\.")
     return len({match[1] for name in state_dict if (match := pattern.match(name))})

@@ -17,13 +17,16 @@ from longclip_lab.models.assembly import assemble, build_model, preprocess_card
 from longclip_lab.models.bundled import bundled_folder, bundled_names
 from longclip_lab.models.checkpoints import is_longclip, load_longclip, read_state_dict
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.declip_checkpoints import is_declip, load_declip
 from longclip_lab.models.folder import is_saved_clip, load_folder
 from longclip_lab.models.lotlip_checkpoints import is_lotlip, load_lotlip
 from longclip_lab.models.tokenizers import tokenizer_for
 
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
-_FILE_ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+_FILE_ENDINGS = (".pt", ".pth", ".th", ".tar", ".bin", ".ckpt", ".safetensors")
+_FILES = ((is_lotlip, load_lotlip), (is_declip, load_declip))
+"""Which state dicts who opens; Long-CLIP's is the last resort, and says what it expected."""
 
 
 def load(
@@ -35,7 +38,7 @@ def load(
     - an open_clip name such as "ViT-B-16", with `pretrained` one of its tags or a file of weights;
       without, the weights are random and a LabWarning says so;
     - "hf-hub:OWNER/NAME" or "OWNER/NAME": an open_clip model on the hub;
-    - the path of a checkpoint file of Long-CLIP or LoTLIP;
+    - the path of a checkpoint file of Long-CLIP, LoTLIP or DeCLIP;
     - a folder written by `save`, or one in open_clip's own layout.
 
     Nothing is read from the network for the bundled models, files and folders.
@@ -58,7 +61,8 @@ def load(
         return _load_any_folder(path)
     if path.is_file():
         state_dict = read_state_dict(path)
-        return (load_lotlip if is_lotlip(state_dict) else load_longclip)(path, state_dict)
+        openers = (opener for matches, opener in _FILES if matches(state_dict))
+        return next(openers, load_longclip)(path, state_dict)
     if name.startswith((_HUB, _LOCAL)):
         return _load_through_open_clip(name)
     if name.endswith(_FILE_ENDINGS) or path.is_absolute() or name.startswith("."):
