@@ -15,6 +15,7 @@ import torch
 from longclip_lab.models import Clip, new_tiny
 from longclip_lab.models.systems import SYSTEMS
 
+_PLACE = "LONGCLIP_LAB_COMPATIBILITY"
 _PASSED = pytest.StashKey[bool]()
 
 
@@ -102,7 +103,7 @@ def compatibility(request: pytest.FixtureRequest) -> Iterator[Compatibility]:
     """
     record = Compatibility()
     yield record
-    place = os.environ.get("LONGCLIP_LAB_COMPATIBILITY")
+    place = os.environ.get(_PLACE)
     if place and request.node.stash.get(_PASSED, False):
         with Path(place).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in record.rows)
@@ -115,3 +116,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Any:
     if call.when == "call":
         item.stash[_PASSED] = report.passed
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where a table is to be made, run the tests that record something, and no others."""
+    if os.environ.get(_PLACE):
+        others = [
+            item for item in items if "compatibility" not in getattr(item, "fixturenames", ())
+        ]
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
