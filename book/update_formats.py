@@ -2,7 +2,7 @@
 
     python book/update_formats.py
 
-runs those tests of models that record something, keeps what they recorded in book/records/formats.json and
+runs those tests of models that record something, keeps their rows in book/records/formats.json and
 writes the page's block between the marks. A test that fails stops it, and so does a system that no
 test recorded anything about.
 """
