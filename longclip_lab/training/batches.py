@@ -47,6 +47,18 @@ class Batch(NamedTuple):
         pixels_B3HW, stored_BS = pictures
         return Batch(pixels_B3HW, long, short, stored_BS)
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """The pairs from `start` to `stop`; texts keep the width of the whole batch."""
+        long, short = (
+            texts and Texts(*(part[start:stop] for part in texts))
+            for texts in (self.long, self.short)
+        )
+        pixels_B3HW, stored_BS = (
+            part if part is None else part[start:stop]
+            for part in (self.pixels_B3HW, self.stored_BS)
+        )
+        return Batch(pixels_B3HW, long, short, stored_BS)
+
 
 class TrainingPairs(Dataset):
     """Pictures and texts of a data set, handed out by whole batches.

@@ -36,6 +36,7 @@ DISPLAY = {
     "tensorboard",
     "workers",
     "store_features",
+    "micro_batch",
 }
 # What torch and safetensors raise for a file that is missing, cut short or holds code.
 _DAMAGED = (

@@ -17,6 +17,7 @@ from longclip_lab.models import Clip
 from longclip_lab.objectives import OBJECTIVES, LossParts, Step, longclip_loss, objective_loss
 from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs, batches
 from longclip_lab.training.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
+from longclip_lab.training.gradient_cache import backward_in_parts
 from longclip_lab.training.log import Progress, RunLog
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.towers import KeptPositions, parameter_groups, prepare
@@ -87,10 +88,8 @@ class Loop:
         lr = recipe.learning_rate_at(self.done, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        parts, logit_scale = self.loss(batch.to(self.accelerator.device))
-        self.check_finite("loss", parts.total)
         self.optimizer.zero_grad()
-        self.accelerator.backward(parts.total)
+        parts, logit_scale = self.backward(batch.to(self.accelerator.device))
         self.kept.clear_gradient()
         limit = recipe.max_grad_norm or float("inf")
         grad_norm = self.accelerator.clip_grad_norm_(self.towers.parameters(), limit)
@@ -118,20 +117,32 @@ class Loop:
         before, self.clock = self.clock, time.perf_counter()
         return self.clock - before
 
-    def loss(self, batch: Batch) -> tuple[LossParts, torch.Tensor]:
-        """The loss of the global batch (the objectives gather it) and the logit scale."""
-        step = self.towers(batch)
+    def backward(self, batch: Batch) -> tuple[LossParts, torch.Tensor]:
+        """Gradients of the loss on the global batch; returns it and the logit scale."""
+        if self.recipe.micro_batch is not None:
+            parts, step = backward_in_parts(
+                self.accelerator, self.towers, batch, self.recipe.micro_batch, self.loss
+            )
+        else:
+            step = self.towers(batch)
+            parts = self.loss(step)
+            self.accelerator.backward(parts.total)
+        return parts, step.logit_scale.detach().log()
+
+    def loss(self, step: Step) -> LossParts:
+        """The loss of the global batch: the objectives gather the features."""
         try:
             parts = _loss_of(step, self.recipe)
         except LabError as error:
             raise LabError(f"Step {self.done + 1}: {error} {self.last_good()}") from None
-        return parts, step.logit_scale.detach().log()
+        self.check_finite("loss", parts.total)
+        return parts
 
     def check_finite(self, what: str, value: torch.Tensor) -> None:
         """Stop before a bad gradient reaches the weights."""
         if not torch.isfinite(value):
             raise LabError(
-                f"Step {self.done + 1}: the {what} is {float(value)}. Lower the learning rate, "
+                f"Step {self.done + 1}: the {what} is {value.item()}. Lower the learning rate, "
                 f"lengthen the warm-up or set max_grad_norm. {self.last_good()}"
             )
 

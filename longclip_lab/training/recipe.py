@@ -128,6 +128,10 @@ class Recipe:
     """bf16 runs the towers in bfloat16 autocast (on a GPU; on a CPU it is slower)."""
     grad_checkpointing: bool = False
     """Compute the towers' activations twice to hold larger batches."""
+    micro_batch: int | None = None
+    """Run the towers on so many pairs of a process at a time and take the loss of the whole batch
+    all the same (gradient caching): the memory of a small batch, a third more time, and the same
+    gradient but for rounding. By default the whole batch at once."""
     text_parts: int = 4
     """Encode a batch's texts sorted by length in this many parts, each trimmed to its own longest.
     Changes nothing but the time."""
@@ -226,7 +230,8 @@ def _not_negative(value: float) -> bool:
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
         ("k", "batch_size", "steps", "epochs", "text_parts", "pairs", "log_every",
-         "checkpoint_every", "keep_checkpoints", "subcaptions", "token_limit"),
+         "checkpoint_every", "keep_checkpoints", "subcaptions", "token_limit",
+         "micro_batch"),
         "a whole number of at least 1",
         _counts,
     ),
