@@ -21,7 +21,7 @@ LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 ROOMS = [  # bottom to top
     *("text", "world", "models", "objectives", "data", "training", "evaluation", "probing"),
-    *("attribution", "views", "generation", "reproduction", "cli"),
+    *("attribution", "search", "views", "generation", "reproduction", "cli"),
 ]
 
 VENDORED = {  # sha256 of the files in the npm packages that book/README.md names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,17 @@ from longclip_lab.data.pairs import Pairs
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 NOTHING_KNOWN = "."
+
+
+def known_part(text: str, words: Collection[str]) -> tuple[str, list[str]]:
+    """The words and marks of a text that are among `words` (lower case), and the others.
+
+    >>> known_part("A dog in a boat.", ["a", "boat", "in", "."])
+    ('A in a boat .', ['dog'])
+    """
+    found = _WORD.findall(text)
+    unknown = [word for word in found if word.lower() not in words]
+    return " ".join(word for word in found if word.lower() in words), unknown
 
 
 def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
@@ -27,11 +39,10 @@ def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
     counts = {"of": 0, "left_out": 0}
 
     def filtered(text: str) -> str:
-        words = _WORD.findall(text)
-        kept = [word for word in words if word.lower() in known]
-        counts["of"] += len(words)
-        counts["left_out"] += len(words) - len(kept)
-        return " ".join(kept) or NOTHING_KNOWN
+        kept, unknown = known_part(text, known)
+        counts["of"] += len(_WORD.findall(text))
+        counts["left_out"] += len(unknown)
+        return kept or NOTHING_KNOWN
 
     captions = [[filtered(text) for text in texts] for texts in pairs.captions]
     captioners = [
