@@ -23,6 +23,7 @@ from longclip_lab.commands import (
 )
 from longclip_lab.commands_attribution import Faithfulness
 from longclip_lab.commands_reproduction import Reproduce
+from longclip_lab.commands_search import Search
 from longclip_lab.commands_training import Train, default_options
 from longclip_lab.errors import LabError, LabWarning
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             resumable = isinstance(command, Train) and command.out is not None
             hint = "; the same command with --resume goes on" if resumable else ""
-            hint = "; the same command goes on" if isinstance(command, Reproduce) else hint
+            hint = "; the same command goes on" if isinstance(command, Reproduce | Search) else hint
             return _complain(f"interrupted{hint}", INTERRUPTED)
     return 0
 
@@ -80,6 +81,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Eval, subcommand("eval")]
         | Annotated[Faithfulness, subcommand("faithfulness")]
         | Annotated[Reproduce, subcommand("reproduce")]
+        | Annotated[Search, subcommand("search")]
         | Annotated[Version, subcommand("version")],
         prog="longclip-lab",
         description="See, measure and train long-text CLIP.",

@@ -35,7 +35,7 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error
 
 @dataclass(frozen=True)
 class Update:
-    """What a call did: pictures `kept` as they were, `recognised` by their content (moved, copied or
+    """What a call did: pictures `kept` as they were, `recognised` by content (moved, copied or
     only touched), `encoded`, and `dropped` from the cache because they are gone, in `seconds`.
     Broken pictures are in none of these."""
 
