@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning, suggest
+from longclip_lab.models.adapters import is_release, load_release
+from longclip_lab.models.adapters.hub_folders import OPENERS, model_type
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
 from longclip_lab.models.bundled import bundled_folder, bundled_names
 from longclip_lab.models.checkpoints import is_longclip, load_longclip, read_state_dict
@@ -25,7 +27,7 @@ from longclip_lab.models.tokenizers import tokenizer_for
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
 _FILE_ENDINGS = (".pt", ".pth", ".th", ".tar", ".bin", ".ckpt", ".safetensors")
-_FILES = ((is_lotlip, load_lotlip), (is_declip, load_declip))
+_FILES = ((is_lotlip, load_lotlip), (is_declip, load_declip), (is_release, load_release))
 """Which state dicts who opens; Long-CLIP's is the last resort, and says what it expected."""
 
 
@@ -38,7 +40,9 @@ def load(
     - an open_clip name such as "ViT-B-16", with `pretrained` one of its tags or a file of weights;
       without, the weights are random and a LabWarning says so;
     - "hf-hub:OWNER/NAME" or "OWNER/NAME": an open_clip model on the hub;
-    - the path of a checkpoint file of Long-CLIP, LoTLIP or DeCLIP;
+    - the path of a checkpoint file of Long-CLIP, LoTLIP or DeCLIP, or of BLIP, PTP-BLIP, X-VLM or
+      X2-VLM (an `Adapter`: it encodes, and is evaluated and probed; nothing else);
+    - a folder of transformers' ALIGN or BLIP (an `Adapter`, too);
     - a folder written by `save`, or one in open_clip's own layout.
 
     Nothing is read from the network for the bundled models, files and folders.
@@ -83,6 +87,8 @@ def _near(name: str, known: list[str]) -> str:
 
 
 def _load_any_folder(folder: Path) -> Clip:
+    if not is_saved_clip(folder) and (opener := OPENERS.get(model_type(folder))):
+        return opener(folder)
     if not is_saved_clip(folder) and (folder / "open_clip_config.json").is_file():
         return _load_through_open_clip(f"{_LOCAL}{folder}")
     return load_folder(folder)

@@ -74,5 +74,41 @@ SYSTEMS: dict[str, System] = {
         'export(clip, FOLDER, "diffusers")',
         "Stable Diffusion 1.5, 2.1 and XL, FLUX",
     ),
+    "declip": System(
+        "DeCLIP, training states of its release",
+        "load(FILE)",
+        None,
+        "vitb32.pth.tar and the other ViT states of Sense-GVT/DeCLIP",
+    ),
+    "align": System(
+        "ALIGN through transformers (adapter)",
+        "load(FOLDER)",
+        None,
+        "kakaobrain/align-base",
+    ),
+    "blip": System(
+        "BLIP, the head for contrast, its own files and transformers' folders (adapter)",
+        "load(FILE), load(FOLDER)",
+        None,
+        "model_base_retrieval_coco.pth and its kin, Salesforce/blip-itm-base-coco",
+    ),
+    "ptp-blip": System(
+        "PTP-BLIP, which has BLIP's layout (adapter)",
+        "load(FILE)",
+        None,
+        "the states of sail-sg/ptp",
+    ),
+    "x-vlm": System(
+        "X-VLM with a Swin, the unimodal heads (adapter)",
+        "load(FILE)",
+        None,
+        "16m_base_model_state_step_199999.th and the retrieval states of zengyan-97/X-VLM",
+    ),
+    "x2-vlm": System(
+        "X2-VLM with a BEiT-2, the unimodal heads (adapter)",
+        "load(FILE)",
+        None,
+        "x2vlm_base_1b.th and its kin of zengyan-97/X2-VLM",
+    ),
 }
 """By the name under which tests record them."""
