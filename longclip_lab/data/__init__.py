@@ -1,4 +1,4 @@
-"""Image-text pairs on disk: COCO's layout and the published layouts of long captions.
+"""Image-text pairs on disk: COCO's layout, published layouts of long captions, benchmarks.
 
 Whatever the source, a data set is a value with `.images`, `.short`, `.long`, `.captions`,
 `.skipped` and `.source`, so that training, evaluation and probing need not know which it is.
@@ -6,6 +6,15 @@ Whatever the source, a data set is a value with `.images`, `.short`, `.long`, `.
 
 from __future__ import annotations
 
+from longclip_lab.data.benchmarks import (
+    PROTOCOLS,
+    Benchmark,
+    Protocol,
+    Verification,
+    get_protocol,
+    open_benchmark,
+    verify,
+)
 from longclip_lab.data.coco import coco
 from longclip_lab.data.coco_boxes import BoxedPictures, BoxedThing, coco_boxes
 from longclip_lab.data.known_words import keep_known_words
@@ -23,17 +32,24 @@ from longclip_lab.data.subcaptions import (
 __all__ = [
     "DATA_NAMES",
     "LAYOUTS",
+    "PROTOCOLS",
+    "Benchmark",
     "BoxedPictures",
     "BoxedThing",
     "Columns",
     "DrawnTexts",
     "Pairs",
+    "Protocol",
+    "Verification",
     "choose_caption",
     "coco",
     "coco_boxes",
     "draw_texts",
+    "get_protocol",
     "keep_known_words",
+    "open_benchmark",
     "open_data",
     "recaptioned",
     "sample_subcaptions",
+    "verify",
 ]

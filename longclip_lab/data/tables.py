@@ -13,7 +13,7 @@ from longclip_lab.errors import LabError
 
 Row = dict[str, Any]
 
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".jsonlines", ".parquet")
 _DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon"}
 _PARQUET_ROWS = 1024
 
@@ -39,7 +39,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
         return _parquet(path)
     if path.suffix == ".json":
         return _json(path)
-    return _utf8(path, _json_lines(path) if path.suffix == ".jsonl" else _delimited(path))
+    lines = path.suffix in (".jsonl", ".jsonlines")
+    return _utf8(path, _json_lines(path) if lines else _delimited(path))
 
 
 def _utf8(path: Path, rows: Iterator[tuple[str, Row]]) -> Iterator[tuple[str, Row]]:

@@ -35,14 +35,23 @@ def usable_pictures(
 
 def complaint(listing: Path, defects: Defects) -> str:
     """One message that counts every kind of defect and names the first few of each."""
+    return (
+        f"{listing} and its pictures do not fit together. {told(defects)}. Repair them, "
+        "or leave them out, counted and named, with skip_bad=True (--skip-bad)."
+    )
+
+
+def told(defects: Defects) -> str:
+    """Every kind of defect counted, with the first few names.
+
+    >>> told({"empty caption": ["1.txt", "592.txt"]})
+    '2 x empty caption: 1.txt, 592.txt'
+    """
     parts = []
     for reason, names in defects.items():
         more = f" and {len(names) - NAMED_IN_ERROR} more" if len(names) > NAMED_IN_ERROR else ""
         parts.append(f"{len(names)} x {reason}: {', '.join(names[:NAMED_IN_ERROR])}{more}")
-    return (
-        f"{listing} and its pictures do not fit together. {'; '.join(parts)}. Repair them, "
-        "or leave them out, counted and named, with skip_bad=True (--skip-bad)."
-    )
+    return "; ".join(parts)
 
 
 def content_hash(digests: dict[str, str], texts: list[list[str]]) -> str:

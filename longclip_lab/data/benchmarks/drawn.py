@@ -42,8 +42,8 @@ def _attribute(attribute: str) -> Protocol:
         texts=f"the {len(names)} classes of the world's {attribute}, templates averaged",
         num_texts=len(names) * len(world.TEMPLATES),
         text_field="class name",
-        templates=tuple(world.TEMPLATES),
-        class_names=names,
+        prompts="world",
+        classes=f"world {attribute}",
         options={"set": "single", "attribute": attribute},
     )
 

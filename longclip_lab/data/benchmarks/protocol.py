@@ -14,10 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-PESSIMISTIC = "pessimistic: texts or pictures with the same score count as ahead"
+from longclip_lab.data.benchmarks.prompts import class_names as named_classes
+from longclip_lab.data.benchmarks.prompts import templates as named_templates
+from longclip_lab.data.benchmarks.texts import PROCESSING
+
 OWN_PREPROCESSING = "the model's own"
 
-NOT_COMPARED = ("name", "about", "users", "get", "licence", "layout", "folders", "sources")
+NOT_COMPARED = (
+    *("name", "about", "users", "get", "licence", "layout", "needs", "picture_folders", "folders"),
+    *("also_counted", "contaminated_by", "sources"),
+)
 """Fields that tell people about a protocol and do not change a score."""
 
 
@@ -46,10 +52,10 @@ class Protocol:
     tie: str = "pessimistic"
     """How equal scores are ranked. Official codes take the argmax, which gives the same score
     unless scores are equal to the last digit."""
-    templates: tuple[str, ...] = ()
-    """Prompts with one "{}" for the class name; none for retrieval."""
-    class_names: tuple[str, ...] = ()
-    """In the order of the labels; empty where they follow from the folders on disk."""
+    prompts: str = ""
+    """Which templates, for classification: a name in `prompts.templates`."""
+    classes: str = ""
+    """Which class names: a name in `prompts.class_names`."""
     preprocess: str = OWN_PREPROCESSING
     users: tuple[str, ...] = ()
     """Papers and codes that report on it."""
@@ -57,30 +63,54 @@ class Protocol:
     """Steps to download it."""
     licence: str = ""
     layout: str = ""
-    """What lies below its folder."""
+    """What lies in its folder, in words."""
+    needs: tuple[tuple[str, ...], ...] = ()
+    """Files or folders, below its folder, that list its pictures and hold its texts; each with the
+    other names it is published under."""
+    picture_folders: tuple[tuple[str, ...], ...] = ()
+    """Folders of its pictures, likewise."""
     folders: tuple[str, ...] = ()
     """Names of its folder below a common root, the usual one first."""
+    also_counted: tuple[int, ...] = ()
+    """Other numbers of pictures that sources give for the same set."""
     contaminated_by: tuple[str, ...] = ()
     """Training sets that hold pictures of it. "sharegpt4v" stands for the set and all of its
     parts, "sharegpt4v/all" only for the whole without Long-CLIP's held-out rows."""
     sources: tuple[str, ...] = ()
     """Where these facts were read."""
     reader: str = field(default="", repr=False)
-    """Which reader of `readers.READERS` opens it."""
+    """Which function of `readers.READERS` reads it."""
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """What the reader is told."""
+    """What that function is told."""
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Prompts with one "{}" for the class name; none for retrieval."""
+        return named_templates(self.prompts)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the labels; a benchmark on disk may have only some of them."""
+        return named_classes(self.classes)
+
+    def process(self, text: str) -> str:
+        """A published text as the tokenizer gets it."""
+        return PROCESSING[self.text_processing](text)
 
     def facts(self) -> dict[str, Any]:
-        """All of it, JSON-able; class names as their number and the SHA-256 of the list."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        del values["reader"]
-        values = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        """All of it, JSON-able; templates as a list, class names as number and hash."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+        lists = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
         names = "\n".join(self.class_names).encode()
-        values["class_names"] = {
-            "count": len(self.class_names),
-            "hash": hashlib.sha256(names).hexdigest()[:16],
+        return lists | {
+            "needs": [list(names) for names in self.needs],
+            "picture_folders": [list(names) for names in self.picture_folders],
+            "templates": list(self.templates),
+            "class_names": {
+                "count": len(self.class_names),
+                "hash": hashlib.sha256(names).hexdigest()[:16],
+            },
         }
-        return values | {"options": dict(self.options)}
 
     def differences(self, other: Protocol) -> list[str]:
         """What would keep scores from being comparable, one sentence each; [] if nothing.
@@ -129,7 +159,7 @@ class Benchmark:
     class_names: tuple[str, ...] = field(default=(), repr=False)
     templates: tuple[str, ...] = field(default=(), repr=False)
     skipped: dict[str, list[str]] = field(default_factory=dict)
-    """What was left out, by reason; only where `partial`, apart from files nobody asked for."""
+    """What was left out, by reason and name; nothing unless `partial`."""
     partial: bool = False
     """Some of what the protocol promises is missing: a score is not comparable."""
     source: dict[str, Any] = field(default_factory=dict)

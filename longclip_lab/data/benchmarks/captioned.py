@@ -1,0 +1,122 @@
+"""Readers of short captions: COCO's file, Karpathy's splits, Flickr30k's tokens; and of Urban-1k.
+
+Every reader takes the benchmark's place and its protocol, and returns what is listed; the pictures
+need not be there. Each raises LabError, with file and line, for a file that is not what it should
+be.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from longclip_lab.data.benchmarks.found import CAPTIONLESS, Found, read_object, text_under
+from longclip_lab.data.benchmarks.places import Place
+from longclip_lab.data.benchmarks.protocol import Protocol
+from longclip_lab.data.captions import read_captions, read_text
+from longclip_lab.data.pictures import SUFFIXES, picture_names
+from longclip_lab.errors import LabError
+
+_TOKEN_LINE = re.compile(r"(?P<picture>[^\t#]+)#(?P<number>\d+)\t(?P<text>.*)")
+
+
+def read_urban(place: Place, protocol: Protocol) -> Found:
+    """image/N.jpg and caption/N.txt: a picture belongs to the caption file of its name."""
+    (captions,), (images,) = place.files, place.folders
+    found = Found()
+    names = picture_names(images) if images.is_dir() else []
+    pictures = {Path(name).stem: name for name in names}
+    texts = [path for path in captions.iterdir() if path.suffix.lower() == ".txt"]
+    for path in sorted(texts, key=lambda path: (len(path.stem), path.stem)):
+        picture = pictures.pop(path.stem, f"{path.stem}.jpg")
+        where = f"{captions.name}/{path.name}"
+        text = read_text(path) if path.read_bytes().strip() else ""
+        found.add(f"{images.name}/{picture}", [protocol.process(text)], where)
+    for name in pictures.values():
+        found.note(CAPTIONLESS, f"{images.name}/{name}")
+    found.read.append(f"{captions.name}/: {len(texts)} caption files")
+    found.exact[captions.name] = lambda name: name.lower().endswith(".txt")
+    found.exact[images.name] = lambda name: Path(name).suffix.lower() in SUFFIXES
+    return found
+
+
+def read_coco(place: Place, protocol: Protocol) -> Found:
+    """COCO's own caption file; of each picture the first `options["first"]` captions."""
+    (path,), (images,) = place.files, place.folders
+    listing = read_captions(path)
+    found = Found(defects=dict(listing.defects), read=[_lists(path, place, len(listing.captions))])
+    folder = images.name
+    for name, texts in listing.captions.items():
+        if texts:
+            chosen = texts[: protocol.options["first"]]
+            found.texts[f"{folder}/{name}"] = [protocol.process(text) for text in chosen]
+        else:
+            found.note(CAPTIONLESS, f"{folder}/{name}")
+    known = set(listing.captions)
+    found.exact[folder] = known.__contains__
+    return found
+
+
+def read_karpathy(place: Place, protocol: Protocol) -> Found:
+    """Karpathy's dataset_coco.json or dataset_flickr30k.json: the pictures of one split."""
+    (path,), (folder,) = place.files, place.folders
+    images = read_object(path).get("images")
+    if not isinstance(images, list):
+        raise LabError(f'{path} has no list "images": is it one of Karpathy\'s split files?')
+    split, found = protocol.split, Found()
+    splits = {row.get("split") for row in images if isinstance(row, dict)}
+    if split not in splits:
+        raise LabError(f"{path} has no picture of the split {split!r}; it has {splits or 'none'}.")
+    for number, row in enumerate(images):
+        where = f"{path}: images[{number}]"
+        if not isinstance(row, dict):
+            raise LabError(f"{where} is not an object.")
+        if row.get("split") == split:
+            name = text_under(row, "filename", where)
+            texts = [protocol.process(text) for text in _sentences(row, where)]
+            found.add(f"{row.get('filepath') or folder.name}/{name}", texts, where)
+    found.read.append(_lists(path, place, len(found.texts)))
+    return found
+
+
+def _sentences(row: dict[str, Any], where: str) -> list[str]:
+    sentences = row.get("sentences")
+    if not isinstance(sentences, list) or not all(isinstance(one, dict) for one in sentences):
+        raise LabError(f'{where} has no list "sentences" of objects with "raw".')
+    return [text_under(one, "raw", f"{where}.sentences[{i}]") for i, one in enumerate(sentences)]
+
+
+def read_flickr(place: Place, protocol: Protocol) -> Found:
+    """results_20130124.token: lines of picture#number, a tab and a caption."""
+    (path,), (images,) = place.files, place.folders
+    found = Found()
+    captions: dict[str, list[str]] = {}
+    places: dict[str, int] = {}
+    seen: set[str] = set()
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        match = _TOKEN_LINE.fullmatch(line)
+        if match is None:
+            hint = "; this looks like a table with |" if "|" in line else ""
+            raise LabError(
+                f"{path}, line {number}: expected a picture, #, a number, a tab and a caption, "
+                f"such as 1000092795.jpg#0<tab>Two young guys; got {line[:60]!r}{hint}."
+            )
+        key = f"{match['picture']}#{match['number']}"
+        if key in seen:
+            found.note("caption listed twice", f"{key} (line {number})")
+            continue
+        seen.add(key)
+        places.setdefault(match["picture"], number)
+        captions.setdefault(match["picture"], []).append(protocol.process(match["text"]))
+    for picture, texts in captions.items():
+        found.add(f"{images.name}/{picture}", texts, f"{path.name}, line {places[picture]}")
+    found.read.append(_lists(path, place, len(captions)))
+    found.exact[images.name] = captions.__contains__
+    return found
+
+
+def _lists(path: Path, place: Place, count: int) -> str:
+    return f"{path.relative_to(place.home).as_posix()}: lists {count:,} pictures"
