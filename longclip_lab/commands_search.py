@@ -70,7 +70,8 @@ class Search:
             for one in found:
                 say(_told(one))
         if self.html is not None:
-            atomic_write(self.html, _page(index, found))
+            asked = [text for text in self.query if text not in queries]
+            atomic_write(self.html, _page(index, found, asked))
             if not self.json:
                 say(f"\nwritten to {self.html}")
 
@@ -103,9 +104,10 @@ def _told(found: Any) -> str:
     return "\n".join(lines).encode("utf-8", "replace").decode()
 
 
-def _page(index: Any, found: list[Any]) -> str:
+def _page(index: Any, found: list[Any], asked: list[str]) -> str:
     from longclip_lab.views.found import found_page
 
     notes = [f"{index.clip.name} on {len(index):,} pictures of {index.root.resolve()}."]
+    notes += [f"{index.clip.name} does not know all words of “{text}”." for text in asked]
     notes += [f"Left out, {why}: {len(names)}." for why, names in index.left_out.items()]
     return found_page(found, notes)

@@ -76,17 +76,23 @@ class PictureIndex:
         return int(ranks_of(self.scores(checked(text)), [self.row(name)])[0, 0])
 
     @overload
-    def search(self, text: str, top: int = ..., explain: bool = ...) -> Matches: ...
-    @overload
-    def search(self, text: Sequence[str], top: int = ..., explain: bool = ...) -> list[Matches]: ...
     def search(
-        self, text: str | Sequence[str], top: int = 5, explain: bool = False
+        self, text: str, top: int = ..., explain: bool = ..., warn: bool = ...
+    ) -> Matches: ...
+
+    @overload
+    def search(
+        self, text: Sequence[str], top: int = ..., explain: bool = ..., warn: bool = ...
+    ) -> list[Matches]: ...
+    def search(
+        self, text: str | Sequence[str], top: int = 5, explain: bool = False, warn: bool = True
     ) -> Matches | list[Matches]:
         """The `top` pictures nearest to a query (or to each of several), best first.
 
         With `explain` every sentence of the query is left out once, to see what it does for each
         picture found. A query that is longer than the model's context is answered with a
-        LabWarning that quotes what is not read.
+        LabWarning that quotes what is not read, unless `warn` is False: the answer's `reading`
+        tells it too.
 
         Raises LabError for fewer than one picture to find, for no query, and for one without words.
         """
@@ -94,7 +100,7 @@ class PictureIndex:
             raise LabError(f"Expected at least one picture to find, got top={top}.")
         texts = checked(text)
         readings = [how_read(self.clip, one) for one in texts]
-        for reading in readings:
+        for reading in readings if warn else ():
             warn_unread(self.clip.name, reading)
         queries_MD = self._encoded(texts)
         rows_MK = self._nearest(queries_MD, min(top, len(self)))

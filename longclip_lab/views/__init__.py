@@ -24,6 +24,7 @@ from longclip_lab.views.dispatch import plot
 from longclip_lab.views.explorer_figure import explorer_figure
 from longclip_lab.views.faithfulness import faithfulness_figure
 from longclip_lab.views.features import position_similarity_figure, spectrum_figure
+from longclip_lab.views.found import found_html
 from longclip_lab.views.gaps import gaps_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
 from longclip_lab.views.lengths import subcaptions_figure, token_limit_figure
@@ -37,6 +38,7 @@ from longclip_lab.views.patch_maps import patch_maps_figure
 from longclip_lab.views.readers import published_figure, readers_figure
 from longclip_lab.views.reading import effective_length_figure, truncation_figure
 from longclip_lab.views.records import record_figure
+from longclip_lab.views.sentence_ranks import sentence_ranks_figure
 from longclip_lab.views.theme import COLOURS, CONFIG, PALETTE, add_curve, figure, translucent
 from longclip_lab.views.tradeoff import tradeoff_figure
 
@@ -59,6 +61,7 @@ __all__ = [
     "explorer_figure",
     "faithfulness_figure",
     "figure",
+    "found_html",
     "gaps_figure",
     "matches_html",
     "overshadowing_figure",
@@ -72,6 +75,7 @@ __all__ = [
     "record_figure",
     "rising_figure",
     "scene_gallery",
+    "sentence_ranks_figure",
     "spectrum_figure",
     "stretching_figure",
     "subcaptions_figure",

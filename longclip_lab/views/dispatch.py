@@ -17,7 +17,7 @@ def plot(result: object, **options: object) -> go.Figure:
     longclip_lab.errors.LabError: There is no figure of a result of type int.
     """
     # here, so that the theme alone does not need torch
-    from longclip_lab import attribution, probing
+    from longclip_lab import attribution, probing, search
     from longclip_lab.objectives import RankMeter
     from longclip_lab.views import (
         answers,
@@ -29,6 +29,7 @@ def plot(result: object, **options: object) -> go.Figure:
         overshadowing,
         patch_maps,
         reading,
+        sentence_ranks,
     )
 
     figures = {
@@ -45,6 +46,7 @@ def plot(result: object, **options: object) -> go.Figure:
         attribution.AttentionWeights: attention.attention_figure,
         attribution.Contribution: contributions.contribution_figure,
         attribution.RisingCurve: contributions.rising_figure,
+        search.SentenceRanks: sentence_ranks.sentence_ranks_figure,
         RankMeter: features.spectrum_figure,
     }
     for kind, draw in figures.items():

@@ -5,8 +5,10 @@ n sentences of the query that are read.
 
 from __future__ import annotations
 
+import hashlib
 import html
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from PIL import Image, ImageOps
 from longclip_lab.errors import LabError
 from longclip_lab.search.updating import decoded
 from longclip_lab.views.html import Html, picture_uri
+from longclip_lab.views.states import with_pictures
 from longclip_lab.views.theme import COLOURS
 
 if TYPE_CHECKING:
@@ -52,17 +55,20 @@ _PAGE_STYLE = """
 body {font: 400 17px/1.6 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
   margin: 28px auto; max-width: 1120px; padding: 0 22px; background: light-dark(#faf8f3, #14161a);
   color: light-dark(#1d2126, #ece9e2)}
-.lc-found {max-width: none; margin-bottom: 44px}
-.lc-found ol {grid-template-columns: repeat(auto-fill, minmax(180px, 1fr))}
+body .lc-found {max-width: none; margin-bottom: 44px}
+body .lc-found ol {grid-template-columns: repeat(auto-fill, minmax(180px, 1fr))}
 """
 
 
 def found_html(
-    found: Matches | Sequence[Matches] | Mapping[str, Matches], wanted: str | None = None
+    found: Matches | Sequence[Matches] | Mapping[str, Matches],
+    wanted: str | None = None,
+    link: bool = False,
 ) -> Html:
     """What one or several searches found: query, pictures with scores, sentences that matter.
 
     A mapping gives each search a heading of its own. `wanted` is the name of a picture to frame.
+    With `link` a picture leads to its file, which a browser allows for pages on the same disk.
     What the model does not read of a query is grey. Where a search was explained, bars under each
     picture show what its score loses without each sentence, and the longest is told.
 
@@ -72,11 +78,11 @@ def found_html(
         found = {"": found} if hasattr(found, "names") else dict(enumerate(found))
     if not found:
         raise LabError("expected at least one search to show, got none.")
-    pieces = [
-        _search(one, heading if isinstance(heading, str) else "", wanted)
+    drawn = "".join(
+        drawn_search(one, heading if isinstance(heading, str) else "", wanted, link)
         for heading, one in found.items()
-    ]
-    return Html(_STYLE + "".join(pieces))
+    )
+    return Html(with_pictures(drawn, thumbnails(found.values())))
 
 
 def found_page(found: Sequence[Matches], notes: Sequence[str] = ()) -> str:
@@ -88,7 +94,7 @@ def found_page(found: Sequence[Matches], notes: Sequence[str] = ()) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         f"<title>{title}</title><style>{_PAGE_STYLE}</style></head>\n"
-        f'<body>{found_html(found)}<div class="lc-found">{told}</div></body></html>\n'
+        f'<body>{found_html(found, link=True)}<div class="lc-found">{told}</div></body></html>\n'
     )
 
 
@@ -101,11 +107,29 @@ def thumbnail_uri(path: Path, pixels: int = THUMBNAIL) -> str:
     return picture_uri(image, photo=True)
 
 
-def _search(found: Matches, heading: str, wanted: str | None) -> str:
+def thumbnails(searches: Iterable[Matches], pixels: int = THUMBNAIL) -> dict[str, str]:
+    """The pictures of searches by the keys of `drawn_search`; "" for one that is gone."""
+    made: dict[str, str] = {}
+    for path in {path for found in searches for path in found.paths}:
+        try:
+            made[_key(path)] = thumbnail_uri(path, pixels)
+        except OSError:
+            made[_key(path)] = ""
+    return made
+
+
+def _key(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+
+
+def drawn_search(
+    found: Matches, heading: str = "", wanted: str | None = None, link: bool = False
+) -> str:
+    """The HTML of a search without its pictures, for `views.states.with_pictures`."""
     heading = heading or f"The {len(found)} nearest of {found.pictures:,} pictures"
-    items = "".join(_hit(found, hit, found.names[hit] == wanted) for hit in range(len(found)))
+    items = "".join(_hit(found, hit, found.names[hit] == wanted, link) for hit in range(len(found)))
     return (
-        f'<div class="lc-found"><div class="headline">{html.escape(heading)}</div>'
+        f'{_STYLE}\n<div class="lc-found"><div class="headline">{html.escape(heading)}</div>'
         f'<div class="query">{_query(found)}</div><ol>{items}</ol></div>'
     )
 
@@ -128,13 +152,11 @@ def _query(found: Matches) -> str:
     return "".join(pieces)
 
 
-def _hit(found: Matches, hit: int, wanted: bool) -> str:
-    name = html.escape(found.names[hit].encode("utf-8", "replace").decode())
-    try:
-        uri = thumbnail_uri(found.paths[hit])
-    except OSError:
-        uri = ""  # gone since it was found; its name stays
-    picture = f'<img src="{uri}" alt="{name}">' if uri else "(gone)"
+def _hit(found: Matches, hit: int, wanted: bool, link: bool) -> str:
+    name, path = html.escape(found.names[hit].encode("utf-8", "replace").decode()), found.paths[hit]
+    picture = f'<img data-picture="{_key(path)}" alt="{name}">'
+    if link:
+        picture = f'<a href="{html.escape(path.resolve().as_uri())}">{picture}</a>'
     return (
         f"<li{' class=wanted' * wanted}>{picture}<b>{hit + 1}</b> "
         f'<span class="soft">{found.scores[hit]:.3f}</span><div class="name soft">{name}</div>'

@@ -16,6 +16,7 @@ WIDGETS = {
     "Stretcher": "stretcher",
     "Components": "components",
     "CounterfactualBrowser": "counterfactual_browser",
+    "SearchBox": "search_box",
 }
 """Every widget and its module here."""
 
