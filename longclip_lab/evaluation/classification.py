@@ -65,10 +65,11 @@ def zero_shot(
     Every template holds one "{}" for the class name. As in CLIP and Long-CLIP: the features of
     a class's prompts are normalised, averaged over the templates, and normalised again.
     `labels` are indices into `class_names`, one an image. Intervals are bootstraps over images.
+    Pooled features are asked, which FILIP does not train: see `late_interaction_classify`.
     Raises LabError for labels, names or templates that do not fit.
     """
-    _check_prompts(class_names, templates)
-    _labels(labels, len(images), len(class_names))
+    check_prompts(class_names, templates)
+    checked_labels(labels, len(images), len(class_names))
     classes = class_features(clip, class_names, templates, progress)
     features_ND = encode_images(clip, images, progress=progress)
     return classify(features_ND, classes, labels, bootstrap, seed)
@@ -81,7 +82,7 @@ def class_features(
 
     Raises LabError for no class, an empty name, a template without exactly one "{}".
     """
-    _check_prompts(class_names, templates)
+    check_prompts(class_names, templates)
     prompts = [template.format(name) for name in class_names for template in templates]
     encoded = encode_texts(clip, prompts, progress=progress)
     prompts_CPD = F.normalize(encoded.features_ND, dim=-1).view(
@@ -104,23 +105,39 @@ def classify(
     A class whose score equals the own one's (to 1e-6) counts as ahead of it, so that a model
     which cannot tell the classes apart gets 0. Raises LabError for NaN features.
     """
-    labels_N = _labels(labels, len(features_ND), len(classes.names))
+    labels_N = checked_labels(labels, len(features_ND), len(classes.names))
     classes_CD = classes.features_CD.to(features_ND)
     for name, features in (("image features", features_ND), ("class features", classes_CD)):
         if not torch.isfinite(features).all():
             raise LabError(f"{name}: expected finite numbers, got NaN or infinity.")
     ranks = []
-    of_image_N1 = torch.as_tensor(labels_N, device=features_ND.device)[:, None]
-    for rows_ND, own_N1 in zip(features_ND.split(8192), of_image_N1.split(8192), strict=True):
-        scores_NC = F.normalize(rows_ND, dim=1) @ classes_CD.mT
-        level_N1 = scores_NC.gather(1, own_N1) - SAME_SCORE
-        # The own class itself is at its own level: the count starts at 1, as ranks do.
-        ranks.append((scores_NC >= level_N1).sum(dim=1))
+    own_N1 = torch.as_tensor(labels_N, device=features_ND.device)[:, None]
+    for rows_ND, of_rows_N1 in zip(features_ND.split(8192), own_N1.split(8192), strict=True):
+        ranks.append(ranked_classes(F.normalize(rows_ND, dim=1) @ classes_CD.mT, of_rows_N1))
     ranks_N = torch.cat(ranks).cpu().numpy()
+    return scored_classes(ranks_N, labels_N, classes.names, classes.num_truncated, bootstrap, seed)
+
+
+def ranked_classes(scores_NC: torch.Tensor, own_N1: torch.Tensor) -> torch.Tensor:
+    """Rank [N], from 1, of every image's own class; behind the classes with the same score."""
+    level_N1 = scores_NC.gather(1, own_N1) - SAME_SCORE
+    # The own class itself is at its own level: the count starts at 1, as ranks do.
+    return (scores_NC >= level_N1).sum(dim=1)
+
+
+def scored_classes(
+    ranks_N: np.ndarray,
+    labels_N: np.ndarray,
+    names: Sequence[str],
+    num_truncated: int,
+    bootstrap: int,
+    seed: int,
+) -> ClassificationScores:
+    """Accuracies with their intervals, from the rank of every image's own class."""
     hits_N = (ranks_N == 1).astype(float)
     per_class = {
         name: bootstrap_mean(hits_N[labels_N == index], rounds=bootstrap, seed=seed)
-        for index, name in enumerate(classes.names)
+        for index, name in enumerate(names)
         if (labels_N == index).any()
     }
     return ClassificationScores(
@@ -128,11 +145,12 @@ def classify(
         top5=bootstrap_mean((ranks_N <= 5).astype(float), rounds=bootstrap, seed=seed),
         per_class=per_class,
         ranks=ranks_N,
-        num_truncated=classes.num_truncated,
+        num_truncated=num_truncated,
     )
 
 
-def _check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises LabError for no class, an empty name, a template without exactly one "{}"."""
     if isinstance(class_names, str) or isinstance(templates, str):
         raise LabError("class_names and templates: expected lists of texts, got a single text.")
     if not len(class_names) or not len(templates):
@@ -151,7 +169,8 @@ def _check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None
             )
 
 
-def _labels(labels: Sequence[int] | np.ndarray, images: int, classes: int) -> np.ndarray:
+def checked_labels(labels: Sequence[int] | np.ndarray, images: int, classes: int) -> np.ndarray:
+    """As an array [N]. Raises LabError unless there is one class index an image."""
     labels_N = np.asarray(labels)
     if labels_N.shape != (images,) or images == 0 or labels_N.dtype.kind not in "iu":
         raise LabError(

@@ -1,16 +1,10 @@
-"""`evaluate`: a model on named benchmarks or on your own pairs, with records.
-
-Shapes: N images, M texts, D embedding.
-"""
+"""`evaluate`: a model on named benchmarks or on your own pairs, with records."""
 
 from __future__ import annotations
 
 import time
 from typing import Any, NamedTuple
 
-import torch
-
-from longclip_lab.evaluation.classification import class_features, classify
 from longclip_lab.evaluation.intervals import Interval
 from longclip_lab.evaluation.protocols import (
     BENCHMARKS,
@@ -20,13 +14,19 @@ from longclip_lab.evaluation.protocols import (
     tasks,
 )
 from longclip_lab.evaluation.records import Evaluation, Record, data_hash, model_hash
-from longclip_lab.evaluation.retrieval import retrieval
-from longclip_lab.models import Clip, encode_images, encode_texts
+from longclip_lab.evaluation.similarities import Similarity, SimilarityName, get_similarity
+from longclip_lab.models import Clip
 
 TIE, BOOTSTRAP = "pessimistic", 1000
 
 
-def evaluate(clip: Clip, *benchmarks: Any, progress: bool = False, seed: int = 0) -> Evaluation:
+def evaluate(
+    clip: Clip,
+    *benchmarks: Any,
+    progress: bool = False,
+    seed: int = 0,
+    similarity: SimilarityName | None = None,
+) -> Evaluation:
     """Scores of a model on benchmarks, one record each.
 
     A benchmark is a name, or an object with pictures and captions (`world.pairs(...)`,
@@ -39,12 +39,14 @@ def evaluate(clip: Clip, *benchmarks: Any, progress: bool = False, seed: int = 0
       single things, templates averaged.
 
     `seed` is the bootstrap's; the pictures are always the same. Texts longer than the model's
-    context are cut and counted in the record. Raises LabError for an unknown name, an object
+    context are cut and counted in the record. `similarity` is "pooled", the cosine of one feature
+    a picture and a text, or "late", the token-wise late interaction that FILIP trains; by default
+    the one that the model was last trained for. Raises LabError for an unknown name, an object
     without the fields, an empty caption, a broken picture.
     """
     planned = [task for benchmark in benchmarks or BENCHMARKS for task in tasks(benchmark)]
     weights = model_hash(clip.model)
-    features = _ImageFeatures(clip, progress)
+    features = _ImageFeatures(clip, get_similarity(clip, similarity), progress)
     return Evaluation([_record(clip, task, features, weights, progress, seed) for task in planned])
 
 
@@ -79,6 +81,7 @@ def _record(
             "tie": TIE,
             "bootstrap": BOOTSTRAP,
             "context_length": clip.context_length,
+            "similarity": features.how.name,
             **outcome.settings,
         },
         source=task.source,
@@ -92,24 +95,24 @@ def _record(
 class _ImageFeatures:
     """Features of the pictures of the last task: the next one often has the same pictures."""
 
-    def __init__(self, clip: Clip, progress: bool) -> None:
-        self.clip, self.progress = clip, progress
+    def __init__(self, clip: Clip, how: Similarity, progress: bool) -> None:
+        self.clip, self.how, self.progress = clip, how, progress
         self.images: Any = None
 
-    def __call__(self, task: Task) -> torch.Tensor:
+    def __call__(self, task: Task) -> Any:
         if self.images is not task.images:
-            self.features_ND = encode_images(self.clip, task.images, progress=self.progress)
+            self.known = self.how.encode_images(self.clip, task.images, progress=self.progress)
             self.images = task.images
-        return self.features_ND
+        return self.known
 
 
 def _retrieve(
     clip: Clip, task: RetrievalTask, features: _ImageFeatures, progress: bool, seed: int
 ) -> _Outcome:
-    encoded = encode_texts(clip, task.texts, progress=progress)
-    scores = retrieval(
+    encoded = features.how.encode_texts(clip, task.texts, progress=progress)
+    scores = features.how.retrieval(
         features(task),
-        encoded.features_ND,
+        encoded,
         task.image_of_text,
         tie=TIE,
         bootstrap=BOOTSTRAP,
@@ -121,7 +124,7 @@ def _retrieve(
 def _classify(
     clip: Clip, task: ClassificationTask, features: _ImageFeatures, progress: bool, seed: int
 ) -> _Outcome:
-    classes = class_features(clip, task.class_names, task.templates, progress)
-    scores = classify(features(task), classes, task.labels, BOOTSTRAP, seed)
+    classes = features.how.class_features(clip, task.class_names, task.templates, progress)
+    scores = features.how.classify(features(task), classes, task.labels, BOOTSTRAP, seed)
     settings = {"templates": list(task.templates), "classes": list(task.class_names)}
     return _Outcome(scores.scores(), classes.prompts, classes.num_truncated, settings)

@@ -6,7 +6,7 @@ Shapes: N images, M texts, D embedding, R rows and C columns of a block, L level
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -46,19 +46,59 @@ class Ranks:
         return np.where(slots <= 0, 0.0, np.where(slots > self.level, 1.0, 1 - miss))
 
 
+class Scores(Protocol):
+    """How alike pictures and texts are, asked for block by block.
+
+    Both methods give scores twice: as pictures look for texts, and as texts look for pictures.
+    For a cosine the two are the same.
+    """
+
+    num_images: int
+    num_texts: int
+    device: torch.device
+
+    def own(self, image_of_text_M: torch.Tensor, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of every text with its own picture, both [M]; no more than `chunk` texts at a time."""
+
+    def block(self, rows: slice, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of some pictures with some texts, both [R, C]; the next call may overwrite them."""
+
+
+class Cosine:
+    """The scores of normalised features, one a picture and one a text."""
+
+    def __init__(self, images_ND: torch.Tensor, texts_MD: torch.Tensor) -> None:
+        self.images_ND, self.texts_MD = images_ND, texts_MD
+        self.num_images, self.num_texts = len(images_ND), len(texts_MD)
+        self.device = images_ND.device
+        self._memory = images_ND.new_empty(0)
+
+    def own(self, image_of_text_M: torch.Tensor, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+        parts = zip(self.texts_MD.split(chunk), image_of_text_M.split(chunk), strict=True)
+        own_M = torch.cat(
+            [(texts_CD * self.images_ND[image_of_C]).sum(dim=1) for texts_CD, image_of_C in parts]
+        )
+        return own_M, own_M
+
+    def block(self, rows: slice, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        rows_RD, columns_CD = self.images_ND[rows], self.texts_MD[columns]
+        size = len(rows_RD) * len(columns_CD)
+        if len(self._memory) < size:
+            self._memory = rows_RD.new_empty(size)
+        scores_RC = self._memory[:size].view(len(rows_RD), len(columns_CD))
+        torch.mm(rows_RD, columns_CD.mT, out=scores_RC)
+        return scores_RC, scores_RC
+
+
 def rank_both_ways(
-    images_ND: torch.Tensor,
-    texts_MD: torch.Tensor,
-    image_of_text_M: torch.Tensor,
-    tie: Tie,
-    chunk: int,
+    scores: Scores, image_of_text_M: torch.Tensor, tie: Tie, chunk: int
 ) -> tuple[Ranks, Ranks]:
-    """Ranks of every image's best own text, and of every text's image; features normalised.
+    """Ranks of every image's best own text, and of every text's image.
 
     Images without a text are distractors: their own rows are meaningless and not returned.
     """
-    own_M = _own_scores(images_ND, texts_MD, image_of_text_M, chunk)
-    best_N = own_M.new_full((len(images_ND),), -torch.inf)
+    own_M, of_text_M = scores.own(image_of_text_M, chunk)
+    best_N = own_M.new_full((scores.num_images,), -torch.inf)
     best_N = best_N.scatter_reduce(0, image_of_text_M, own_M, "amax")
     offsets = {
         "pessimistic": [-SAME_SCORE],
@@ -67,7 +107,7 @@ def rank_both_ways(
     }[tie]
     offset_L1 = own_M.new_tensor(offsets)[:, None]
     above_LN, above_LM = _count_foreign_above(
-        images_ND, texts_MD, image_of_text_M, best_N + offset_L1, own_M + offset_L1, chunk
+        scores, image_of_text_M, best_N + offset_L1, of_text_M + offset_L1, chunk
     )
     shared_M = (own_M >= best_N[image_of_text_M] - SAME_SCORE).long()
     shared_N = torch.zeros_like(above_LN[0]).scatter_add(0, image_of_text_M, shared_M)
@@ -83,21 +123,8 @@ def _ranks(above_LQ: torch.Tensor, own_Q: torch.Tensor) -> Ranks:
     return Ranks(above_LQ[0], above_LQ[-1] - above_LQ[0], own_Q.cpu().numpy())
 
 
-def _own_scores(
-    images_ND: torch.Tensor, texts_MD: torch.Tensor, image_of_text_M: torch.Tensor, chunk: int
-) -> torch.Tensor:
-    own = [
-        (texts_CD * images_ND[image_of_C]).sum(dim=1)
-        for texts_CD, image_of_C in zip(
-            texts_MD.split(chunk), image_of_text_M.split(chunk), strict=True
-        )
-    ]
-    return torch.cat(own)
-
-
 def _count_foreign_above(
-    images_ND: torch.Tensor,
-    texts_MD: torch.Tensor,
+    scores: Scores,
     image_of_text_M: torch.Tensor,
     row_levels_LN: torch.Tensor,
     column_levels_LM: torch.Tensor,
@@ -105,27 +132,25 @@ def _count_foreign_above(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """How many scores of foreign pairs exceed each image's and each text's levels.
 
-    One product for both directions; never more than two blocks [chunk, chunk] at a time.
+    One pass for both directions; what is in memory are blocks [chunk, chunk].
     """
     above_LN = torch.zeros_like(row_levels_LN, dtype=torch.long)
     above_LM = torch.zeros_like(column_levels_LM, dtype=torch.long)
-    memory = images_ND.new_empty(2, chunk * chunk)
-    for top in range(0, len(images_ND), chunk):
-        rows_RD = images_ND[top : top + chunk]
-        rows = slice(top, top + len(rows_RD))
-        for left in range(0, len(texts_MD), chunk):
-            columns_CD = texts_MD[left : left + chunk]
-            columns = slice(left, left + len(columns_CD))
-            size = len(rows_RD), len(columns_CD)
-            scores_RC, exceeds_RC = memory[:, : size[0] * size[1]].view(2, *size)
-            torch.mm(rows_RD, columns_CD.mT, out=scores_RC)
+    memory = row_levels_LN.new_empty(chunk * chunk)
+    for top in range(0, scores.num_images, chunk):
+        rows = slice(top, min(top + chunk, scores.num_images))
+        for left in range(0, scores.num_texts, chunk):
+            columns = slice(left, min(left + chunk, scores.num_texts))
+            of_image_RC, of_text_RC = scores.block(rows, columns)
+            exceeds_RC = memory[: of_image_RC.numel()].view(of_image_RC.shape)
             row_of_C = image_of_text_M[columns] - top
-            inside = torch.nonzero((row_of_C >= 0) & (row_of_C < size[0])).squeeze(1)
-            scores_RC[row_of_C[inside], inside] = -torch.inf
+            inside = torch.nonzero((row_of_C >= 0) & (row_of_C < len(of_image_RC))).squeeze(1)
+            for scores_RC in (of_image_RC, of_text_RC):
+                scores_RC[row_of_C[inside], inside] = -torch.inf
             for level in range(len(row_levels_LN)):
                 # Comparing into floats: torch sums those several times faster than booleans.
-                torch.gt(scores_RC, row_levels_LN[level, rows, None], out=exceeds_RC)
+                torch.gt(of_image_RC, row_levels_LN[level, rows, None], out=exceeds_RC)
                 above_LN[level, rows] += exceeds_RC.sum(dim=1).long()
-                torch.gt(scores_RC, column_levels_LM[level, columns], out=exceeds_RC)
+                torch.gt(of_text_RC, column_levels_LM[level, columns], out=exceeds_RC)
                 above_LM[level, columns] += exceeds_RC.sum(dim=0).long()
     return above_LN, above_LM

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation.intervals import Interval, bootstrap_mean
-from longclip_lab.evaluation.ranking import Ranks, Tie, rank_both_ways
+from longclip_lab.evaluation.ranking import Cosine, Ranks, Scores, Tie, rank_both_ways
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,17 +91,31 @@ def retrieval(
             f"Expected images and texts of the same embedding size, got {images_ND.shape[1]} "
             f"and {texts_MD.shape[1]}."
         )
-    of_text_M = _image_of_text(image_of_text_M, len(images_ND), len(texts_MD)).to(images_ND.device)
+    scores = Cosine(images_ND, texts_MD)
+    return scored_retrieval(scores, image_of_text_M, ks, tie, chunk, bootstrap, seed)
+
+
+def scored_retrieval(
+    scores: Scores,
+    image_of_text_M: Sequence[int] | torch.Tensor | None,
+    ks: Sequence[int],
+    tie: Tie,
+    chunk: int,
+    bootstrap: int,
+    seed: int,
+) -> RetrievalScores:
+    """`retrieval` by any scores that are made block by block."""
+    of_text_M = _image_of_text(image_of_text_M, scores.num_images, scores.num_texts)
     _check_options(ks, tie, chunk, bootstrap)
-    i2t, t2i = rank_both_ways(images_ND, texts_MD, of_text_M, tie, chunk)
     groups_M = of_text_M.cpu().numpy()
+    i2t, t2i = rank_both_ways(scores, of_text_M.to(scores.device), tie, chunk)
     return RetrievalScores(
         i2t=_recall(i2t, ks, np.arange(len(i2t.ahead)), bootstrap, seed),
         t2i=_recall(t2i, ks, groups_M, bootstrap, seed),
         i2t_ranks=i2t.rank(),
         t2i_ranks=t2i.rank(),
-        num_images=len(images_ND),
-        num_texts=len(texts_MD),
+        num_images=scores.num_images,
+        num_texts=scores.num_texts,
         tie=tie,
     )
 

@@ -51,12 +51,7 @@ def encode_texts(
 
     Raises LabError for no texts, and for a text that is not a string.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    if not texts:
-        raise LabError("Expected at least one text, got none.")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise LabError(f"Text {index} of {len(texts)} is not a string but {text!r}.")
+    texts = checked_texts(texts)
     tokens = clip.tokenize(texts)
     order_N = torch.argsort(tokens.lengths_B, descending=True, stable=True)
     packed = clip.device.type == "cpu" and can_pack(clip.model)
@@ -70,6 +65,17 @@ def encode_texts(
     features_ND = torch.empty_like(sorted_ND)
     features_ND[order_N] = sorted_ND
     return TextFeatures(features_ND, tokens.lengths_B, tokens.num_truncated)
+
+
+def checked_texts(texts: str | Sequence[str]) -> list[str]:
+    """Texts as a list. Raises LabError for none, and for a text that is not a string."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise LabError("Expected at least one text, got none.")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise LabError(f"Text {index} of {len(texts)} is not a string but {text!r}.")
+    return texts
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from longclip_lab.errors import LabError
+from longclip_lab.evaluation.similarities import TOKEN_WISE
 from longclip_lab.training.checkpoints import DISPLAY
 from longclip_lab.training.family import lit
 from longclip_lab.training.recipe import Recipe
@@ -117,6 +118,8 @@ class Arm:
         facts["seed"] = seed if drawn else None
         if self.recipe is not None:
             facts["recipe"] = asdict(self.seeded(seed))
+            if self.recipe.objective in TOKEN_WISE:
+                facts["asked"] = "late interaction"  # not by pooled features, as it was before
         if self.start in TRUNKS:
             facts["start"] = TRUNKS[self.start].identity()
         return _content(facts)

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
-from longclip_lab.evaluation.classification import class_features, classify
-from longclip_lab.models import Clip, encode_images, encode_texts
+from longclip_lab.evaluation import Interval, Similarity, bootstrap_mean, get_similarity
+from longclip_lab.models import Clip
 from longclip_lab.reproduction.locked_pictures import LockedPictures
 from longclip_lab.training import Run
 from longclip_lab.world import TEMPLATES, SingleObjects, classes
 
 Test = tuple[Any, Sequence[str]]
-"""Pictures, their features [N, D] where these are known, or `LockedPictures`; one text for each."""
+"""Pictures, their features where these are known (as `Similarity.encode_images` gives them), or
+`LockedPictures`; one text for each."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,24 @@ def measure(
 
     Features in place of pictures save time where the image tower is the same for many models, as
     it is after stretching; `LockedPictures` do where it is locked but for a head that is trained.
+    The model is asked by the similarity that it was last trained for, see `get_similarity`.
     `stage` is "start", "stretched" or "fine-tuned". `run` is the fine-tuning that `clip` comes
     from; it adds the recipe and PCM's share of the variance, the mean over the logged steps.
     """
+    how = get_similarity(clip)
     known: dict[int, torch.Tensor] = {}
     hits = {}
     for name, (images, texts) in tests.items():
         if id(images) not in known:
-            known[id(images)] = _image_features(clip, images)
-        hits[name] = _hits(known[id(images)], encode_texts(clip, texts).features_ND)
+            known[id(images)] = _image_features(clip, how, images)
+        found = how.retrieval(known[id(images)], how.encode_texts(clip, texts), bootstrap=0)
+        hits[name] = ((found.i2t_ranks == 1).astype(float) + (found.t2i_ranks == 1)) / 2
     if singles is not None:
-        seen_ND = _image_features(clip, singles.images)
+        seen = how.encode_images(clip, singles.images)
         for name in ("kind", "colour"):
-            prompts = class_features(clip, classes(name), TEMPLATES)
-            found = classify(seen_ND, prompts, singles.labels[name], bootstrap=0)
-            hits[name] = (found.ranks == 1).astype(float)
+            prompts = how.class_features(clip, classes(name), TEMPLATES)
+            named = how.classify(seen, prompts, singles.labels[name], bootstrap=0)
+            hits[name] = (named.ranks == 1).astype(float)
     shares = [row["variance_kept"] for row in run.history] if run else []
     is_pcm = run is not None and run.recipe.objective == "pcm"
     return Measured(
@@ -115,13 +118,8 @@ def measure(
     )
 
 
-def _image_features(clip: Clip, images: Any) -> torch.Tensor:
+def _image_features(clip: Clip, how: Similarity, images: Any) -> torch.Tensor:
     if isinstance(images, LockedPictures):
         return images.features(clip)
-    known = torch.is_tensor(images) and images.ndim == 2
-    return images if known else encode_images(clip, images)
-
-
-def _hits(images_ND: torch.Tensor, texts_ND: torch.Tensor) -> np.ndarray:
-    found = retrieval(images_ND, texts_ND, bootstrap=0)
-    return ((found.i2t_ranks == 1).astype(float) + (found.t2i_ranks == 1)) / 2
+    known = torch.is_tensor(images) and images.is_floating_point()
+    return images if known else how.encode_images(clip, images)

@@ -14,9 +14,9 @@ import torch
 
 from longclip_lab import world
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.evaluation import zero_shot
+from longclip_lab.evaluation import Similarity, get_similarity
 from longclip_lab.evaluation.records import model_hash
-from longclip_lab.models import Clip, encode_images
+from longclip_lab.models import Clip
 from longclip_lab.reproduction.measured import Measured, measure
 
 SIBLINGS = 4
@@ -31,31 +31,37 @@ class Suite:
     name: str
     tests: dict[str, tuple[np.ndarray, list[str]]]
     singles: world.SingleObjects | None
-    features: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict, repr=False)
+    features: dict[tuple[str, str, int], torch.Tensor] = field(default_factory=dict, repr=False)
 
     def ask(self, clip: Clip) -> Measured:
-        """The hits of `clip`, picture by picture. A locked image tower runs only once for all."""
+        """The hits of `clip`, picture by picture. A locked image tower runs only once for all.
+
+        A model that FILIP trained is asked by late interaction, every other one by its pooled
+        features.
+        """
+        how = get_similarity(clip)
         tower = model_hash(clip.model.visual)
         tests = {}
         for name, (images, texts) in self.tests.items():
-            key = (tower, id(images))
+            key = (tower, how.name, id(images))
             if key not in self.features:
-                self.features[key] = encode_images(clip, images)
+                self.features[key] = how.encode_images(clip, images)
             tests[name] = (self.features[key], texts)
         found = measure(clip, self.name, "", tests, self.singles)
         if self.singles is not None:
-            found.hits["thing"] = things(clip, self.singles)
+            found.hits["thing"] = things(clip, how, self.singles)
         # Towers that are trained never come back; those of the last arm are enough.
         for key in [key for key in self.features if key[0] != tower]:
             del self.features[key]
         return found
 
 
-def things(clip: Clip, singles: world.SingleObjects) -> np.ndarray:
+def things(clip: Clip, how: Similarity, singles: world.SingleObjects) -> np.ndarray:
     """Hits [N] of naming a single thing's colour and kind together, one of 96 classes."""
     names = [f"{colour} {kind}" for kind in world.KINDS for colour in world.COLOURS]
     labels_N = singles.labels["kind"] * len(world.COLOURS) + singles.labels["colour"]
-    found = zero_shot(clip, singles.images, labels_N, names, world.TEMPLATES, bootstrap=0)
+    classes = how.class_features(clip, names, world.TEMPLATES)
+    found = how.classify(how.encode_images(clip, singles.images), classes, labels_N, bootstrap=0)
     return (found.ranks == 1).astype(float)
 
 

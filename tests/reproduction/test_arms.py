@@ -9,7 +9,7 @@ import pytest
 from longclip_lab.errors import LabError
 from longclip_lab.reproduction.arms import Arm
 from longclip_lab.reproduction.experiments import EXPERIMENTS, experiment
-from longclip_lab.training.recipes import longclip
+from longclip_lab.training.recipes import filip, longclip
 
 RECIPE = replace(longclip("tiny"), steps=3, warmup_steps=1, batch_size=8, pairs=16, k=2)
 ARM = Arm("micro", RECIPE, start="tiny", stretch="kps")
@@ -38,6 +38,13 @@ def test_seeds_do_not_count_where_nothing_is_drawn():
     assert untrained.key(0) == untrained.key(1)
     drawn = replace(untrained, stretch="random")
     assert drawn.key(0) != drawn.key(1)
+
+
+def test_only_arms_of_late_interaction_say_how_they_are_asked():
+    """Others keep the name, and the results, that they had before there was a choice."""
+    assert "asked" not in ARM.identity(0)
+    token_wise = Arm("micro", filip("tiny")).identity(0)
+    assert token_wise["asked"] == "late interaction"
 
 
 def test_an_arm_that_starts_from_nothing_is_refused():

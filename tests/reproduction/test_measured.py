@@ -15,7 +15,7 @@ from longclip_lab.evaluation import evaluate
 from longclip_lab.models import encode_images, new_tiny, stretch
 from longclip_lab.reproduction.locked_pictures import LockedPictures
 from longclip_lab.reproduction.measured import Measured, measure
-from longclip_lab.training import longclip, train
+from longclip_lab.training import longclip, recipes, train
 from longclip_lab.views.comparisons import long_score, short_score
 
 
@@ -37,6 +37,16 @@ def tests(pairs):
 def test_its_means_are_those_of_evaluate(clip, pairs, tests):
     found = measure(clip, "x", "stretched", tests)
     for name, record in zip(("long", "short"), evaluate(clip, pairs), strict=True):
+        both = (record.scores["i2t R@1"].value + record.scores["t2i R@1"].value) / 2
+        assert found.score(name).value == pytest.approx(both)
+
+
+def test_a_filip_model_is_asked_by_its_tokens(pairs, tests):
+    recipe = replace(recipes.filip("tiny"), steps=2, warmup_steps=1, batch_size=8, pairs=16)
+    tuned = train(None, recipe, world.web_pairs(16, 5), progress=False).model
+    found = measure(tuned, "x", "fine-tuned", tests, world.single_objects(6))
+    for name, record in zip(("long", "short"), evaluate(tuned, pairs), strict=True):
+        assert record.settings["similarity"] == "late"
         both = (record.scores["i2t R@1"].value + record.scores["t2i R@1"].value) / 2
         assert found.score(name).value == pytest.approx(both)
 

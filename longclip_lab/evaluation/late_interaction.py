@@ -1,0 +1,207 @@
+"""Retrieval and zero-shot classification by FILIP's token-wise late interaction.
+
+A model that learned to compare tokens has learned nothing of its pooled features: it is to be asked
+in its own way.
+
+Shapes: N images, M texts, R images and C texts of a block, S texts worked on at once, P image
+tokens, T text tokens, D embedding, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from longclip_lab.errors import LabError
+from longclip_lab.evaluation.classification import (
+    ClassificationScores,
+    check_prompts,
+    checked_labels,
+    ranked_classes,
+    scored_classes,
+)
+from longclip_lab.evaluation.ranking import Tie
+from longclip_lab.evaluation.retrieval import RetrievalScores, scored_retrieval
+from longclip_lab.models import Clip
+from longclip_lab.models.token_encoding import TextTokens, encode_texts_by_token
+
+AT_ONCE = 2**20
+"""Similarities of tokens in memory, 4 MB: more do not stay in a processor's cache."""
+TEXTS_AT_ONCE = 16
+"""Texts side by side, of nearly the same length."""
+
+
+@dataclass(frozen=True)
+class ClassTokens:
+    """The prompts of a zero-shot classifier, class after class, token by token."""
+
+    tokens: TextTokens
+    names: tuple[str, ...]
+    prompts: list[str]
+    """The texts that were encoded, classes times templates."""
+
+    @property
+    def num_truncated(self) -> int:
+        """Prompts that were longer than the model's context."""
+        return self.tokens.num_truncated
+
+
+class LateInteraction:
+    """The scores of tokens (FILIP, Yao et al. 2022, equations 3 and 4), see `ranking.Scores`.
+
+    A picture looks for a text by the mean over image tokens of their best text token, a text for a
+    picture by the mean over text tokens of their best image token.
+    """
+
+    def __init__(
+        self, images_NPD: torch.Tensor, texts_MTD: torch.Tensor, mask_MT: torch.Tensor
+    ) -> None:
+        self.images_NPD = _unit_tokens(images_NPD, "image tokens")
+        texts_MTD = _unit_tokens(texts_MTD, "text tokens").to(self.images_NPD)
+        mask_MT = torch.as_tensor(mask_MT, device=texts_MTD.device)
+        _check(self.images_NPD, texts_MTD, mask_MT)
+        self.num_images, self.num_texts = len(images_NPD), len(texts_MTD)
+        self.device = self.images_NPD.device
+        # With a token of its own in the place of padding, no text finds a better one there.
+        first_M = mask_MT.int().argmax(dim=1)
+        some_M1D = texts_MTD[torch.arange(len(texts_MTD)), first_M][:, None]
+        self.texts_MTD = torch.where(mask_MT[..., None], texts_MTD, some_M1D)
+        self.weights_MT = mask_MT.to(texts_MTD) / mask_MT.sum(dim=1, keepdim=True)
+        positions_T = torch.arange(1, mask_MT.shape[1] + 1, device=mask_MT.device)
+        self.lengths_M = (mask_MT * positions_T).amax(dim=1)
+
+    def own(self, image_of_text_M: torch.Tensor, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = max(1, min(chunk, AT_ONCE // (self.images_NPD.shape[1] * self.texts_MTD.shape[1])))
+        parts = []
+        for start in range(0, self.num_texts, pairs):
+            texts = slice(start, start + pairs)
+            images_CPD = self.images_NPD[image_of_text_M[texts]]
+            similarity_CPT = images_CPD @ self.texts_MTD[texts].mT
+            of_text_C = (similarity_CPT.amax(dim=1) * self.weights_MT[texts]).sum(dim=1)
+            parts.append((similarity_CPT.amax(dim=2).mean(dim=1), of_text_C))
+        of_image, of_text = zip(*parts, strict=True)
+        return torch.cat(of_image), torch.cat(of_text)
+
+    def block(self, rows: slice, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        rows_RPD, lengths_C = self.images_NPD[rows], self.lengths_M[columns]
+        of_image_RC = rows_RPD.new_empty(len(rows_RPD), len(lengths_C))
+        of_text_RC = torch.empty_like(of_image_RC)
+        for some_S in torch.argsort(lengths_C).split(TEXTS_AT_ONCE):
+            length = int(lengths_C[some_S].max())
+            texts_STD = self.texts_MTD[columns][some_S, :length]
+            weights_ST = self.weights_MT[columns][some_S, :length]
+            images = max(1, AT_ONCE // (rows_RPD.shape[1] * weights_ST.numel()))
+            for start in range(0, len(rows_RPD), images):
+                part = slice(start, start + images)
+                of_image_RC[part, some_S], of_text_RC[part, some_S] = _interact(
+                    rows_RPD[part], texts_STD, weights_ST
+                )
+        return of_image_RC, of_text_RC
+
+
+def _interact(
+    images_RPD: torch.Tensor, texts_STD: torch.Tensor, weights_ST: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    flat = images_RPD.flatten(0, 1) @ texts_STD.flatten(0, 1).mT
+    similarity_RPST = flat.view(*images_RPD.shape[:2], *weights_ST.shape)
+    best_RST = similarity_RPST.amax(dim=1)
+    return similarity_RPST.amax(dim=3).mean(dim=1), (best_RST * weights_ST).sum(dim=2)
+
+
+@torch.no_grad()
+def late_interaction_retrieval(
+    image_tokens_NPD: torch.Tensor,
+    text_tokens_MTD: torch.Tensor,
+    text_mask_MT: torch.Tensor,
+    image_of_text_M: Sequence[int] | torch.Tensor | None = None,
+    ks: Sequence[int] = (1, 5, 10),
+    tie: Tie = "pessimistic",
+    chunk: int = 1024,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> RetrievalScores:
+    """R@k as `retrieval` gives it, by the similarities that FILIP trains, one a direction.
+
+    Tokens need not be normalised; `text_mask_MT` (bool) says which exist. Image to text is ranked
+    by FILIP's equation 3, text to image by equation 4. Everything else is as for `retrieval`;
+    memory beyond the normalised tokens: three blocks of chunk x chunk scores and some 10 MB.
+    Raises LabError as `retrieval` does, and for a text without tokens.
+
+    >>> eye = torch.eye(3)[:, None]
+    >>> mask = torch.ones(3, 1, dtype=torch.bool)
+    >>> late_interaction_retrieval(eye, eye[[0, 2, 1]], mask).t2i_ranks.tolist()
+    [1, 3, 3]
+    """
+    scores = LateInteraction(image_tokens_NPD, text_tokens_MTD, text_mask_MT)
+    return scored_retrieval(scores, image_of_text_M, ks, tie, chunk, bootstrap, seed)
+
+
+def class_tokens(
+    clip: Clip, class_names: Sequence[str], templates: Sequence[str], progress: bool = False
+) -> ClassTokens:
+    """Encode all prompts, token by token. Raises LabError as `class_features` does."""
+    check_prompts(class_names, templates)
+    prompts = [template.format(name) for name in class_names for template in templates]
+    tokens = encode_texts_by_token(clip, prompts, progress=progress)
+    return ClassTokens(tokens, tuple(class_names), prompts)
+
+
+@torch.no_grad()
+def late_interaction_classify(
+    image_tokens_NPD: torch.Tensor,
+    classes: ClassTokens,
+    labels: Sequence[int] | np.ndarray,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> ClassificationScores:
+    """Score pictures against the prompts of each class, as FILIP does.
+
+    A picture's score for a class is the mean over the class's templates of its similarity with the
+    prompt (image to text, FILIP's equation 3): tokens of different prompts cannot be averaged.
+    Ties and errors as for `classify`.
+    """
+    labels_N = checked_labels(labels, len(image_tokens_NPD), len(classes.names))
+    texts = classes.tokens
+    scores = LateInteraction(image_tokens_NPD, texts.features_MTD, texts.mask_MT)
+    scores_NM = scores.block(slice(0, scores.num_images), slice(0, scores.num_texts))[0]
+    scores_NK = scores_NM.unflatten(1, (len(classes.names), -1)).mean(dim=2)
+    own_N1 = torch.as_tensor(labels_N, device=scores_NK.device)[:, None]
+    ranks_N = ranked_classes(scores_NK, own_N1).cpu().numpy()
+    return scored_classes(ranks_N, labels_N, classes.names, classes.num_truncated, bootstrap, seed)
+
+
+def _unit_tokens(tokens: torch.Tensor, name: str) -> torch.Tensor:
+    """Tokens of length 1 in float32 (float64 stays)."""
+    tokens = torch.as_tensor(tokens)
+    if tokens.ndim != 3 or 0 in tokens.shape or not tokens.is_floating_point():
+        raise LabError(
+            f"{name}: expected floats [number, tokens, dimension], none of them 0, got "
+            f"{tokens.dtype} of shape {list(tokens.shape)}."
+        )
+    bad = len(tokens) - int(torch.isfinite(tokens).flatten(1).all(dim=1).sum())
+    if bad:
+        raise LabError(
+            f"{name}: expected finite numbers, got NaN or infinity in {bad} of {len(tokens)} "
+            "rows; look for a diverged model or a broken input."
+        )
+    return F.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=2)
+
+
+def _check(images_NPD: torch.Tensor, texts_MTD: torch.Tensor, mask_MT: torch.Tensor) -> None:
+    if images_NPD.shape[2] != texts_MTD.shape[2]:
+        raise LabError(
+            "Expected images and texts of the same embedding size, got "
+            f"{images_NPD.shape[2]} and {texts_MTD.shape[2]}."
+        )
+    if mask_MT.dtype != torch.bool or mask_MT.shape != texts_MTD.shape[:2]:
+        raise LabError(
+            f"text_mask: expected bools {list(texts_MTD.shape[:2])}, one a token, got "
+            f"{mask_MT.dtype} {list(mask_MT.shape)}."
+        )
+    empty_M = ~mask_MT.any(dim=1)
+    if empty_M.any():
+        raise LabError(f"Text {int(empty_M.nonzero()[0])} has no tokens to compare.")
