@@ -18,6 +18,7 @@ from longclip_lab.models.text_tower import encode_tokens, text_tower
 if TYPE_CHECKING:
     from PIL import Image
 
+    from longclip_lab.models.formats.text_towers import TextTower
     from longclip_lab.text import Tokenizer
 
 
@@ -113,16 +114,21 @@ class Clip:
 
         Raises LabError if the tokenizer makes ids that the text tower has no embedding for.
         """
-        if self.tokenizer.vocab_size > self.vocab_size:
-            raise LabError(
-                f"The text tower of '{self.name}' knows {self.vocab_size} tokens, but its "
-                f"tokenizer '{self.tokenizer.name}' makes {self.tokenizer.vocab_size}. "
-                "Give token ids to encode_text, or set .tokenizer to the one it was trained with."
-            )
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        batch = self.tokenizer.encode_batch(texts, self.context_length)
-        return Tokens(
-            ids_BT=torch.as_tensor(batch.ids, dtype=torch.long),
-            lengths_B=torch.as_tensor(batch.lengths, dtype=torch.long),
-            num_truncated=int(batch.num_truncated),
+        return to_tokens(self, texts)
+
+
+def to_tokens(clip: Clip | TextTower, texts: str | Sequence[str]) -> Tokens:
+    """What `Clip.tokenize` returns, for whatever has a tokenizer and a text tower."""
+    if clip.tokenizer.vocab_size > clip.vocab_size:
+        raise LabError(
+            f"The text tower of '{clip.name}' knows {clip.vocab_size} tokens, but its "
+            f"tokenizer '{clip.tokenizer.name}' makes {clip.tokenizer.vocab_size}. "
+            "Give token ids to encode_text, or set .tokenizer to the one it was trained with."
         )
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    batch = clip.tokenizer.encode_batch(texts, clip.context_length)
+    return Tokens(
+        ids_BT=torch.as_tensor(batch.ids, dtype=torch.long),
+        lengths_B=torch.as_tensor(batch.lengths, dtype=torch.long),
+        num_truncated=int(batch.num_truncated),
+    )

@@ -17,15 +17,20 @@ from longclip_lab.models.adapters import is_release, load_release
 from longclip_lab.models.adapters.hub_folders import OPENERS, model_type
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
 from longclip_lab.models.bundled import bundled_folder, bundled_names
-from longclip_lab.models.checkpoints import is_longclip, load_longclip, read_state_dict
+from longclip_lab.models.checkpoints import Checkpoint, read_checkpoint
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.declip_checkpoints import is_declip, load_declip
 from longclip_lab.models.folder import is_saved_clip, load_folder
+from longclip_lab.models.formats.folders import clip_kind, read_json
+from longclip_lab.models.formats.hub import fetch, is_hub_id
+from longclip_lab.models.formats.openai_layout import is_longclip, load_openai_layout
+from longclip_lab.models.formats.transformers_in import OURS, load_transformers
 from longclip_lab.models.lotlip_checkpoints import is_lotlip, load_lotlip
 from longclip_lab.models.tokenizers import tokenizer_for
 
 _HUB = "hf-hub:"
 _LOCAL = "local-dir:"
+_OPEN_CLIP = "open_clip_config.json"
 _FILE_ENDINGS = (".pt", ".pth", ".th", ".tar", ".bin", ".ckpt", ".safetensors")
 _FILES = ((is_lotlip, load_lotlip), (is_declip, load_declip), (is_release, load_release))
 """Which state dicts who opens; Long-CLIP's is the last resort, and says what it expected."""
@@ -39,10 +44,12 @@ def load(
     - "tiny", "tiny-notail": the models that come with the lab (a folder of that name: "./tiny");
     - an open_clip name such as "ViT-B-16", with `pretrained` one of its tags or a file of weights;
       without, the weights are random and a LabWarning says so;
-    - "hf-hub:OWNER/NAME" or "OWNER/NAME": an open_clip model on the hub;
-    - the path of a checkpoint file of Long-CLIP, LoTLIP or DeCLIP, or of BLIP, PTP-BLIP, X-VLM or
-      X2-VLM (an `Adapter`: it encodes, and is evaluated and probed; nothing else);
-    - a folder of transformers' ALIGN or BLIP (an `Adapter`, too);
+    - "OWNER/NAME": an open_clip model ("hf-hub:OWNER/NAME", too) or a `CLIPModel` on the hub;
+    - a checkpoint file of OpenAI (also as a TorchScript archive, of which nothing is run),
+      Long-CLIP, LoTLIP or DeCLIP;
+    - one of BLIP, PTP-BLIP, X-VLM or X2-VLM (an `Adapter`: it encodes, and is evaluated and
+      probed; nothing else);
+    - a folder of transformers' `CLIPModel`, or of its ALIGN or BLIP (an `Adapter`, too);
     - a folder written by `save`, or one in open_clip's own layout.
 
     Nothing is read from the network for the bundled models, files and folders.
@@ -64,15 +71,17 @@ def load(
     if path.is_dir():
         return _load_any_folder(path)
     if path.is_file():
-        state_dict = read_state_dict(path)
-        openers = (opener for matches, opener in _FILES if matches(state_dict))
-        return next(openers, load_longclip)(path, state_dict)
+        checkpoint = read_checkpoint(path)
+        for matches, opener in _FILES:
+            if matches(checkpoint.weights):
+                return opener(path, checkpoint.weights)
+        return load_openai_layout(path, checkpoint)
     if name.startswith((_HUB, _LOCAL)):
         return _load_through_open_clip(name)
     if name.endswith(_FILE_ENDINGS) or path.is_absolute() or name.startswith("."):
         raise LabError(f"There is no model file or folder {name}.")
-    if name.count("/") == 1 and all(name.split("/")):
-        return _load_through_open_clip(_HUB + name)
+    if is_hub_id(name):
+        return _load_from_hub(name)
     known = [*bundled_names(), *open_clip.list_models()]
     raise LabError(f"No model is called '{name}', and there is no such file. {_near(name, known)}")
 
@@ -89,9 +98,25 @@ def _near(name: str, known: list[str]) -> str:
 def _load_any_folder(folder: Path) -> Clip:
     if not is_saved_clip(folder) and (opener := OPENERS.get(model_type(folder))):
         return opener(folder)
-    if not is_saved_clip(folder) and (folder / "open_clip_config.json").is_file():
+    if not is_saved_clip(folder) and (folder / _OPEN_CLIP).is_file():
         return _load_through_open_clip(f"{_LOCAL}{folder}")
+    if not is_saved_clip(folder) and clip_kind(folder):
+        return load_transformers(folder)
     return load_folder(folder)
+
+
+def _load_from_hub(name: str) -> Clip:
+    """Models with open_clip's config are open_clip's; the others are tried as transformers'."""
+    try:
+        return _load_through_open_clip(_HUB + name)
+    except LabError:
+        try:
+            folder = fetch(name)
+        except LabError:
+            folder = None
+        if folder is None or not clip_kind(folder):
+            raise
+    return load_transformers(folder, name)
 
 
 def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Clip:
@@ -100,10 +125,10 @@ def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Cli
     weights = None if pretrained is None else os.fspath(pretrained)
     tag_cfg = open_clip.get_pretrained_cfg(name, weights) if weights else {}
     if weights and not tag_cfg:
-        state_dict = _state_dict_of_file(name, weights)
-        if is_longclip(state_dict):
-            return load_longclip(weights)
-        _take_context_length(model_cfg, state_dict)
+        checkpoint = _checkpoint_of_file(name, weights)
+        if checkpoint.from_openai or is_longclip(checkpoint.weights):
+            return load_openai_layout(weights, checkpoint)
+        _take_context_length(model_cfg, checkpoint.weights)
     if tag_cfg.get("quick_gelu"):
         # The weights say which activation they were trained with; the plain names do not.
         model_cfg["quick_gelu"] = True
@@ -124,9 +149,9 @@ def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Cli
     )
 
 
-def _state_dict_of_file(name: str, weights: str) -> dict[str, torch.Tensor]:
+def _checkpoint_of_file(name: str, weights: str) -> Checkpoint:
     if Path(weights).is_file():
-        return read_state_dict(weights)
+        return read_checkpoint(weights)
     tags = open_clip.list_pretrained_tags_by_model(name)
     hint = suggest(weights, tags) if tags else "It has no tags."
     raise LabError(f"'{weights}' is neither a file nor a tag of {name}. {hint}")
@@ -176,7 +201,7 @@ def _load_through_open_clip(name: str) -> Clip:
     """A model with its own config beside it: on the hub, or in a folder of open_clip's layout."""
     try:
         model_cfg = open_clip.get_model_config(name)
-        tokenizer = tokenizer_for(name, model_cfg)
+        tokenizer = tokenizer_for(name, _with_tokenizer_beside(name, model_cfg))
         model = open_clip.create_model(name, pretrained_text=False, require_pretrained=True)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         if isinstance(error, LabError):
@@ -186,7 +211,7 @@ def _load_through_open_clip(name: str) -> Clip:
         raise LabError(
             f"No open_clip model '{name.removeprefix(_HUB)}' could be read {place}: {reason}"
         ) from error
-    return assemble(
+    clip = assemble(
         model,
         model_cfg,
         tokenizer,
@@ -195,3 +220,17 @@ def _load_through_open_clip(name: str) -> Clip:
         provenance=name,
         trained_on="see its page" if name.startswith(_HUB) else None,
     )
+    if name.startswith(_LOCAL):
+        told = read_json(Path(name.removeprefix(_LOCAL)) / _OPEN_CLIP).get(OURS, {})
+        clip.card["positions"] = told.get("positions", clip.card["positions"])
+    return clip
+
+
+def _with_tokenizer_beside(name: str, model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """As open_clip does for a folder: its own tokenizer files go before a name on the hub."""
+    folder = Path(name.removeprefix(_LOCAL))
+    text_cfg = model_cfg["text_cfg"]
+    beside = name.startswith(_LOCAL) and (folder / "tokenizer_config.json").is_file()
+    if not beside or "hf_tokenizer_name" not in text_cfg:
+        return model_cfg
+    return {**model_cfg, "text_cfg": {**text_cfg, "hf_tokenizer_name": os.fspath(folder)}}

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from open_clip.transformer import TextTransformer
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.clip import Clip
 from longclip_lab.models.positions import new_positions
 from longclip_lab.models.text_tower import pool_type, text_tower
 
+if TYPE_CHECKING:
+    from longclip_lab.models.clip import Clip
+    from longclip_lab.models.formats.text_towers import TextTower
+
+Stretchable = TypeVar("Stretchable", "Clip", "TextTower")
+
 
 def stretch(
-    clip: Clip,
+    clip: Stretchable,
     keep: int = 20,
     ratio: float = 4,
     length: int | None = None,
     method: str = "kps",
     seed: int = 0,
-) -> Clip:
+) -> Stretchable:
     """A copy of `clip` that reads keep + (T - keep) * ratio tokens; `clip` itself is untouched.
 
-    Any keep, ratio and `length` go: a `length` that is not the one above cuts the stretched table,
-    or carries it on along its last difference. `method` names the way, "kps" (knowledge-preserved
+    `clip` may be a text tower alone. Any keep, ratio and `length` go: a `length` that is not the
+    one above cuts the stretched table, or carries it on along its last difference. `method` names the way, "kps" (knowledge-preserved
     stretching, the default) or its rivals "linear", "random" and "none", see
     `longclip_lab.models.positions.new_positions`; `seed` is for "random". open_clip's own
     `encode_text` runs at the new length. `card["positions"]` records method, keep, ratio, length;
@@ -48,10 +54,9 @@ def stretch(
     card = copy.deepcopy(clip.card)
     card["positions"] = _positions_card(method, keep, ratio, len(old_TW), len(positions_LW))
     card["model_cfg"]["text_cfg"]["context_length"] = len(positions_LW)
-    return Clip(
+    return replace(
+        clip,
         model=replace_positions(copy.deepcopy(clip.model), positions_LW),
-        tokenizer=clip.tokenizer,
-        preprocess=clip.preprocess,
         name=clip.name if method == "none" else f"{clip.name}+{method}{len(positions_LW)}",
         card=card,
     )

@@ -1,0 +1,183 @@
+"""Text towers without an image tower: transformers' text models, diffusers' text encoders.
+
+Such a tower is no `Clip`, as nothing can be compared with its texts. It reads, it is stretched,
+and it is written again; what diffusion models are conditioned on are its hidden states.
+
+B batch, T tokens, D embedding, W width of the tower.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import open_clip
+import torch
+import transformers
+from open_clip.transformer import TextTransformer
+
+from longclip_lab.errors import LabError
+from longclip_lab.models.clip import Tokens, to_tokens
+from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
+from longclip_lab.models.formats.hub import fetch, is_hub_id
+from longclip_lab.models.formats.transformers_config import quick_gelu, text_cfg
+from longclip_lab.models.formats.transformers_in import (
+    fill,
+    positions_card,
+    read_config,
+    text_weights,
+)
+from longclip_lab.models.text_tower import checked_tokens, encode_tokens
+from longclip_lab.text import get_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from longclip_lab.text import Tokenizer
+
+_PROJECTION = "text_projection"
+
+
+@dataclass
+class TextTower:
+    """The text side of a CLIP; `stretch` and `export` take it as they take a `Clip`."""
+
+    model: TextTransformer
+    tokenizer: Tokenizer
+    name: str
+    card: dict[str, Any]
+    """As a `Clip`'s: model_cfg (embed_dim, text_cfg), provenance, positions, pad_id."""
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of tokens that the tower reads, start and end included."""
+        return int(self.model.context_length)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return int(self.model.vocab_size)
+
+    @property
+    def embed_dim(self) -> int:
+        """D: the shared space's, or the tower's width where it has no projection."""
+        return int(self.card["model_cfg"]["embed_dim"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.positional_embedding.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the tower."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def tokenize(self, texts: str | Sequence[str]) -> Tokens:
+        """Texts to token ids of the full context length, padded as the tower's folder says.
+
+        What stands behind a text changes no feature of it, but it has hidden states of its own.
+        Raises LabError if the tokenizer makes ids that the tower has no embedding for.
+        """
+        tokens = to_tokens(self, texts)
+        behind_BT = torch.arange(self.context_length) >= tokens.lengths_B[:, None]
+        tokens.ids_BT[behind_BT] = self.card["pad_id"]
+        return tokens
+
+    def encode_text(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """Token ids to features [B, D], not normalised: projected, where there is a projection."""
+        return encode_tokens(self.model, tokens_BT.to(self.device))
+
+    def hidden_states(self, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
+        """What goes into the first block and comes out of each, [B, T, W]: layers + 1 of them.
+
+        Stable Diffusion XL reads the last but one; older ones read `ln_final` of the last, which
+        is `.model.ln_final(states[-1])`. Raises LabError as `encode_text` does.
+        """
+        tokens_BT = checked_tokens(self.model, tokens_BT.to(self.device))
+        length = tokens_BT.shape[1]
+        tower = self.model
+        states = [tower.token_embedding(tokens_BT) + tower.positional_embedding[:length]]
+        for block in tower.transformer.resblocks:
+            states.append(block(states[-1], attn_mask=tower.attn_mask[:length, :length]))
+        return states
+
+
+def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) -> TextTower:
+    """A text tower from a folder of transformers or of a diffusers pipeline, in float32.
+
+    `path` is a folder of `CLIPTextModel` or `CLIPTextModelWithProjection`, a `CLIPModel`'s, whose
+    text side is taken, or a pipeline with `subfolder` "text_encoder" (the default) or
+    "text_encoder_2"; or the id of one on the hub, where a pipeline's subfolder must be named.
+    Without a projection the features are the states at the end token.
+
+    Raises LabError for another model (such as T5), and missing files, shards or weights.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        if not is_hub_id(os.fspath(path)):
+            raise LabError(f"There is no folder {root}.")
+        root = fetch(os.fspath(path), subfolder)
+    if clip_kind(root) == "diffusers":
+        subfolder = subfolder or "text_encoder"
+    folder = root / subfolder if subfolder else root
+    stored = read_json(folder / CONFIG)
+    config = read_config(transformers.CLIPTextConfig, _text_part(stored, folder), folder)
+    weights = {n: t for n, t in read_weights(folder).items() if not _of_images(n, stored)}
+    projected = f"{_PROJECTION}.weight" in weights
+    if not projected and "WithProjection" in str(stored.get("architectures")):
+        raise LabError(f"{folder} lacks {_PROJECTION}.weight, which its {CONFIG} promises.")
+    dim = len(weights[f"{_PROJECTION}.weight"]) if projected else None
+    facts = text_cfg(config)
+    quick = quick_gelu(config)
+    model = _build(dim, facts, quick)
+    fill(model, lambda: text_weights(weights), folder)
+    name = root.resolve().name if Path(path).is_dir() else os.fspath(path)
+    name += f"/{subfolder}" if subfolder else ""
+    card = {
+        "architecture": "TextTransformer",
+        "model_cfg": {
+            "embed_dim": dim or config.hidden_size,
+            "quick_gelu": quick,
+            "text_cfg": facts,
+        },
+        "provenance": f"transformers CLIPTextModel {name}",
+        "positions": positions_card(stored, config.max_position_embeddings),
+        "pad_id": _pad_id(root, folder, subfolder),
+    }
+    return TextTower(model.float().eval(), get_tokenizer("clip"), name, card)
+
+
+def _build(dim: int | None, facts: dict[str, Any], quick: bool) -> TextTransformer:
+    facts = {**facts, "proj_type": "linear" if dim else "none"}
+    return open_clip.model._build_text_tower(dim or facts["width"], facts, quick)
+
+
+def _text_part(stored: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The config of the text side. Raises LabError for anything but CLIP's."""
+    kind = stored.get("model_type")
+    if kind == "clip":
+        part = {**(stored.get("text_config_dict") or {}), **(stored.get("text_config") or {})}
+        return {**part, "projection_dim": stored.get("projection_dim", 512)}
+    if kind != "clip_text_model":
+        raise LabError(f"{folder} holds a '{kind}', not the text tower of a CLIP.")
+    return stored
+
+
+def _of_images(name: str, stored: dict[str, Any]) -> bool:
+    """Weights of a `CLIPModel` that its text side does not need."""
+    return stored["model_type"] == "clip" and name.startswith(("vision_model.", "visual_", "logit"))
+
+
+def _pad_id(root: Path, folder: Path, subfolder: str | None) -> int:
+    """With what the folder's tokenizer fills up texts: id 0, unless it names the end token."""
+    beside = root / (subfolder or "").replace("text_encoder", "tokenizer")
+    for path in (beside / "special_tokens_map.json", beside / "tokenizer_config.json"):
+        if path.is_file():
+            pad = read_json(path).get("pad_token")
+            content = pad.get("content") if isinstance(pad, dict) else pad
+            if content is not None:
+                return get_tokenizer("clip").end_id if content == "<|endoftext|>" else 0
+    return 0
