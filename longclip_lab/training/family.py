@@ -2,9 +2,15 @@
 
 Published are: image tower ViT-B/16 (ImageNet-21k) and BERT, 224 x 224 pixels, 128 tokens, 3
 sub-captions, 10 epochs, a batch of 2,560 for 3M and of 16,384 for 100M pictures (section 5.1), 133
-days of an A100 with 80 GB for 100M pictures, in proportion for less (section 7.5). Learning rate,
-weight decay and warm-up are not in the paper: "the same setting" for all. Ours are CLIP's (Radford
-et al. 2021, Tables 18 and 20). Its 12M and 30M runs name no batch; ours take the larger one.
+days of an A100 with 80 GB for 100M pictures, in proportion for less (section 7.5). Its 12M and 30M
+runs name no batch; ours take the larger one.
+
+Learning rate, weight decay, warm-up and optimizer are printed nowhere in the paper or its appendix:
+"the same setting" for all. Ours are no numbers of LoTLIP's but CLIP's, as open_clip's training code
+gives them for vision transformers ("params from paper", `open_clip_train/params.py`): AdamW with
+5e-4, betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.2. They were made for batches of 32,768; we
+do not scale them to smaller ones. The warm-up of 2,000 steps is our choice (there 10,000): ten
+epochs of 3M pictures are only some 12,000 steps. Sweep the rate before you trust a comparison.
 """
 
 from __future__ import annotations
