@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from longclip_lab.data import Columns, draw_texts, keep_known_words, open_data, recaptioned
+from longclip_lab.data.tables import read_rows
 from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer
 
@@ -26,14 +26,7 @@ ROWS = [
      "The image captures a cabin.\n\nIt has a \"door\".", "A cabin.", "The cabin."],
     ["cc3m/1.jpg", "a café", "a dog", "A dog.", "A dog runs.", "A dog runs. Grass.", "Dog.", ""],
 ]  # fmt: skip
-FORMATS = [
-    "csv",
-    "tsv",
-    "semicolon",
-    "json",
-    "jsonl",
-    *(["parquet"] if find_spec("pyarrow") else []),
-]
+FORMATS = ["csv", "tsv", "semicolon", "json", "jsonl", "parquet"]
 
 
 def draw_pictures(root: Path, names: list[str]) -> None:
@@ -261,6 +254,25 @@ def test_bad_calls(tmp_path, call, words):
     dreamlip(tmp_path)
     with pytest.raises(LabError, match=words):
         call(tmp_path)
+
+
+def test_parquet_of_several_row_groups_is_read_in_order(tmp_path):
+    """More rows than are held at once, and a caption that is missing in one of them."""
+    objects = [{"Image Path": f"{n}.jpg", "longIB_captions": f"Told {n}."} for n in range(2500)]
+    objects[7]["longIB_captions"] = None
+    path = tmp_path / "captions.parquet"
+    pd.DataFrame(objects).to_parquet(path, row_group_size=700)
+    assert list(read_rows(path)) == [(f"row {n}", row) for n, row in enumerate(objects)]
+    draw_pictures(tmp_path, [row["Image Path"] for row in objects[:9]])
+    pairs = recaptioned(tmp_path, "dreamlip", limit=9, skip_bad=True)
+    assert pairs.long == [f"Told {n}." for n in range(9) if n != 7]
+    assert sum(map(len, pairs.skipped.values())) == 1
+
+
+def test_a_broken_parquet_file_is_named(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(LabError, match=r"t.parquet is not a Parquet file"):
+        recaptioned(tmp_path, "dreamlip")
 
 
 def test_parquet_says_what_it_needs(tmp_path, monkeypatch):
