@@ -13,6 +13,7 @@ from longclip_lab.data.benchmarks import (
     Verification,
     get_protocol,
     open_benchmark,
+    statistics,
     verify,
 )
 from longclip_lab.data.coco import coco
@@ -51,5 +52,6 @@ __all__ = [
     "open_data",
     "recaptioned",
     "sample_subcaptions",
+    "statistics",
     "verify",
 ]

@@ -71,7 +71,7 @@ CLASSIFICATION = (
         1000,
         50_000,
         about="Class names as open_clip carries them, from CLIP's notebook. Long-CLIP's code has a "
-        "copy of that list; single names of it were compared, not all.",
+        "copy of that list.",
         images="50,000 photographs of ILSVRC 2012's validation",
         split="val",
         users=("Long-CLIP", "LoTLIP"),

@@ -32,7 +32,7 @@ def _urban(name: str, count: int, **facts) -> Protocol:
         split="all",
         text_field="caption/N.txt",
         text_processing=FIRST_LINE,
-        layout="image/1.jpg, ... and caption/1.txt, ...",
+        layout="image/1.jpg and so on, caption/1.txt and so on",
         needs=(("caption",),),
         picture_folders=(("image",),),
         reader="urban",
