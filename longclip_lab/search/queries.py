@@ -9,7 +9,6 @@ from typing import Any
 from longclip_lab.data.known_words import known_part
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.search.matches import QueryRead
-from longclip_lab.text import split_sentences
 
 _SHOWN = 160  # characters of an unread end in a message
 
@@ -20,7 +19,7 @@ def checked(texts: str | Sequence[str]) -> list[str]:
     if not texts:
         raise LabError("Expected at least one query, got none.")
     for text in texts:
-        if not isinstance(text, str) or not split_sentences(text):
+        if not isinstance(text, str) or not text.strip():
             raise LabError(f"Expected a query in words, got {text!r}.")
     return texts
 

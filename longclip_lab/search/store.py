@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from open_clip import CLIP, CustomTextCLIP
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -85,11 +86,13 @@ def tower_identity(clip: Any) -> dict[str, Any]:
     """What decides a picture's feature: the image tower's weights, the preprocessing, this format.
 
     A stretched or otherwise changed text tower leaves it as it is, so such models share features.
+    Of a model that is not open_clip's all weights count.
     """
     model = clip.model
+    tower = model.visual if isinstance(model, CLIP | CustomTextCLIP) else model
     facts = {
         "format": FORMAT,
-        "tower": model_hash(getattr(model, "visual", model)),
+        "tower": model_hash(tower),
         "embedding": clip.embed_dim,
         "preprocess": clip.card.get("preprocess") or repr(clip.preprocess),
     }

@@ -1,0 +1,121 @@
+"""What is found, and in what: order, scores, folders, files that are no pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+
+from longclip_lab import models, search
+from longclip_lab.errors import LabError
+from longclip_lab.search.nearest import nearest_neighbours
+
+
+def test_what_is_found_is_a_literal_dot_product(clip, pairs, folder, cache):
+    index = search.index(clip, folder, cache)
+    images_ND = F.normalize(models.encode_images(clip, pairs.images), dim=1)
+    texts_MD = F.normalize(models.encode_texts(clip, pairs.short).features_ND, dim=1)
+    scores_MN = (texts_MD @ images_ND.T).numpy()
+    names = [f"{i:02}.png" for i in range(10)] + ["trips/10.png", "trips/lake/11.png"]
+    for found, scores_N in zip(index.search(pairs.short, top=4), scores_MN, strict=True):
+        best = np.argsort(-scores_N)[:4]
+        assert list(found.names) == [names[i] for i in best]
+        assert found.scores == pytest.approx(scores_N[best], abs=1e-5)
+        assert [path.is_file() for path in found.paths] == [True] * 4
+
+
+@pytest.mark.parametrize("backend", ["sklearn", "faiss"])
+def test_both_indices_find_the_same(clip, pairs, folder, cache, backend):
+    index = search.index(clip, folder, cache, backend=backend)
+    assert index.backend == backend
+    for text in pairs.short[:4]:
+        found = index.search(text, top=12)
+        order = np.argsort(-index.scores(text)[0], kind="stable")
+        assert found.names == tuple(index.names[i] for i in order)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 40), st.integers(2, 16), st.integers(1, 5), st.integers(0, 10_000))
+def test_indices_agree_on_any_features(number, size, top, seed):
+    generator = torch.Generator().manual_seed(seed)
+    features_ND = F.normalize(torch.randn(number, size, generator=generator), dim=1).numpy()
+    queries_MD = F.normalize(torch.randn(3, size, generator=generator), dim=1).numpy()
+    top = min(top, number)
+    expected = np.sort(np.sort(queries_MD @ features_ND.T)[:, -top:])
+    for backend in ("sklearn", "faiss"):
+        rows_MK = nearest_neighbours(features_ND, backend)[1](queries_MD, top)
+        found = np.sort(np.einsum("md,mkd->mk", queries_MD, features_ND[rows_MK]))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_an_unknown_index_is_named(clip, folder, cache):
+    with pytest.raises(LabError, match=r"no index 'fais'. Did you mean faiss"):
+        search.index(clip, folder, cache, backend="fais")
+
+
+def test_broken_hidden_and_other_files_are_named(clip, folder, cache):
+    whole = (folder / "00.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "letter.jpg").write_text("Dear reader,")
+    (folder / "empty.webp").touch()
+    (folder / "notes.txt").write_text("boats")
+    (folder / "phone.HEIC").write_bytes(b"ftypheic")
+    (folder / ".hidden.png").write_bytes(whole)
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "00.png").write_bytes(whole)
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    for _ in range(2):  # read, and from the cache
+        index = search.index(clip, folder, cache)
+        assert len(index) == 12
+        broken = dict(name.split(" (", 1) for name in index.left_out["broken picture"])
+        assert set(broken) == {"cut.png", "letter.jpg", "empty.webp"}
+        assert broken["cut.png"].startswith("damaged: ")
+        assert broken["letter.jpg"] == "not a picture)"
+        assert broken["empty.webp"] == "empty file)"
+        assert index.left_out["no picture by its name"] == ["notes.txt"]
+        assert index.left_out["hidden"] == [".hidden.png", ".thumbnails"]
+        assert index.left_out["cannot be opened"] == ["gone.png"]
+        assert index.left_out["a format that is not read; save as JPEG or PNG"] == ["phone.HEIC"]
+
+
+def test_folders_that_hold_no_pictures(clip, tmp_path, cache):
+    with pytest.raises(LabError, match=r"There is no folder .*nowhere"):
+        search.index(clip, tmp_path / "nowhere", cache)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LabError, match=r"Expected pictures .*empty, it is empty"):
+        search.index(clip, tmp_path / "empty", cache)
+    (tmp_path / "pictures.zip").write_bytes(b"PK")
+    with pytest.raises(LabError, match=r"pictures.zip is a file. If it is an archive, unpack it"):
+        search.index(clip, tmp_path / "pictures.zip", cache)
+    (tmp_path / "empty" / "notes.txt").touch()
+    (tmp_path / "empty" / "a.jpg").touch()
+    with pytest.raises(LabError, match=r"1 x no picture .*notes.txt.*; 1 x broken .*a.jpg"):
+        search.index(clip, tmp_path / "empty", cache)
+
+
+def test_a_picture_taken_sideways_is_turned(clip, pairs, tmp_path, cache):
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    upright = Image.fromarray(pairs.images[0])
+    turned = Image.Exif()
+    turned[0x0112] = 6  # "turn me a quarter to the right"
+    upright.save(folder / "upright.png")
+    upright.rotate(90, expand=True).save(folder / "sideways.png", exif=turned)
+    index = search.index(clip, folder, cache)
+    np.testing.assert_allclose(*index.features_ND, atol=1e-5)
+
+
+def test_asking_for_more_than_there_is_and_for_nothing(clip, pairs, folder, cache):
+    index = search.index(clip, folder, cache)
+    assert len(index.search(pairs.short[0], top=100)) == 12
+    for nothing in ("", "  \n", [], ["a boat", " "]):
+        with pytest.raises(LabError, match="query"):
+            index.search(nothing)
+    with pytest.raises(LabError, match="top=0"):
+        index.search("a boat", top=0)
+    with pytest.raises(LabError, match=r"no picture '0.png' in the index; its 12 names .*00.png"):
+        index.rank("a boat", "0.png")
