@@ -102,7 +102,7 @@ def measure(
         found = how.retrieval(known[id(images)], how.encode_texts(clip, texts), bootstrap=0)
         hits[name] = ((found.i2t_ranks == 1).astype(float) + (found.t2i_ranks == 1)) / 2
     if singles is not None:
-        seen = how.encode_images(clip, singles.images)
+        seen = _image_features(clip, how, singles.images)
         for name in ("kind", "colour"):
             prompts = how.class_features(clip, classes(name), TEMPLATES)
             named = how.classify(seen, prompts, singles.labels[name], bootstrap=0)

@@ -62,11 +62,13 @@ def test_locked_pictures_give_each_model_its_own_head(clip, pairs, tests):
     other = replace(clip, model=copy.deepcopy(clip.model))
     with torch.no_grad():
         other.model.visual.head.proj.weight.mul_(torch.rand(1, other.embed_dim))
-    locked = LockedPictures(clip, pairs.images)
+    locked, things = LockedPictures(clip, pairs.images), world.single_objects(12)
+    seen = replace(things, images=LockedPictures(clip, things.images))
     for model in (clip, other):
-        found = measure(model, "x", "start", {"short": (locked, pairs.short)})
-        expected = measure(model, "x", "start", tests)
-        assert np.array_equal(found.hits["short"], expected.hits["short"])
+        found = measure(model, "x", "start", {"short": (locked, pairs.short)}, seen)
+        expected = measure(model, "x", "start", tests, things)
+        for name in ("short", "kind", "colour"):
+            assert np.array_equal(found.hits[name], expected.hits[name])
     with torch.no_grad():
         next(other.model.visual.trunk.parameters()).add_(1)
     with pytest.raises(LabError, match="another image tower"):
