@@ -34,6 +34,22 @@ def pool_type(model: nn.Module) -> str:
     return tower.pool_type if isinstance(tower, TextTransformer) else tower.text_pool_type
 
 
+def position_table(model: nn.Module) -> torch.Tensor:
+    """The text tower's learned positions [T, W], the weights themselves; T may pass the context.
+
+    Raises LabError for a tower of transformers that has no such table.
+    """
+    tower = text_tower(model)
+    if hasattr(tower, "position_table"):
+        return tower.position_table
+    if not isinstance(tower, HFTextEncoder):
+        return tower.positional_embedding
+    embeddings = getattr(tower.transformer, "embeddings", None)
+    if not isinstance(getattr(embeddings, "position_embeddings", None), nn.Embedding):
+        raise LabError(f"A {type(tower.transformer).__name__} has no table of learned positions.")
+    return embeddings.position_embeddings.weight
+
+
 def can_trim(model: nn.Module) -> bool:
     """True if no token sees a later one and the text is read off at its end token.
 

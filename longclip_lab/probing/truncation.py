@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
 from longclip_lab.models import Clip, encode_images
-from longclip_lab.models.text_tower import text_tower
+from longclip_lab.models.text_tower import position_table
 from longclip_lab.plotting import Plottable
 from longclip_lab.probing.cuts import encode_cuts
 from longclip_lab.text import drop_sentence, move_sentence
@@ -129,15 +129,13 @@ def randomise_positions(clip: Clip, keep: int = 20, seed: int = 0) -> Clip:
             f"expected keep from 0 to {clip.context_length - 1} for '{clip.name}', got {keep}."
         )
     model = copy.deepcopy(clip.model)
-    positions_TD = text_tower(model).positional_embedding
+    positions_TD = position_table(model)[: clip.context_length]
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         tail = positions_TD[keep:]
         noise = torch.randn(tail.shape, generator=generator).to(tail)
         positions_TD[keep:] = tail.mean(0) + noise * tail.std(0, unbiased=False)
-    return Clip(
-        model, clip.tokenizer, clip.preprocess, f"{clip.name}, random from {keep}", clip.card
-    )
+    return replace(clip, model=model, name=f"{clip.name}, random from {keep}")
 
 
 def _variants(

@@ -70,9 +70,8 @@ class EmbeddingModel(nn.Module):
             return super().__getattr__(name)
         except AttributeError as error:
             raise NotOpenClipError(
-                f"This needs '{name}', a part of open_clip's models, and a {self.kind} has none: "
-                "it can be encoded, evaluated and probed, but not stretched, exported, trained or "
-                "attributed here."
+                f"{self.kind} is not an open_clip model and has no '{name}': it can be encoded, "
+                "evaluated and probed, but not stretched, exported, trained or attributed."
             ) from error
 
 

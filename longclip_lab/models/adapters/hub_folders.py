@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from transformers.utils import logging
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.adapters.adapter import Adapter, EmbeddingModel, adapt
@@ -38,6 +39,11 @@ class Align(EmbeddingModel):
     def image_features(self, pixels_B3HW: torch.Tensor) -> torch.Tensor:
         return self.align.get_image_features(pixel_values=pixels_B3HW).pooler_output
 
+    @property
+    def position_table(self) -> torch.Tensor:
+        """The learned positions of the BERT."""
+        return self.align.text_model.embeddings.position_embeddings.weight
+
     def text_features(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         features = self.align.get_text_features(input_ids=ids_BT, attention_mask=mask_BT.long())
         return features.pooler_output
@@ -57,6 +63,11 @@ class Blip(EmbeddingModel):
     def image_features(self, pixels_B3HW: torch.Tensor) -> torch.Tensor:
         states = self.blip.vision_model(pixel_values=pixels_B3HW).last_hidden_state
         return self.blip.vision_proj(states[:, 0])
+
+    @property
+    def position_table(self) -> torch.Tensor:
+        """The learned positions of the BERT."""
+        return self.blip.text_encoder.embeddings.position_embeddings.weight
 
     def text_features(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         encode = self.blip.text_encoder
@@ -102,6 +113,8 @@ def model_type(folder: Path) -> str | None:
 
 
 def _from_pretrained(cls: type[transformers.PreTrainedModel], folder: Path) -> Any:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model, report = cls.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
@@ -111,6 +124,9 @@ def _from_pretrained(cls: type[transformers.PreTrainedModel], folder: Path) -> A
             f"{folder} could not be read as transformers' {cls.__name__}: "
             f"{shorten(str(error), 300)}"
         ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     missing = sorted(report["missing_keys"])
     if missing:
         raise LabError(

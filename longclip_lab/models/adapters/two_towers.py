@@ -47,6 +47,11 @@ class TwoTowers(EmbeddingModel):
     def image_features(self, pixels_B3HW: torch.Tensor) -> torch.Tensor:
         return self.vision_proj(self.image(pixels_B3HW))
 
+    @property
+    def position_table(self) -> torch.Tensor:
+        """The learned positions of the BERT."""
+        return self.text_encoder.embeddings.position_embeddings.weight
+
     def text_features(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         states_BTW = self.text_encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
         return self.text_proj(states_BTW[:, 0])
