@@ -29,6 +29,7 @@ _ROOMS = {
 _NAMES = {
     "load": "models",
     "save": "models",
+    "export": "models",
     "stretch": "models",
     "train": "training",
     "evaluate": "evaluation",

@@ -22,6 +22,9 @@ from longclip_lab.models.corner_tokens import (
 from longclip_lab.models.encoding import TextFeatures, encode_images, encode_texts, pixels
 from longclip_lab.models.flops import TextTowerSize, text_flops, text_tower_size
 from longclip_lab.models.folder import save
+from longclip_lab.models.formats.exporting import FORMATS, export
+from longclip_lab.models.formats.parity import Parity, parity
+from longclip_lab.models.formats.text_towers import TextTower, load_text_tower
 from longclip_lab.models.grafting import graft
 from longclip_lab.models.loading import load
 from longclip_lab.models.lotlip import build_lotlip
@@ -33,11 +36,14 @@ from longclip_lab.models.token_features import encode_image_tokens, encode_text_
 from longclip_lab.models.tower_sources import IMAGE_TOWERS, world_bert
 
 __all__ = [
+    "FORMATS",
     "IMAGE_TOWERS",
     "METHODS",
     "Clip",
     "CornerTokens",
+    "Parity",
     "TextFeatures",
+    "TextTower",
     "TextTowerSize",
     "Tokens",
     "add_corner_tokens",
@@ -56,10 +62,13 @@ __all__ = [
     "encode_text_corners",
     "encode_text_tokens",
     "encode_texts",
+    "export",
     "graft",
     "load",
+    "load_text_tower",
     "lotlip_state_dict",
     "new_tiny",
+    "parity",
     "pixels",
     "save",
     "stretch",

@@ -30,11 +30,16 @@ def save(clip: Clip, folder: str | os.PathLike[str], dtype: torch.dtype | None =
     `load(folder)` gives the same model to the last bit. With `dtype=torch.float16` the file is
     half as large and the weights are rounded; they come back as float32.
 
-    Raises LabError if a weight does not fit into `dtype`.
+    Raises LabError if a weight does not fit into `dtype`, and for models that are not open_clip's.
     """
+    if "vision_cfg" not in clip.card["model_cfg"]:
+        raise LabError(
+            f"'{clip.name}' is a {clip.card['architecture']}, not an open_clip model: it cannot be "
+            "saved here. Keep the file or folder that it was loaded from."
+        )
     folder = Path(folder)
     weights = {
-        name: _stored(name, tensor, dtype) for name, tensor in clip.model.state_dict().items()
+        name: stored(name, tensor, dtype) for name, tensor in clip.model.state_dict().items()
     }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
@@ -88,8 +93,11 @@ def load_folder(folder: str | os.PathLike[str]) -> Clip:
     )
 
 
-def _stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """A contiguous copy on the CPU; copies, since safetensors refuses tensors that share memory."""
+def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A contiguous copy on the CPU, rounded to `dtype`; safetensors refuses shared memory.
+
+    Raises LabError if a value is too large for `dtype`.
+    """
     stored = tensor.detach().cpu().contiguous().clone()
     if dtype is None or not stored.is_floating_point():
         return stored

@@ -23,8 +23,9 @@ from longclip_lab.models.declip_checkpoints import is_declip, load_declip
 from longclip_lab.models.folder import is_saved_clip, load_folder
 from longclip_lab.models.formats.folders import clip_kind, read_json
 from longclip_lab.models.formats.hub import fetch, is_hub_id
+from longclip_lab.models.formats.notes import OURS, positions_card
 from longclip_lab.models.formats.openai_layout import is_longclip, load_openai_layout
-from longclip_lab.models.formats.transformers_in import OURS, load_transformers
+from longclip_lab.models.formats.transformers_in import load_transformers
 from longclip_lab.models.lotlip_checkpoints import is_lotlip, load_lotlip
 from longclip_lab.models.tokenizers import tokenizer_for
 
@@ -124,11 +125,12 @@ def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Cli
     model_cfg = open_clip.get_model_config(name)
     weights = None if pretrained is None else os.fspath(pretrained)
     tag_cfg = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    longer = False
     if weights and not tag_cfg:
         checkpoint = _checkpoint_of_file(name, weights)
         if checkpoint.from_openai or is_longclip(checkpoint.weights):
             return load_openai_layout(weights, checkpoint)
-        _take_context_length(model_cfg, checkpoint.weights)
+        longer = _take_context_length(model_cfg, checkpoint.weights)
     if tag_cfg.get("quick_gelu"):
         # The weights say which activation they were trained with; the plain names do not.
         model_cfg["quick_gelu"] = True
@@ -138,7 +140,7 @@ def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Cli
         _load_weights(model, name, weights, tag_cfg)
     else:
         _warn_of_random_weights(name)
-    return assemble(
+    clip = assemble(
         model,
         model_cfg,
         tokenizer,
@@ -147,6 +149,9 @@ def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Cli
         provenance=f"open_clip {name}, weights: {weights or 'random'}",
         trained_on=weights,
     )
+    if longer:
+        clip.card["positions"] = positions_card({}, clip.context_length)
+    return clip
 
 
 def _checkpoint_of_file(name: str, weights: str) -> Checkpoint:
@@ -157,11 +162,14 @@ def _checkpoint_of_file(name: str, weights: str) -> Checkpoint:
     raise LabError(f"'{weights}' is neither a file nor a tag of {name}. {hint}")
 
 
-def _take_context_length(model_cfg: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> None:
-    """As many positions as the file holds; open_clip would resize the file's to the config's."""
+def _take_context_length(model_cfg: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> bool:
+    """As many positions as the file holds, where open_clip would resize them; True if others."""
+    text_cfg = model_cfg["text_cfg"]
+    before = text_cfg.get("context_length", 77)
     for key in ("positional_embedding", "text.positional_embedding"):
-        if key in state_dict and not model_cfg["text_cfg"].get("embed_cls"):
-            model_cfg["text_cfg"]["context_length"] = len(state_dict[key])
+        if key in state_dict and not text_cfg.get("embed_cls"):
+            text_cfg["context_length"] = len(state_dict[key])
+    return text_cfg.get("context_length", before) != before
 
 
 def _built(name: str, model_cfg: dict[str, Any]) -> nn.Module:

@@ -32,12 +32,12 @@ def stretch(
     """A copy of `clip` that reads keep + (T - keep) * ratio tokens; `clip` itself is untouched.
 
     `clip` may be a text tower alone. Any keep, ratio and `length` go: a `length` that is not the
-    one above cuts the stretched table, or carries it on along its last difference. `method` names the way, "kps" (knowledge-preserved
-    stretching, the default) or its rivals "linear", "random" and "none", see
-    `longclip_lab.models.positions.new_positions`; `seed` is for "random". open_clip's own
-    `encode_text` runs at the new length. `card["positions"]` records method, keep, ratio, length;
-    keep is there the number of leading positions that were left as they are (0 for "none", where
-    nothing was added that they could be told from).
+    one above cuts the stretched table, or carries it on along its last difference. `method` names
+    the way, "kps" (knowledge-preserved stretching, the default) or its rivals "linear", "random"
+    and "none", see `longclip_lab.models.positions.new_positions`; `seed` is for "random".
+    open_clip's own `encode_text` runs at the new length. `card["positions"]` records method, keep,
+    ratio, length; keep is there the number of leading positions that were left as they are (0 for
+    "none", where nothing was added that they could be told from).
 
     Source: Long-CLIP (Zhang et al., ECCV 2024), section 3.2.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,10 @@ class HubTokenizer:
             full_lengths=full_lengths_B.numpy(),
             truncated=(full_lengths_B > context_length).numpy(),
         )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write its files as transformers writes them."""
+        self._tokenize.tokenizer.save_pretrained(folder)
 
     def __call__(self, texts: str | Sequence[str], context_length: int = 77) -> torch.Tensor:
         """Token ids [B, context_length], as open_clip's tokenizers return them."""

@@ -41,12 +41,15 @@ class ClipTokenizer(Tokenizer):
     pad_id = 0
 
     def __init__(self) -> None:
-        merges = [tuple(line.split()) for line in _merge_lines()]
+        self.merges = _merge_lines()
+        """The pairs that were learnt, first to last, two pieces a line."""
+        merges = [tuple(line.split()) for line in self.merges]
         alphabet = _byte_alphabet()
         entries = [*alphabet.values(), *(entry + "</w>" for entry in alphabet.values())]
         entries += ["".join(merge) for merge in merges] + [_START, _END]
         self._alphabet = [alphabet[byte] for byte in range(256)]
-        self._entries = entries
+        self.entries = entries
+        """All pieces, in the order of their ids; the last two are start and end."""
         self._ids = {entry: number for number, entry in enumerate(entries)}
         self._ranks = {merge: rank for rank, merge in enumerate(merges)}
         self.vocab_size = len(entries)
@@ -75,7 +78,7 @@ class ClipTokenizer(Tokenizer):
                 cleaned.span(match.start() + start, match.start() + end)
                 for start, end in word_spans
             ]
-        return TokenizedText(text, ids, [self._entries[number] for number in ids], spans)
+        return TokenizedText(text, ids, [self.entries[number] for number in ids], spans)
 
     def _split_word(self, word: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a word's pieces, and the characters of the word that each piece touches."""

@@ -22,6 +22,7 @@ from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
 from longclip_lab.models.checkpoints import Checkpoint, count_layers, read_checkpoint
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.text import get_tokenizer
 
 KEPT, RATIO = 20, 4
@@ -113,8 +114,9 @@ def load_openai_layout(path: str | os.PathLike[str], checkpoint: Checkpoint | No
         trained_on="not stated in the file",
     )
     length = model_cfg["text_cfg"]["context_length"]
+    clip.card["positions"] = positions_card({}, length)
     if long is not None:
-        clip.card["positions"] = {"method": "kps", "keep": KEPT, "ratio": RATIO, "length": length}
+        clip.card["positions"] |= {"method": "kps", "keep": KEPT, "ratio": RATIO}
     return clip
 
 

@@ -22,13 +22,9 @@ from longclip_lab.errors import LabError
 from longclip_lab.models.clip import Tokens, to_tokens
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
 from longclip_lab.models.formats.hub import fetch, is_hub_id
+from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.models.formats.transformers_config import quick_gelu, text_cfg
-from longclip_lab.models.formats.transformers_in import (
-    fill,
-    positions_card,
-    read_config,
-    text_weights,
-)
+from longclip_lab.models.formats.transformers_in import fill, read_config, text_weights
 from longclip_lab.models.text_tower import checked_tokens, encode_tokens
 from longclip_lab.text import get_tokenizer
 

@@ -16,13 +16,10 @@ from longclip_lab.models.clip import Clip
 from longclip_lab.models.formats import names
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
 from longclip_lab.models.formats.names import Weights
+from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.models.formats.preprocessing import read_preprocessing
 from longclip_lab.models.formats.transformers_config import quick_gelu, text_cfg, vision_cfg
 from longclip_lab.text import get_tokenizer
-
-OURS = "longclip_lab"
-"""The entry of config.json in which `export` keeps what transformers has no name for."""
-PLAIN_LENGTH = 77
 
 
 def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -> Clip:
@@ -102,15 +99,6 @@ def text_weights(weights: Weights) -> Weights:
     if "text_projection.weight" in weights:
         ours["text_projection"] = weights["text_projection.weight"].T
     return ours
-
-
-def positions_card(stored: dict[str, Any], length: int) -> dict[str, Any]:
-    """How the positions came about: as the lab's `export` noted it, or unknown where not 77."""
-    told = stored.get(OURS, {}).get("positions")
-    if isinstance(told, dict) and told.get("length") == length:
-        return told
-    method = "none" if length == PLAIN_LENGTH else "unknown"
-    return {"method": method, "keep": 0, "ratio": length / PLAIN_LENGTH, "length": length}
 
 
 def _weights(weights: Weights) -> Weights:

@@ -1,0 +1,245 @@
+"""Is what was written still the same model? Its own library reads it back and is asked.
+
+B batch, T tokens, D embedding, H W picture.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+import transformers
+from transformers.utils import logging
+
+from longclip_lab.errors import LabError
+from longclip_lab.models.clip import Clip
+from longclip_lab.models.encoding import evaluating
+from longclip_lab.models.formats.describe import end_id
+from longclip_lab.models.formats.exporting import find_dtype, find_format
+from longclip_lab.models.formats.openai_layout import load_openai_layout
+from longclip_lab.models.formats.text_towers import TextTower
+
+TOLERANCE = 1e-5
+_LENGTHS = (3, 20, 21, 77, 78, 150, 248)
+_Encode = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Differences on random pictures and texts, each relative to the largest value.
+
+    `image`, `text` and `logits` compare what was written with its source, whose weights are
+    rounded as the reader has them: to the dtype of the file, and for OpenAI's code, which rounds
+    those of its linear layers whatever the file holds, to float16. `rounding` is what that cost,
+    among the logits (or among the text features of a tower alone). `image` and `logits` are None
+    where there are no pictures.
+    """
+
+    format: str
+    reader: str
+    """Whose code read it back."""
+    image: float | None
+    text: float
+    logits: float | None
+    rounding: float
+    lengths: tuple[int, ...]
+    """Tokens of the texts."""
+
+    @property
+    def difference(self) -> float:
+        """The largest of the three."""
+        return max(value for value in (self.image, self.text, self.logits) if value is not None)
+
+    @property
+    def ok(self) -> bool:
+        """True if float32 explains the difference."""
+        return self.difference <= TOLERANCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "difference": self.difference, "ok": self.ok}
+
+    def __str__(self) -> str:
+        parts = {"pictures": self.image, "texts": self.text, "logits": self.logits}
+        told = ", ".join(f"{name} {v:.1e}" for name, v in parts.items() if v is not None)
+        verdict = "the same model" if self.ok else "NOT the same model"
+        lines = [
+            f"parity: {verdict}. Largest differences, relative: {told}",
+            f"  read back by {self.reader}; texts of {', '.join(map(str, self.lengths))} tokens",
+        ]
+        if self.rounding:
+            lines.append(f"  rounding the weights moved them by {self.rounding:.1e}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """One model's answers: `image` and `logits` are None where it sees nothing."""
+
+    text: _Encode
+    image: _Encode | None
+    scale: float
+
+
+def parity(
+    clip: Clip | TextTower,
+    path: str | os.PathLike[str],
+    format: str = "transformers",
+    dtype: torch.dtype | str | None = None,
+    seed: int = 0,
+) -> Parity:
+    """Compare `clip` with what `export` wrote to `path`, read back by the format's own library.
+
+    transformers' `CLIPModel`, or `CLIPTextModelWithProjection` (`CLIPTextModel` without a
+    projection) for text encoders; open_clip for its folders and, as it carries OpenAI's code, for
+    "openai". Long-CLIP's code is no package: "longclip" is read by this lab's reader, which tests
+    hold against numbers of the official code. `dtype` as it was given to `export`.
+
+    Raises LabError for an unknown format, and if the library cannot read what is there.
+    """
+    find_format(format)
+    texts_BT = _texts(clip, seed)
+    with torch.no_grad(), evaluating(clip.model), _quiet():
+        try:
+            reader, back = _READERS[format](Path(path), isinstance(clip, TextTower))
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise LabError(f"{path} cannot be read back: {error}") from error
+        rounded = _rounded(clip, find_dtype(dtype), format == "openai")
+        own, exact = _sides(rounded), _sides(clip)
+        theirs_BD, text_BD = back.text(texts_BT).float(), own.text(texts_BT)
+        text, rounding = _distance(text_BD, theirs_BD), _distance(exact.text(texts_BT), text_BD)
+        image = logits = None
+        if back.image is not None:
+            pixels_B3HW = _pictures(clip, seed)
+            seen_BD, image_BD = back.image(pixels_B3HW).float(), own.image(pixels_B3HW)
+            image = _distance(image_BD, seen_BD)
+            logits_BB = _logits(image_BD, text_BD, own.scale)
+            logits = _distance(logits_BB, _logits(seen_BD, theirs_BD, back.scale))
+            exact_BB = _logits(exact.image(pixels_B3HW), exact.text(texts_BT), exact.scale)
+            rounding = _distance(exact_BB, logits_BB)
+    lengths = tuple((texts_BT.argmax(dim=1) + 1).tolist())
+    return Parity(format, reader, image, text, logits, rounding, lengths)
+
+
+def _texts(clip: Clip | TextTower, seed: int) -> torch.Tensor:
+    """Random token ids [B, T], each text ended by the end token and padded by 0."""
+    generator = torch.Generator().manual_seed(seed)
+    length, end = clip.context_length, end_id(clip.model)
+    lengths = sorted({min(n, length) for n in (*_LENGTHS, length)})
+    texts_BT = torch.zeros(len(lengths), length, dtype=torch.long)
+    for row_T, count in zip(texts_BT, lengths, strict=True):
+        row_T[:count] = torch.randint(1, end - 1, (count,), generator=generator)
+        row_T[count - 1] = end
+    return texts_BT
+
+
+def _pictures(clip: Clip, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(3, 3, clip.image_size, clip.image_size, generator=generator)
+
+
+def _rounded(clip: Clip | TextTower, dtype: torch.dtype, by_openai: bool) -> Clip | TextTower:
+    rounded = copy.copy(clip)
+    rounded.model = copy.deepcopy(clip.model).to(dtype).float()
+    if by_openai:
+        open_clip.model.convert_weights_to_lp(rounded.model, torch.float16)
+        rounded.model.float()
+    return rounded
+
+
+def _sides(clip: Clip | TextTower) -> _Sides:
+    if isinstance(clip, TextTower):
+        return _Sides(clip.encode_text, None, 1.0)
+    return _Sides(clip.encode_text, clip.encode_image, float(clip.model.logit_scale.exp()))
+
+
+def _logits(image_BD: torch.Tensor, text_BD: torch.Tensor, scale: float) -> torch.Tensor:
+    return scale * F.normalize(image_BD, dim=-1) @ F.normalize(text_BD, dim=-1).T
+
+
+def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((ours - theirs).abs().max() / ours.abs().max())
+
+
+def _pooled(output: Any) -> torch.Tensor:
+    """Features of `get_text_features`, which were a tensor before transformers 5."""
+    return output if torch.is_tensor(output) else output.pooler_output
+
+
+def _read_transformers(path: Path, text_only: bool) -> tuple[str, _Sides]:
+    if text_only:
+        return _read_text(path)
+    model = _opened(transformers.CLIPModel, path)
+    sides = _Sides(
+        lambda ids_BT: _pooled(model.get_text_features(ids_BT)),
+        lambda pixels: _pooled(model.get_image_features(pixels)),
+        float(model.logit_scale.exp()),
+    )
+    return f"transformers {transformers.__version__}, CLIPModel", sides
+
+
+def _read_text(folder: Path) -> tuple[str, _Sides]:
+    config = transformers.CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+    kind = (config.architectures or ["CLIPTextModel"])[0]
+    model = _opened(getattr(transformers, kind), folder)
+    answer = "text_embeds" if kind.endswith("WithProjection") else "pooler_output"
+    sides = _Sides(lambda ids_BT: getattr(model(ids_BT), answer), None, 1.0)
+    return f"transformers {transformers.__version__}, {kind}", sides
+
+
+def _opened(kind: type, folder: Path) -> torch.nn.Module:
+    """All weights must be there; transformers itself would make up what is missing."""
+    model, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    if told["missing_keys"] or told["mismatched_keys"]:
+        raise LabError(f"{folder} lacks weights: {sorted(told['missing_keys'])[:3]}.")
+    return model.float().eval()
+
+
+def _read_openai(path: Path, text_only: bool) -> tuple[str, _Sides]:
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    model = open_clip.model.build_model_from_openai_state_dict(weights, cast_dtype=torch.float32)
+    return f"open_clip {open_clip.__version__}'s copy of OpenAI's code", _of_module(model.float())
+
+
+def _read_longclip(path: Path, text_only: bool) -> tuple[str, _Sides]:
+    return "longclip_lab's reader of Long-CLIP's files", _of_module(load_openai_layout(path).model)
+
+
+def _read_open_clip(path: Path, text_only: bool) -> tuple[str, _Sides]:
+    model = open_clip.create_model(f"local-dir:{path}", pretrained_text=False)
+    return f"open_clip {open_clip.__version__}", _of_module(model.eval())
+
+
+def _of_module(model: torch.nn.Module) -> _Sides:
+    return _Sides(model.encode_text, model.encode_image, float(model.logit_scale.exp()))
+
+
+_READERS: dict[str, Callable[[Path, bool], tuple[str, _Sides]]] = {
+    "transformers": _read_transformers,
+    "diffusers": lambda path, text_only: _read_text(path / "text_encoder"),
+    "openai": _read_openai,
+    "longclip": _read_longclip,
+    "open_clip": _read_open_clip,
+}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports every file it opens."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
