@@ -47,7 +47,7 @@ def list_pictures(folder: str | os.PathLike[str], ignore: Path | None = None) ->
 
     Raises LabError if there is no such folder.
     """
-    root = Path(folder)
+    root = Path(folder).expanduser()
     if not root.exists():
         raise LabError(f"There is no folder {root}. Give the folder that holds your pictures.")
     if not root.is_dir():

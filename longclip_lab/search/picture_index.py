@@ -155,7 +155,7 @@ def index(
     Raises LabError for no such folder, one without a picture that can be read, and an unknown
     backend.
     """
-    place = (cache_folder() if cache is None else Path(cache)) / "search"
+    place = (cache_folder() if cache is None else Path(cache).expanduser()) / "search"
     listing = list_pictures(folder, ignore=place)
     if not listing.files:
         raise LabError(_nothing(listing))
