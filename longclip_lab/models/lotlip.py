@@ -84,6 +84,19 @@ def build_lotlip(
     return add_corner_tokens(clip, num_corner, mask, kind, positions, seed)
 
 
+def config_of_towers(
+    image_tower: str | Clip, text_tower: TextTower, context_length: int
+) -> dict[str, Any]:
+    """The `model_cfg` of what `build_lotlip` builds, without corner tokens and without weights.
+
+    Raises LabError as `build_lotlip` does.
+    """
+    vision_cfg, _, width = image_source(image_tower)
+    config, _, label = text_source(text_tower, context_length)
+    model_cfg = _model_cfg(image_tower, vision_cfg, width, width)
+    return {**model_cfg, "text_cfg": _text_cfg(label, config, context_length)}
+
+
 def _model(
     model_cfg: dict[str, Any], image_from: str | Clip | None, text_from: str | None, seed: int
 ) -> nn.Module:

@@ -1,0 +1,76 @@
+"""What `longclip-lab plan` can do; see `longclip_lab.commands`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from longclip_lab.commands import say
+from longclip_lab.training.recipes import METHODS, DataScale, Preset, Scale, recipe_for
+
+PAIRS = {"3M": 3_000_000, "12M": 12_000_000, "30M": 30_000_000, "100M": 100_000_000}
+SHAREGPT4V = 1_246_901 - 1_000
+"""ShareGPT4V-PT without the first thousand, as the official code trains."""
+
+
+@dataclass(kw_only=True)
+class PlanRun:
+    """Predict operations, memory, hours and dollars of a recipe before it is started.
+
+    The assumptions are printed with it.
+    """
+
+    method: Annotated[Positional[str], arg(metavar="{" + ",".join(METHODS) + "}")]
+    """The recipe, as for `train`."""
+    gpus: str = "A100:8"
+    """Kind and number: H100, A100, L4 or 4090."""
+    scale: Scale = "paper"
+    """Size of the run."""
+    preset: Preset = "repository"
+    """longclip: which of the two published settings."""
+    data_scale: DataScale = "3M"
+    """The others: which of LoTLIP's published data scales."""
+    model: str = "ViT-B-16"
+    """longclip: the open_clip architecture that is fine-tuned."""
+    pairs: int | None = None
+    """Pairs in the data set; by default the published number."""
+    micro_batch: int | None = None
+    """Pairs of a process at a time (gradient caching)."""
+    batch_size: int | None = None
+    """Pairs in a global batch; by default the recipe's."""
+    long_tokens: int | None = None
+    """Tokens of a long text on average; by default as many as the model reads."""
+    short_tokens: int = 32
+    """Tokens of a short text on average."""
+    utilisation: float | None = None
+    """Share of the peak that is reached; by default 0.30."""
+    dollars: float | None = None
+    """Price of a GPU hour."""
+    json: bool = False
+    """Print one JSON object instead of sentences."""
+
+    def run(self) -> None:
+        from dataclasses import replace
+
+        from longclip_lab.training import planning
+
+        recipe = recipe_for(self.method, self.scale, self.preset, self.data_scale)
+        changes = {"micro_batch": self.micro_batch, "batch_size": self.batch_size}
+        recipe = replace(recipe, **{name: v for name, v in changes.items() if v is not None})
+        tuned = self.method == "longclip"
+        pairs = self.pairs or recipe.pairs or (SHAREGPT4V if tuned else PAIRS[self.data_scale])
+        share = planning.UTILISATION if self.utilisation is None else self.utilisation
+        made = planning.plan(
+            recipe, self.gpus, pairs, self.model if tuned else None, self.long_tokens,
+            self.short_tokens, share, self.dollars,
+        )  # fmt: skip
+        table = planning.comparison(made)
+        if self.json:
+            facts = {"plan": made.to_dict(), "table": table.to_dict(orient="index")}
+            print(json.dumps(facts, indent=2))
+            return
+        say(str(made))
+        say(table.to_string())

@@ -1,0 +1,160 @@
+"""Plans: formulas against what torch counts and keeps, predictions against the papers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from longclip_lab import models
+from longclip_lab.cli import main
+from longclip_lab.errors import LabError
+from longclip_lab.models.assembly import build_model
+from longclip_lab.training import recipe_for
+from longclip_lab.training.costs import cost_of, model_cost
+from longclip_lab.training.planning import GPUS, comparison, plan
+
+SMALL = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": 3, "width": 128, "patch_size": 16},
+    "text_cfg": {"context_length": 96, "vocab_size": 500, "width": 128, "heads": 2, "layers": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return build_model(SMALL).train()
+
+
+def kept_by(run, module):
+    """Bytes that autograd keeps of a forward pass, weights left out."""
+    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    held, seen = [], {}
+
+    def pack(tensor):
+        held.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = run()
+    assert out is not None
+    return sum(seen.values())
+
+
+def test_operations_are_those_that_torch_counts(small):
+    cost = cost_of(small, 64)
+    pixels, ids = torch.rand(1, 3, 64, 64), torch.full((1, 96), 7)
+    for tower, run in ((cost.image, lambda: small.encode_image(pixels)),
+                       (cost.text, lambda: small.encode_text(ids))):  # fmt: skip
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            run()
+        # The projection into the shared space is left out.
+        assert tower.flops() == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_layer_keeps_what_autograd_keeps(tower, half, small):
+    blocks = (small.visual if tower == "image" else small).transformer.resblocks
+    cost = getattr(cost_of(small, 64), tower)
+    inputs = torch.randn(16, 512, cost.width, requires_grad=True)
+
+    def run():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            return blocks[0](inputs)
+
+    copies = 2 * sum(p.numel() for p in blocks[0].parameters()) if half else 0
+    found = kept_by(run, blocks[0]) - copies
+    assert 16 * cost.activations(512, half) == pytest.approx(found, rel=0.05)
+
+
+def test_the_weights_are_counted_and_a_lock_leaves_the_image_tower_out(small):
+    cost = cost_of(small, 64)
+    assert cost.weights == sum(p.numel() for p in small.parameters())
+    locked = cost_of(small, 64, lock_image=True)
+    assert locked.trained == cost.weights - sum(p.numel() for p in small.visual.parameters())
+
+
+def test_published_sizes_without_building_anything():
+    b16 = model_cost(recipe_for("longclip", "paper"), "ViT-B-16")
+    assert (b16.image.tokens, b16.text.tokens) == (197, 248)
+    # 17.5 GMACs of a ViT-B/16 at 224 pixels (open_clip's docs/model_profile.csv, ViT-B-16).
+    assert b16.image.flops() / 2e9 == pytest.approx(17.5, rel=0.02)
+    lotlip = model_cost(recipe_for("lotlip", "paper"))
+    size = models.TextTowerSize(12, 768, 3072, None, pooler=False)
+    assert lotlip.text.flops(128) == models.text_flops(size, 128)
+    assert lotlip.trained == lotlip.text.weights
+
+
+def test_time_follows_from_operations():
+    recipe = recipe_for("lotlip", "paper", data="100M")
+    one = plan(recipe, "A100:1", 100_000_000)
+    eight = plan(recipe, "A100:8", 100_000_000)
+    assert one.hours == pytest.approx(8 * eight.hours)
+    assert one.dollars == pytest.approx(eight.dollars)
+    assert one.hours == pytest.approx(one.flops / (312e12 * 0.3) / 3600)
+    small = plan(recipe_for("lotlip", "paper"), "A100:1", 3_000_000)
+    # "The training duration decreases linearly with the amount of training data" (section 7.5).
+    assert one.hours / small.hours == pytest.approx(100 / 3, rel=0.02)
+
+
+def test_the_papers_times_are_reached_at_a_small_share_of_the_peak():
+    """LoTLIP: 133 A100 days for 100M (section 7.5). A plan at that utilisation says so."""
+    recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
+    ours = plan(recipe, "A100:1", 100_000_000, long_tokens=128, short_tokens=128)
+    assert ours.gpu_days < 133
+    implied = ours.utilisation * ours.gpu_days / 133
+    assert plan(
+        recipe, "A100:8", 100_000_000, long_tokens=128, short_tokens=128, utilisation=implied
+    ).gpu_days == pytest.approx(133)
+
+
+def test_memory_grows_with_the_micro_batch_and_the_largest_fits():
+    recipe = recipe_for("longclip", "paper")
+    made = plan(recipe, "4090:1", 1_000_000, "ViT-L-14")
+    fits = made.largest_micro_batch
+    assert 1 < fits < recipe.batch_size
+    assert made.memory(fits) <= 0.9 * 24 < made.memory(fits + 1)
+    unsaved = plan(replace(recipe, grad_checkpointing=False), "4090:1", 1_000_000, "ViT-L-14")
+    assert unsaved.largest_micro_batch < fits
+    cached = replace(recipe, micro_batch=fits)
+    assert plan(cached, "4090:1", 1_000_000, "ViT-L-14").flops > made.flops
+
+
+def test_every_gpu_stands_in_the_table():
+    made = plan(recipe_for("longclip", "paper"), "L4:2", 1_000_000, "ViT-B-16", dollars=0.5)
+    table = comparison(made)
+    assert len(table) == len(GPUS)
+    assert table.loc["2 x L4", "dollars"] == round(2 * made.hours * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus": "A10:8"}, "Did you mean A100"),
+        ({"gpus": "A100:zero"}, "NAME:COUNT"),
+        ({"gpus": "A100:3"}, "shared out to 3 GPUs"),
+        ({"utilisation": 1.5}, "up to 1"),
+        ({"pairs": None}, "--pairs"),
+        ({"model": "ViT-B-17"}, "no architecture"),
+        ({"model": None}, "trains a model that is given"),
+    ],
+)
+def test_bad_input(options, message):
+    options = {"gpus": "A100:8", "pairs": 10_000, "model": "ViT-B-16", **options}
+    with pytest.raises(LabError, match=message):
+        plan(recipe_for("longclip", "paper"), **options)
+
+
+def test_the_command_prints_assumptions_and_a_table(capsys):
+    assert main(["plan", "lotlip", "--data-scale", "12M", "--gpus", "H100:8"]) == 0
+    out = capsys.readouterr().out
+    assert "assumed: 12,000,000 pairs" in out
+    assert "8 x 4090" in out
