@@ -9,10 +9,12 @@ from longclip_lab.world.captioners import (
     background_sentences,
     long_caption,
     summary,
+    truth,
     web_caption,
 )
 from longclip_lab.world.counterfactuals import Counterfactuals, change_fact, counterfactuals
 from longclip_lab.world.drawing import draw
+from longclip_lab.world.habits import habitual_lie
 from longclip_lab.world.language import Caption, Fact, Sentence, build_caption
 from longclip_lab.world.one_thing import asked_things, told_things
 from longclip_lab.world.scene import PIXELS, Scene, Thing, random_scene, relation
@@ -51,6 +53,7 @@ __all__ = [
     "SKIES", "TEMPLATES", "TEST_SEED", "TRAIN_SEED", "Caption", "Counterfactuals", "Fact", "Scene",
     "Sentence", "SingleObjects", "Swaps", "Thing", "WebPairs", "WorldPairs",
     "asked_things", "background_sentences", "build_caption", "change_fact", "classes",
-    "counterfactuals", "draw", "draw_all", "long_caption", "pairs", "random_scene", "relation",
-    "rewrite", "single_objects", "summary", "swaps", "told_things", "web_caption", "web_pairs",
+    "counterfactuals", "draw", "draw_all", "habitual_lie", "long_caption", "pairs",
+    "random_scene", "relation", "rewrite", "single_objects", "summary", "swaps", "told_things",
+    "truth", "web_caption", "web_pairs",
 ]  # fmt: skip

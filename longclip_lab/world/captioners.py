@@ -12,7 +12,15 @@ from collections.abc import Callable
 import numpy as np
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.world.language import Caption, Phrase, Sentence, build_caption, build_sentence
+from longclip_lab.world.habits import habitual_lie
+from longclip_lab.world.language import (
+    Caption,
+    Fact,
+    Phrase,
+    Sentence,
+    build_caption,
+    build_sentence,
+)
 from longclip_lab.world.scene import Scene, relation
 from longclip_lab.world.vocabulary import ATTRIBUTES, NUMBERS
 
@@ -20,13 +28,26 @@ SALIENCE = {"large": 1.0, "medium": 0.35, "small": 0.12}  # how readily a short 
 
 
 class Teller:
-    """Makes phrases about a scene; with a rate above 0, some of them wrong."""
+    """Makes phrases about a scene; with a rate above 0, some of them wrong.
 
-    def __init__(self, scene: Scene, rng: np.random.Generator, hallucination: float = 0.0):
+    Wrong values are drawn evenly, or are those of a writer with a habit (`habits.habitual_lie`).
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        rng: np.random.Generator,
+        hallucination: float = 0.0,
+        habit: int | None = None,
+    ):
         self.scene, self.rng, self.hallucination = scene, rng, hallucination
+        self.habit = habit
 
     def _fact(self, attribute: str, value: str, thing: int) -> Phrase:
         if self.hallucination and self.rng.random() < self.hallucination:
+            if self.habit is not None:
+                lie = habitual_lie(attribute, value, self.habit)
+                return Phrase(lie, attribute, thing, true=False)
             wrong = [other for other in ATTRIBUTES[attribute] if other != value]
             return Phrase(str(self.rng.choice(wrong)), attribute, thing, true=False)
         return Phrase(value, attribute, thing)
@@ -36,14 +57,40 @@ class Teller:
 
     def relation(self, thing: int) -> list[Phrase]:
         """`[", ", "left of", "the house"]` to the most salient thing it has a relation with."""
-        for other in range(len(self.scene.things)):
-            if other == thing:
-                continue
-            found = relation(self.scene.things[thing], self.scene.things[other])
-            if found:
-                kind = self.scene.things[other].kind
-                return [self._fact("relation", found, thing), Phrase(f"the {kind}")]
-        return []
+        found, other = _related(self.scene, thing)
+        if not found:
+            return []
+        kind = self.scene.things[other].kind
+        return [self._fact("relation", found, thing), Phrase(f"the {kind}")]
+
+
+def _related(scene: Scene, thing: int) -> tuple[str, int]:
+    """The relation of a thing to the most salient other that it has one with; "" and -1 if none."""
+    for other in range(len(scene.things)):
+        found = other != thing and relation(scene.things[thing], scene.things[other])
+        if found:
+            return found, other
+    return "", -1
+
+
+def truth(fact: Fact, scene: Scene) -> str:
+    """What a fact of one of this scene's captions should say; its own value if that is so.
+
+    Raises LabError for a fact about a thing that the scene does not have.
+
+    >>> from longclip_lab.world.sets import pairs
+    >>> lying = pairs(1, hallucination=1.0)
+    >>> fact = next(fact for fact in lying.long_captions[0].facts if fact.attribute == "colour")
+    >>> truth(fact, lying.scenes[0]) in lying.long[0]
+    True
+    """
+    if fact.thing >= len(scene.things):
+        raise LabError(f"expected one of {len(scene.things)} things, got number {fact.thing}.")
+    if fact.attribute == "relation":
+        return _related(scene, fact.thing)[0]
+    if fact.attribute == "count":
+        return NUMBERS[len(scene.things) - 1]
+    return getattr(scene if fact.thing < 0 else scene.things[fact.thing], fact.attribute)
 
 
 def _sentence(*phrases: Phrase | str | list[Phrase]) -> Sentence:
