@@ -10,7 +10,13 @@ from longclip_lab.probing.counterfactual import (
     wilson,
 )
 from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
-from longclip_lab.probing.hallucination import Hallucination, hallucination, majority_limit
+from longclip_lab.probing.filtering import SentenceScores, drop_lowest, sentence_scores
+from longclip_lab.probing.hallucination import (
+    Hallucination,
+    hallucination,
+    majority_limit,
+    truth_margin,
+)
 from longclip_lab.probing.overshadowing import Overshadowing, overshadowing
 from longclip_lab.probing.readout import Readout, presence_readout
 from longclip_lab.probing.truncation import (
@@ -30,9 +36,11 @@ __all__ = [
     "PairScores",
     "ReadAlong",
     "Readout",
+    "SentenceScores",
     "TruncationCurve",
     "counterfactual_probe",
     "default_cuts",
+    "drop_lowest",
     "effective_length",
     "hallucination",
     "lengths_of",
@@ -43,6 +51,8 @@ __all__ = [
     "presence_readout",
     "randomise_positions",
     "read_along",
+    "sentence_scores",
     "truncation_curve",
+    "truth_margin",
     "wilson",
 ]

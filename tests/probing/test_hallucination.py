@@ -7,7 +7,7 @@ import pytest
 
 from longclip_lab import world
 from longclip_lab.errors import LabError
-from longclip_lab.probing import hallucination, majority_limit
+from longclip_lab.probing import hallucination, majority_limit, truth_margin
 
 RATE = 0.3
 
@@ -49,6 +49,13 @@ def test_chair_counts_kinds_that_are_not_there(found, lying):
     assert 0 < found.chair_i < RATE
 
 
+def test_ranges_of_positions_hold_every_fact_once(found):
+    rows = found.by_position((1, 18, 77, 1000))
+    assert rows["facts"].sum() == len(found.wrong)
+    late = found.wrong[found.position >= 77]
+    assert rows.loc["77-999", "wrong"] == pytest.approx(100 * late.mean(), abs=0.05)
+
+
 def test_the_truth_has_none():
     honest = world.pairs(5)
     found = hallucination(honest.long_captions, honest.scenes)
@@ -59,6 +66,15 @@ def test_at_the_limit_the_truth_is_as_likely_as_a_lie():
     for values in (2, 3, 8, 12):
         rate = majority_limit(values)
         assert 1 - rate == pytest.approx(rate / (values - 1))
+        assert truth_margin(rate, values) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_margin_is_what_the_best_similarities_differ_by():
+    values, rate = 4, 0.3
+    told = np.full((values, values), rate / (values - 1))  # p(text | picture)
+    np.fill_diagonal(told, 1 - rate)
+    best = np.log(told / told.mean(axis=0))
+    assert truth_margin(rate, values) == pytest.approx(best[0, 0] - best[0, 1])
 
 
 def test_bad_input_is_refused(lying):
@@ -68,6 +84,8 @@ def test_bad_input_is_refused(lying):
         hallucination(lying.long_captions, lying.scenes[:1])
     with pytest.raises(LabError):
         majority_limit(1)
+    with pytest.raises(LabError, match="rate"):
+        truth_margin(0.0, 3)
     truth = hallucination(lying.long_captions[:2], lying.scenes[:2])
     with pytest.raises(LabError, match="facts"):
         truth.rate("nowhere")
