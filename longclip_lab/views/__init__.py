@@ -28,6 +28,7 @@ from longclip_lab.views.found import found_html
 from longclip_lab.views.gaps import gaps_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
 from longclip_lab.views.lengths import subcaptions_figure, token_limit_figure
+from longclip_lab.views.lies import belief_figure, lie_rate_figure, lie_roc_figure, lies_html
 from longclip_lab.views.matches import matches_html
 from longclip_lab.views.overshadowing import (
     overshadowing_figure,
@@ -51,6 +52,7 @@ __all__ = [
     "along_html",
     "attention_figure",
     "attention_from_figure",
+    "belief_figure",
     "caption_html",
     "contribution_figure",
     "corner_looks_figure",
@@ -63,6 +65,9 @@ __all__ = [
     "figure",
     "found_html",
     "gaps_figure",
+    "lie_rate_figure",
+    "lie_roc_figure",
+    "lies_html",
     "matches_html",
     "overshadowing_figure",
     "overshadowing_gallery",

@@ -39,7 +39,7 @@ def subcaptions_figure(
         subtitle=subtitle,
     )
     x = list(range(len(names)))
-    _add_curves(chart, x, scores)
+    add_curves(chart, x, scores)
     chart.update_xaxes(tickvals=x, ticktext=names, range=[-0.1, len(x) - 0.95])
     return chart
 
@@ -80,7 +80,7 @@ def token_limit_figure(
         subtitle=subtitle,
         height=460,
     )
-    _add_curves(chart, list(limits), scores)
+    add_curves(chart, list(limits), scores)
     unit, name = (1e9, "GFLOP") if max(flops) >= 1e9 else (1e6, "MFLOP")
     chart.add_scatter(
         x=list(limits), y=[count / unit for count in flops], yaxis="y2", mode="lines+markers",
@@ -119,7 +119,8 @@ def limits_message(
     return f"{cost}; highest mean: {best}"
 
 
-def _add_curves(chart: go.Figure, x: list[float], scores: Mapping[str, Sequence[Interval]]) -> None:
+def add_curves(chart: go.Figure, x: list[float], scores: Mapping[str, Sequence[Interval]]) -> None:
+    """Draw a curve with its band for each test, shares as percent, named at its end."""
     for number, (name, found) in enumerate(scores.items()):
         value, low, high = (
             [100 * getattr(score, part) for score in found] for part in ("value", "low", "high")
