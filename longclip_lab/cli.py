@@ -23,6 +23,7 @@ from longclip_lab.commands import (
 )
 from longclip_lab.commands_attribution import Faithfulness
 from longclip_lab.commands_data import Data
+from longclip_lab.commands_models import Convert
 from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_search import Search
 from longclip_lab.commands_training import Train, default_options
@@ -81,6 +82,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Train, subcommand("train", default=train)]
         | Annotated[Eval, subcommand("eval")]
         | Annotated[Data, subcommand("data")]
+        | Annotated[Convert, subcommand("convert")]
         | Annotated[Faithfulness, subcommand("faithfulness")]
         | Annotated[Reproduce, subcommand("reproduce")]
         | Annotated[Search, subcommand("search")]

@@ -42,8 +42,8 @@ def write_transformers(source: Clip | TextTower, folder: Path, dtype: torch.dtyp
     model = source.model
     if getattr(model, "logit_bias", None) is not None:
         raise LabError("its logits have a bias, as SigLIP's, which CLIPModel has not")
-    check_tokenizer(source.tokenizer, source.vocab_size)
     image = describe_image(model.visual)
+    check_tokenizer(source.tokenizer, source.vocab_size)
     preprocessor = preprocessor_config(source.card["preprocess"])
     text = _text_config(source)
     visual = names.split(_weights(model), "visual.")
