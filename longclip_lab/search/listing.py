@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,9 +64,11 @@ def list_pictures(folder: str | os.PathLike[str], ignore: Path | None = None) ->
             try:
                 facts = path.stat()
             except OSError:  # a link to nothing, or gone since the folder was read
-                reason = UNREADABLE
-            else:
+                facts = None
+            if facts is not None and stat.S_ISREG(facts.st_mode):
                 files.append(PictureFile(name, path, facts.st_size, facts.st_mtime_ns))
+            else:  # a pipe would be waited for
+                reason = UNREADABLE
         if reason:
             left_out.setdefault(reason, []).append(name)
     files.sort(key=lambda file: file.name)
@@ -83,7 +86,7 @@ def _walk(
         return
     for entry in entries:
         path = Path(entry.path)
-        is_folder = entry.is_dir()
+        is_folder = _is_folder(entry)
         if is_folder and ignored is not None and path.resolve() == ignored:
             continue
         if entry.name.startswith("."):
@@ -94,6 +97,13 @@ def _walk(
             yield from _walk(path, left_out, root, ignored)
         else:
             yield path, _left_out(path.suffix.lower())
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _left_out(suffix: str) -> str:

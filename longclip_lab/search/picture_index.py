@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from longclip_lab.errors import LabError
 from longclip_lab.models import encode_texts
 from longclip_lab.search.listing import Listing, list_pictures
-from longclip_lab.search.matches import Matches
+from longclip_lab.search.matches import Matches, Owed
 from longclip_lab.search.nearest import Backend, Nearest, nearest_neighbours
 from longclip_lab.search.queries import checked, how_read, warn_unread
-from longclip_lab.search.sentences import owed, ranks_of
+from longclip_lab.search.sentences import owed_by_sentence, ranks_of
 from longclip_lab.search.store import FeatureStore, Known, cache_folder, tower_identity
 from longclip_lab.search.updating import Update, bring_up_to_date
 
@@ -75,6 +75,13 @@ class PictureIndex:
         """The place of a picture for a query, 1 the best, behind those of the same score."""
         return int(ranks_of(self.scores(checked(text)), [self.row(name)])[0, 0])
 
+    def owed(self, text: str, names: Sequence[str]) -> Owed:
+        """What each sentence of a query does for the pictures `names`, found or not.
+
+        Raises LabError for a name that is not in the index and a text without a sentence.
+        """
+        return owed_by_sentence(self, text, [self.row(name) for name in names])
+
     @overload
     def search(
         self, text: str, top: int = ..., explain: bool = ..., warn: bool = ...
@@ -118,7 +125,7 @@ class PictureIndex:
                     scores=scores_K[order_K],
                     pictures=len(self),
                     reading=reading,
-                    owed=owed(self, one, best_K) if explain else None,
+                    owed=owed_by_sentence(self, one, best_K) if explain else None,
                 )
             )
         return found[0] if isinstance(text, str) else found

@@ -37,7 +37,7 @@ def ranks_of(scores_SN: np.ndarray, rows: Sequence[int]) -> np.ndarray:
     return (scores_SN[:, None, :] >= own_SK[:, :, None]).sum(axis=2)
 
 
-def owed(index: PictureIndex, text: str, rows: Sequence[int]) -> Owed:
+def owed_by_sentence(index: PictureIndex, text: str, rows: Sequence[int]) -> Owed:
     """What each sentence of a query does for the pictures `rows`; see `Owed`."""
     units = units_of(index.clip, text)
     everything = frozenset(range(len(units)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,9 @@ def test_broken_hidden_and_other_files_are_named(clip, folder, cache):
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails" / "00.png").write_bytes(whole)
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "itself.png").symlink_to(folder / "itself.png")
+    (folder / "round").symlink_to(folder)
+    os.mkfifo(folder / "pipe.png")
     for _ in range(2):  # read, and from the cache
         index = search.index(clip, folder, cache)
         assert len(index) == 12
@@ -78,7 +83,8 @@ def test_broken_hidden_and_other_files_are_named(clip, folder, cache):
         assert broken["empty.webp"] == "empty file)"
         assert index.left_out["no picture by its name"] == ["notes.txt"]
         assert index.left_out["hidden"] == [".hidden.png", ".thumbnails"]
-        assert index.left_out["cannot be opened"] == ["gone.png"]
+        assert index.left_out["cannot be opened"] == ["gone.png", "itself.png", "pipe.png"]
+        assert index.left_out["linked folder, not followed"] == ["round"]
         assert index.left_out["a format that is not read; save as JPEG or PNG"] == ["phone.HEIC"]
 
 

@@ -113,3 +113,10 @@ def test_words_that_the_model_lacks(clip):
     assert search.readable_query(clip, "A red boat.") == "A red boat."
     with pytest.raises(LabError, match="none of 'dogs, sofas!'"):
         search.readable_query(clip, "dogs, sofas!")
+
+
+def test_any_picture_can_be_asked_what_it_owes(stretched, pairs):
+    found = stretched.search(pairs.long[2], top=3, explain=True)
+    asked = stretched.owed(pairs.long[2], found.names[1:])
+    np.testing.assert_allclose(asked.drops, found.owed.drops[1:], atol=1e-6)
+    assert asked.most(0) == found.owed.most(1)
