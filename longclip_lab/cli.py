@@ -14,7 +14,6 @@ import tyro
 from tyro.conf import subcommand
 
 from longclip_lab.commands import (
-    Eval,
     Probe,
     Quickstart,
     Tokens,
@@ -23,6 +22,7 @@ from longclip_lab.commands import (
 )
 from longclip_lab.commands_attribution import Faithfulness
 from longclip_lab.commands_data import Data
+from longclip_lab.commands_evaluation import Eval, Table
 from longclip_lab.commands_models import Convert
 from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_search import Search
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             resumable = isinstance(command, Train) and command.out is not None
             hint = "; the same command with --resume goes on" if resumable else ""
             hint = "; the same command goes on" if isinstance(command, Reproduce | Search) else hint
+            if isinstance(command, Eval) and command.out is not None:
+                hint = "; the same command with --skip-existing goes on"
             return _complain(f"interrupted{hint}", INTERRUPTED)
     return 0
 
@@ -81,6 +83,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Probe, subcommand("probe")]
         | Annotated[Train, subcommand("train", default=train)]
         | Annotated[Eval, subcommand("eval")]
+        | Annotated[Table, subcommand("table")]
         | Annotated[Data, subcommand("data")]
         | Annotated[Convert, subcommand("convert")]
         | Annotated[Faithfulness, subcommand("faithfulness")]

@@ -12,12 +12,12 @@ import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from longclip_lab import __version__
-from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.errors import LabWarning
 from longclip_lab.files import atomic_write
 
 NAMED = 100
@@ -116,44 +116,13 @@ class Probe(Files):
         clip = load_model(self.model, self.pretrained)
         curve = probing.truncation_curve(clip, readable(clip, data), progress=self.progress)
         say(curve.table().round(1).to_string(index=False))
-        results = {"data": _facts(data), "truncation_curve": curve.to_dict()}
+        results = {"data": data_facts(data), "truncation_curve": curve.to_dict()}
         if on_world:
             questions = world.counterfactuals(self.pairs)
             answers = probing.counterfactual_probe(clip, questions, progress=self.progress)
             say(answers.table(["size"]).round(1).to_string(index=False))
             results["counterfactual_probe"] = answers.to_dict()
-        _write_json(self.out, results)
-
-
-@dataclass(kw_only=True)
-class Eval(Files):
-    """Retrieval and zero-shot scores of one or more models, with intervals."""
-
-    models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL [MODEL ...]")]
-    """Bundled models, open_clip names, checkpoint files, saved folders."""
-    pretrained: str | None = None
-    """open_clip's tag, or a file of weights, for open_clip names."""
-    benchmark: tuple[str, ...] = ()
-    """World benchmarks by name; all of them when neither this nor --data coco is given."""
-    data: DataName = "world"
-    """The drawn world, or a folder in COCO's layout."""
-    out: Path | None = None
-    """JSON file for the records and for what was left out of the data."""
-
-    def run(self) -> None:
-        if not self.models:
-            raise LabError("Name at least one model, for example: longclip-lab eval tiny.")
-        files = [self.open_coco("val2017")] if self.data == "coco" else []
-        clips = [load_model(name, self.pretrained) for name in self.models]
-        from longclip_lab import evaluation
-
-        records = []
-        for clip in clips:
-            benchmarks = [*self.benchmark, *(readable(clip, data) for data in files)]
-            result = evaluation.evaluate(clip, *benchmarks, progress=self.progress)
-            say(result.table().to_string(index=False))
-            records += [record.to_dict() for record in result]
-        _write_json(self.out, {"records": records, "data": [_facts(data) for data in files]})
+        write_json(self.out, results)
 
 
 @dataclass
@@ -178,15 +147,19 @@ def readable(clip: Any, data: Any) -> Any:
     from longclip_lab.data import keep_known_words
 
     readable = keep_known_words(data, clip.tokenizer)
-    words = readable.source.get("words", {})
+    warn_of_words(clip, data.name, readable.source.get("words", {}))
+    return readable
+
+
+def warn_of_words(clip: Any, name: str, words: dict[str, int]) -> None:
+    """Say that a model cannot read all words of a data set."""
     if words.get("left_out"):
         message = (
             f"{clip.name} knows the {len(clip.tokenizer.words)} words of the drawn world; "
-            f"{words['left_out']} of the {words['of']} words of {data.name} are left out. "
+            f"{words['left_out']} of the {words['of']} words of {name} are left out. "
             "Expect nothing of the scores."
         )
-        warnings.warn(message, LabWarning, stacklevel=2)
-    return readable
+        warnings.warn(message, LabWarning, stacklevel=3)
 
 
 def announced(data: Any) -> Any:
@@ -205,11 +178,13 @@ def say_skipped(skipped: dict[str, list[str]]) -> None:
         say(textwrap.indent(textwrap.fill(", ".join(names[:NAMED]) + more, 96), "  "))
 
 
-def _facts(data: Any) -> dict[str, Any]:
+def data_facts(data: Any) -> dict[str, Any]:
+    """What a file of results says of its data."""
     return {"name": data.name, "source": data.source, "skipped": data.skipped}
 
 
-def _write_json(path: Path | None, content: Any) -> None:
+def write_json(path: Path | None, content: Any) -> None:
+    """Write results where they were asked for, if they were."""
     if path is not None:
         atomic_write(path, json.dumps(content, indent=2) + "\n")
         say(f"written to {path}")

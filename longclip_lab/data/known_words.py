@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,26 @@ def known_part(text: str, words: Collection[str]) -> tuple[str, list[str]]:
     return " ".join(word for word in found if word.lower() in words), unknown
 
 
+class KnownWords:
+    """Texts without the words that are not known; `counts` says how many of how many went.
+
+    >>> filtered = KnownWords(["a", "boat", "."])
+    >>> filtered("A boat at dawn."), filtered("Dawn"), filtered.counts
+    ('A boat .', '.', {'of': 6, 'left_out': 3})
+    """
+
+    def __init__(self, words: Iterable[str]):
+        self.words = frozenset(words)
+        self.counts = {"of": 0, "left_out": 0}
+
+    def __call__(self, text: str) -> str:
+        """What is left of `text`, its words apart; a full stop if nothing is."""
+        kept, unknown = known_part(text, self.words)
+        self.counts["of"] += len(_WORD.findall(text))
+        self.counts["left_out"] += len(unknown)
+        return kept or NOTHING_KNOWN
+
+
 def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
     """Leave out the words that a word-level tokenizer does not have, and count them.
 
@@ -35,20 +55,12 @@ def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
     """
     if not isinstance(pairs, Pairs) or not hasattr(tokenizer, "words"):
         return pairs
-    known = set(tokenizer.words)
-    counts = {"of": 0, "left_out": 0}
-
-    def filtered(text: str) -> str:
-        kept, unknown = known_part(text, known)
-        counts["of"] += len(_WORD.findall(text))
-        counts["left_out"] += len(unknown)
-        return kept or NOTHING_KNOWN
-
+    filtered = KnownWords(tokenizer.words)
     captions = [[filtered(text) for text in texts] for texts in pairs.captions]
     captioners = [
         {who: filtered(text) for who, text in of_picture.items()} for of_picture in pairs.captioners
     ]
-    source = {**pairs.source, "words": counts.copy()}
+    source = {**pairs.source, "words": filtered.counts.copy()}
     return replace(
         pairs,
         short=[filtered(text) for text in pairs.short],

@@ -1,26 +1,20 @@
-"""Benchmarks: what exactly is scored under a name.
-
-Every picture set is held out: the world's test pictures come from world.TEST_SEED, which no
-training set uses.
-"""
+"""Tasks: what exactly is scored, of a benchmark by name or of anybody's own pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longclip_lab import world
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.data.benchmarks import PROTOCOLS, Benchmark, open_benchmark
+from longclip_lab.errors import LabError
 from longclip_lab.models.encoding import Images
 
-POOL = 1000
-"""Pictures in a pool of the world. R@1 at 1,000 has a standard error of up to 1.6 points."""
-SIBLINGS = 4
-"""Pictures of the long captions' pool that share a summary and differ only in details."""
+BENCHMARKS = tuple(name for name in PROTOCOLS if name.startswith("world/"))
+"""The drawn world's own benchmarks, which need no files; `data.benchmarks.PROTOCOLS` has all."""
+TIE = "pessimistic"
 
 
 @dataclass(frozen=True)
@@ -33,6 +27,18 @@ class RetrievalTask:
     image_of_text: list[int]
     source: dict[str, Any]
     skipped: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the protocol says, for a benchmark by name."""
+    partial: bool = False
+    """Some of what the protocol promises is missing."""
+
+    def encoded(self) -> list[str]:
+        """The texts that a model gets."""
+        return self.texts
+
+    def settings(self) -> dict[str, Any]:
+        """Options that decide the score."""
+        return {"tie": self.facts.get("tie", TIE)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,19 @@ class ClassificationTask:
     templates: tuple[str, ...]
     source: dict[str, Any]
     skipped: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the protocol says, for a benchmark by name."""
+    partial: bool = False
+    """Some of what the protocol promises is missing."""
+
+    def encoded(self) -> list[str]:
+        """The texts that a model gets: classes times templates."""
+        return [template.format(name) for name in self.class_names for template in self.templates]
+
+    def settings(self) -> dict[str, Any]:
+        """Options that decide the score."""
+        chosen = {"templates": list(self.templates), "classes": list(self.class_names)}
+        return {"tie": self.facts.get("tie", TIE), **chosen}
 
 
 Task = RetrievalTask | ClassificationTask
@@ -109,49 +128,41 @@ def _retrieval_task(name: str, pairs: Any, captions: list[list[str]]) -> Retriev
     )
 
 
-@lru_cache(maxsize=1)
-def _world_pairs() -> world.WorldPairs:
-    return world.pairs(POOL, seed=world.TEST_SEED)
-
-
-@lru_cache(maxsize=1)
-def _world_siblings() -> world.WorldPairs:
-    """Four pictures share each summary, so who reads only that is right one time in four."""
-    return world.pairs(POOL, seed=world.TEST_SEED, siblings=SIBLINGS)
-
-
-@lru_cache(maxsize=1)
-def _world_single() -> world.SingleObjects:
-    return world.single_objects(POOL, seed=world.TEST_SEED)
-
-
-def _world_classification(attribute: str) -> ClassificationTask:
-    single = _world_single()
+def benchmark_task(benchmark: Benchmark) -> Task:
+    """The task of an opened benchmark."""
+    protocol = benchmark.protocol
+    shared = {
+        "name": protocol.name,
+        "images": benchmark.images,
+        "source": dict(benchmark.source),
+        "skipped": {reason: len(names) for reason, names in benchmark.skipped.items()},
+        "facts": protocol.facts(),
+        "partial": benchmark.partial,
+    }
+    if benchmark.labels is None:
+        texts, image_of_text = list(benchmark.texts), list(benchmark.image_of_text)
+        return RetrievalTask(texts=texts, image_of_text=image_of_text, **shared)
     return ClassificationTask(
-        name=f"world/{attribute}",
-        images=single.images,
-        labels=single.labels[attribute],
-        class_names=tuple(world.classes(attribute)),
-        templates=tuple(world.TEMPLATES),
-        source=dict(single.source),
+        labels=benchmark.labels,
+        class_names=tuple(benchmark.class_names),
+        templates=tuple(benchmark.templates),
+        **shared,
     )
 
 
-BENCHMARKS: dict[str, Callable[[], Task]] = {
-    "world/long-retrieval": lambda: long_retrieval(_world_siblings()),
-    "world/short-retrieval": lambda: short_retrieval(_world_pairs()),
-    "world/kind": lambda: _world_classification("kind"),
-    "world/colour": lambda: _world_classification("colour"),
-}
+def tasks(
+    benchmark: Any,
+    root: str | Path | None = None,
+    allow_partial: bool = False,
+    progress: bool = False,
+) -> list[Task]:
+    """The tasks of a benchmark: one for a name or an opened one, two for a pairs object.
 
-
-def tasks(benchmark: Any) -> list[Task]:
-    """The tasks of a benchmark: one for a name, two for a pairs object.
-
-    Raises LabError for an unknown name, with the names near to it.
+    Files are read below `root`. Raises LabError for an unknown name, with the names near to it, and
+    as `data.benchmarks.open_benchmark` does.
     """
-    if not isinstance(benchmark, str):
-        return pairs_tasks(benchmark)
-    if benchmark not in BENCHMARKS:
-        raise LabError(f"There is no benchmark {benchmark!r}. {suggest(benchmark, BENCHMARKS)}")
-    return [BENCHMARKS[benchmark]()]
+    if isinstance(benchmark, str):
+        benchmark = open_benchmark(benchmark, root, allow_partial, progress)
+    return (
+        [benchmark_task(benchmark)] if isinstance(benchmark, Benchmark) else pairs_tasks(benchmark)
+    )

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class Record:
     counts: dict[str, int]
     """How many images, texts and different texts."""
     num_truncated: int
-    """Texts that were longer than the model's context and lost their end."""
+    """Texts that were longer than `length` and lost their end."""
     share_truncated: float
     """The same as a share of the texts."""
     skipped: dict[str, int]
@@ -60,6 +60,18 @@ class Record:
     commit: str | None = field(default_factory=lambda: commit())
     """Of this library, with "-dirty" if its files were changed; None outside a git checkout."""
     versions: dict[str, str] = field(default_factory=lambda: versions())
+    length: int | None = None
+    """Tokens that were read of a text at most, both special ones counted; None in records that
+    are older than this field, as below."""
+    resolution: int | None = None
+    """Height of the pictures that the model got, in pixels."""
+    partial: bool = False
+    """Some of what the protocol promises was missing: no score on this benchmark."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the benchmark's protocol says (`data.benchmarks.Protocol.facts`); {} for own pairs."""
+    contamination: dict[str, str] = field(default_factory=dict)
+    """Whether the model was trained on these pictures: "state" and "why"; {} where the protocol
+    names no training set that has them."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -70,8 +82,9 @@ class Record:
     def from_dict(cls, values: dict[str, Any]) -> Record:
         """The inverse of `to_dict`. Raises LabError for missing or unknown fields."""
         known = {f.name for f in fields(cls)}
-        if set(values) != known:
-            missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
+        needed = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
+        if not needed <= set(values) <= known:
+            missing, unknown = sorted(needed - set(values)), sorted(set(values) - known)
             raise LabError(f"Not a record: missing fields {missing}, unknown fields {unknown}.")
         scores = {name: Interval.from_dict(score) for name, score in values["scores"].items()}
         return cls(**(values | {"scores": scores}))

@@ -11,9 +11,10 @@ from longclip_lab.errors import LabError
 from longclip_lab.models.encoding import Images
 
 
-def pictures_hash(images: Images) -> str:
+def pictures_hash(images: Images, contents: bool = False) -> str:
     """SHA-256 over the values of pictures, or over the names and sizes of their files.
 
+    With `contents` the files are read, so that one that was changed in place is another picture.
     What is said of the pictures does not count: one store serves every captioner.
     Raises LabError for a file that is missing.
     """
@@ -25,9 +26,12 @@ def pictures_hash(images: Images) -> str:
     for image in images:
         if not isinstance(image, str | Path):
             raise LabError("Features are stored for picture files or uint8 values only.")
+        path = Path(image)
         try:
-            size = Path(image).stat().st_size
+            said = (
+                hashlib.sha256(path.read_bytes()).hexdigest() if contents else path.stat().st_size
+            )
         except OSError:
             raise LabError(f"There is no picture {image}.") from None
-        whole.update(f"{Path(image).name}\0{size}\n".encode())
+        whole.update(f"{path.name}\0{said}\n".encode())
     return f"sha256:{whole.hexdigest()}"

@@ -27,12 +27,12 @@ def few(clip):
 
 @pytest.fixture
 def small_pool(monkeypatch):
-    from longclip_lab.evaluation import protocols
+    from longclip_lab.data.benchmarks import drawn
 
-    monkeypatch.setattr(protocols, "POOL", 8)
-    protocols._world_single.cache_clear()
+    monkeypatch.setattr(drawn, "POOL", 8)
+    drawn._single.cache_clear()
     yield
-    protocols._world_single.cache_clear()
+    drawn._single.cache_clear()
 
 
 def test_a_row_has_every_score_and_the_texts_that_were_cut(clip, few, small_pool):

@@ -1,0 +1,240 @@
+"""`eval` into a folder: interrupted and gone on with, skipped, partial, at several lengths."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from longclip_lab import models, world
+from longclip_lab.cli import main
+from longclip_lab.errors import LabError
+from longclip_lab.evaluation import Scorer, evaluate, picture_features, read_records, runs
+from longclip_lab.evaluation.protocols import RetrievalTask, long_retrieval
+from longclip_lab.evaluation.runs import read_record, run, run_path
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return models.new_tiny(seed=1)
+
+
+@pytest.fixture(scope="module")
+def model_folder(clip, tmp_path_factory):
+    return models.save(clip, tmp_path_factory.mktemp("models") / "fresh")
+
+
+@pytest.fixture(scope="module")
+def urban(tmp_path_factory) -> Path:
+    """Sixty pictures of the world in Urban-1k's layout, which should hold a thousand."""
+    root = tmp_path_factory.mktemp("data") / "Urban1k"
+    pairs = world.pairs(60, seed=5)
+    for folder in ("image", "caption"):
+        (root / folder).mkdir(parents=True)
+    for i, (image, text) in enumerate(zip(pairs.images, pairs.long, strict=True), start=1):
+        Image.fromarray(image).save(root / "image" / f"{i}.jpg")
+        (root / "caption" / f"{i}.txt").write_text(text, encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def task(urban) -> RetrievalTask:
+    pairs = world.pairs(60, seed=5)
+    files = [urban / "image" / f"{i}.jpg" for i in range(1, 61)]
+    return replace(long_retrieval(pairs), images=files)
+
+
+@pytest.fixture
+def short_runs(monkeypatch):
+    monkeypatch.setattr(picture_features, "RUN", 8)
+
+
+def called(model_folder, urban, out, *more) -> list[str]:
+    arguments = ["eval", str(model_folder), "--benchmark", "urban1k", "--root", str(urban.parent)]
+    return [*arguments, "--out", str(out), "--no-progress", *more]
+
+
+def in_a_child(work) -> int:
+    """Fork, do `work` there, and return the child's number."""
+    child = os.fork()
+    if child == 0:
+        try:
+            torch.set_num_threads(1)  # the parent's threads did not come along
+            work()
+        finally:
+            os._exit(0)
+    return child
+
+
+def test_a_run_that_is_killed_at_any_moment_is_gone_on_with(clip, task, short_runs, tmp_path):
+    expected = Scorer(clip).record(task)
+    delays = random.Random(0)
+    killed = 0
+    for _ in range(6):
+        scorer = Scorer(clip, features=tmp_path / "features")
+        child = in_a_child(lambda scorer=scorer: run(scorer, task, 77, tmp_path, True))
+        time.sleep(delays.uniform(0.02, 0.6))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        killed += os.WIFSIGNALED(status)
+        for path in tmp_path.glob("*.json"):
+            assert read_record(path).scores == expected.scores  # whole, or not there
+    assert killed
+    done = run(Scorer(clip, features=tmp_path / "features"), task, 77, tmp_path, True)
+    assert done.record.scores == expected.scores
+
+
+def test_pictures_that_were_encoded_are_not_encoded_again(clip, task, short_runs, tmp_path):
+    passed: list[int] = []
+
+    def scorer(stop_after: int | None = None) -> Scorer:
+        made = Scorer(clip, features=tmp_path)
+        original = made.how.encode_images
+
+        def counting(clip, images, progress=False):
+            if stop_after is not None and len(passed) == stop_after:
+                raise KeyboardInterrupt
+            if len(images) > 1:  # not the one that only asks for the shape
+                passed.append(len(images))
+            return original(clip, images, progress=progress)
+
+        made.features.how = replace(made.how, encode_images=counting)
+        return made
+
+    with pytest.raises(KeyboardInterrupt):
+        scorer(stop_after=3).record(task)
+    assert passed == [8, 8, 8]
+    features = scorer().features(task.images)
+    assert passed == [8] * 7 + [4]
+    torch.testing.assert_close(features, models.encode_images(clip, task.images))
+    scorer().record(task)
+    stretched = Scorer(models.stretch(clip), features=tmp_path)
+    assert torch.equal(stretched.features(task.images), features)
+    assert len(list(tmp_path.iterdir())) == 1  # stretching the text tower leaves pictures alone
+
+
+def test_other_pictures_under_the_same_names_are_encoded(clip, task, tmp_path):
+    files = [tmp_path / f"{i}.bmp" for i in range(3)]
+    for path, image in zip(files, world.pairs(3).images, strict=True):
+        Image.fromarray(image).save(path)
+    before = Scorer(clip, features=tmp_path / "f").features(files)
+    size = files[1].stat().st_size
+    Image.fromarray(np.zeros((72, 72, 3), np.uint8)).save(files[1])
+    assert files[1].stat().st_size == size
+    after = Scorer(clip, features=tmp_path / "f").features(files)
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert not torch.equal(before[1], after[1])
+
+
+def test_half_a_benchmark_is_refused_or_recorded_as_partial(model_folder, urban, tmp_path, capsys):
+    assert main(called(model_folder, urban, tmp_path / "out")) == 2
+    assert "60 of 1,000 pictures" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(called(model_folder, urban, tmp_path / "out", "--allow-partial")) == 0
+    assert "only partly there" in capsys.readouterr().err
+    [record] = read_records(tmp_path / "out")
+    assert record.partial
+    assert record.counts["images"] == 60
+    assert record.facts["num_images"] == 1000
+    assert main(["table", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "partial: some of what the protocol promises was missing" in said
+    assert "pictures: 60, where the column has 1,000" in said
+    assert "Long-CLIP, ViT-B/16 (Long-CLIP (Zhang et al., ECCV 2024), supplement, Table 1)" in said
+
+
+def test_lengths_and_what_is_there_already(model_folder, urban, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ["--allow-partial", "--length", "20", "77", "248", "--skip-existing"]
+    assert main(called(model_folder, urban, out, *more)) == 0
+    said = capsys.readouterr().out
+    assert "left out: tiny-untrained at 248, it reads 3 to 77 tokens" in said
+    paths = [run_path(out, "tiny-untrained", "urban1k", n) for n in (20, 77)]
+    assert sorted(out.glob("*.json")) == sorted(paths)
+    short, whole = map(read_record, paths)
+    assert (short.length, whole.length) == (20, 77)
+    assert short.num_truncated == whole.num_truncated == 60
+    assert short.scores != whole.scores
+    before = [path.stat().st_mtime_ns for path in paths]
+    assert main(called(model_folder, urban, out, *more)) == 0
+    assert capsys.readouterr().out.count("is there:") == 2
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    other = models.save(models.new_tiny(seed=2), tmp_path / "other")
+    assert main(called(other, urban, out, *more)) == 0
+    said = capsys.readouterr().out
+    assert said.count("replaced, the one there was of other weights:") == 2
+    assert main(called(other, urban, out, *more[:-1])) == 0
+    assert capsys.readouterr().out.count("replaced, asked for again:") == 2
+
+
+@pytest.mark.parametrize("form", ["markdown", "csv", "html"])
+def test_the_table_is_written(form, clip, task, tmp_path, capsys):
+    run(Scorer(clip), task, 77, tmp_path / "out")
+    path = tmp_path / f"table.{form}"
+    assert main(["table", str(tmp_path / "out"), "--format", form, "--out", str(path)]) == 0
+    assert task.name in path.read_text(encoding="utf-8")
+
+
+def test_what_decides_whether_a_record_is_of_the_same_run(clip, task):
+    record = Scorer(clip).record(task)
+    conditions = Scorer(clip).conditions(task)
+    assert runs.differing_runs(record, conditions) == []
+    assert runs.differing_runs(replace(record, length=20), conditions) == ["another length"]
+    other = replace(task, texts=[*task.texts[:-1], "a boat."])
+    assert runs.differing_runs(record, Scorer(clip).conditions(other)) == [
+        "other pictures or texts"
+    ]
+    assert runs.differing_runs(record, Scorer(clip, seed=1).conditions(task)) == ["another seed"]
+
+
+def test_records_of_one_file_are_read_too(clip, task, tmp_path):
+    record = Scorer(clip).record(task)
+    (tmp_path / "all.json").write_text(json.dumps({"records": [record.to_dict()], "data": []}))
+    assert read_records(tmp_path) == [record]
+
+
+def test_a_length_in_python(clip, task):
+    evaluation = evaluate(clip, world.pairs(8), length=9)
+    assert {record.length for record in evaluation} == {9}
+    assert evaluation.records[0].settings["context_length"] == 77
+
+
+def test_bad_folders(clip, task, tmp_path, model_folder, capsys):
+    path = run_path(tmp_path, clip.name, task.name, 77)
+    path.write_text("{}")
+    with pytest.raises(LabError, match="is not a record of an evaluation"):
+        run(Scorer(clip), task, 77, tmp_path)
+    assert path.read_text() == "{}"
+    with pytest.raises(LabError, match="no folder"):
+        read_records(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LabError, match="holds no records"):
+        read_records(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("eval {model} --skip-existing", "give it with --out DIR"),
+        ("eval {model} --skip-existing --out all.json", "give it with --out DIR"),
+        ("eval {model} --length 248 --out {out}", "none of --length 248 is among them"),
+        ("eval {model} {model} --benchmark world/kind --out {out}", "both called tiny-untrained"),
+        ("eval {model} --benchmark urban1k --out {out}", "--root DIR"),
+        ("table {out}", "no folder"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, model_folder, tmp_path, capsys):
+    filled = arguments.format(model=model_folder, out=tmp_path / "out").split()
+    assert main(filled) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
