@@ -36,6 +36,7 @@ book: $(EXECUTED) ## the Jupyter Book, in book/_build/html
 	$(build-book)
 
 bench: $(INSTALLED) ## speed and memory against the peers, as JSON
+	@$(BIN)/python -m pip install --quiet --no-deps clip-benchmark  # without its captioning metrics
 	@for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
 clean: ## remove what was built; .venv and runs/ stay

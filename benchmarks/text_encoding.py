@@ -55,13 +55,13 @@ def texts_like(name: str, count: int) -> list[str]:
 
 
 def text_model() -> Clip:
-    """ViT-B/16's text tower with random weights, stretched to 248; a picture tower of no weight."""
+    """ViT-B/16's text tower with random weights, at 77 positions; a picture tower of no weight."""
     model_cfg = open_clip.get_model_config("ViT-B-16")
     model_cfg["vision_cfg"] = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 32}
     torch.manual_seed(0)
     model = build_model(model_cfg)
     card = preprocess_card(model)
-    return stretch(assemble(model, model_cfg, get_tokenizer("clip"), card, "ViT-B-16 text tower"))
+    return assemble(model, model_cfg, get_tokenizer("clip"), card, "ViT-B-16 text tower")
 
 
 def as_transformers(clip: Clip) -> CLIPTextModelWithProjection:
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=32, help="texts of each kind")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way; the best counts")
     arguments = parser.parse_args()
-    clip = text_model()
+    clip = stretch(text_model())
     peer = as_transformers(clip)
     sets = {name: texts_like(name, arguments.count) for name in LENGTHS}
     if arguments.texts:
