@@ -94,7 +94,7 @@ def read_flickr(place: Place, protocol: Protocol) -> Found:
     captions: dict[str, list[str]] = {}
     places: dict[str, int] = {}
     seen: set[str] = set()
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
         if not line.strip():
             continue
         match = _TOKEN_LINE.fullmatch(line)

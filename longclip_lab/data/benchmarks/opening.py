@@ -79,7 +79,7 @@ def shortfall(protocol: Protocol, found: Found, usable: list[str], defects: Defe
         if len(found.class_names) != classes:
             wrong.append(_count(len(found.class_names), classes, "classes"))
     if defects and not wrong:
-        wrong.append("as many pictures as it should have, but not the right ones")
+        wrong.append("as many pictures and texts as it should have, but not as they should be")
     return wrong
 
 

@@ -96,11 +96,11 @@ def _line(row: TextCounts) -> dict[str, Any]:
 
 
 def statistics(
-    root: str | Path | None, names: Sequence[str] = (), progress: bool = False
+    root: str | Path | None, names: Sequence[str | Protocol] = (), progress: bool = False
 ) -> TextTable:
     """Count the texts below `root`; pictures are not needed.
 
-    `names` are benchmarks for retrieval, or training sets by layout: "sharegpt4v" (all entries of
+    `names` are benchmarks for retrieval (or protocols of your own), or training sets by layout: "sharegpt4v" (all entries of
     its file), "dreamlip" and "lotlip" (every table in `root`, raw and long captions apart).
     Without names, every benchmark whose texts are found below `root`.
 
@@ -108,7 +108,7 @@ def statistics(
     should be. What is missing of a benchmark is counted: the line says partial.
     """
     if not names:
-        names = [name for name, protocol in PROTOCOLS.items() if _has_texts(protocol, root)]
+        names = [protocol for protocol in PROTOCOLS.values() if _has_texts(protocol, root)]
     if not names:
         raise LabError(
             f"{root} holds no texts of a benchmark; `longclip-lab data list` names those there "
@@ -116,10 +116,15 @@ def statistics(
         )
     rows: list[TextCounts] = []
     for name in names:
-        if name in TRAINING:
-            rows += _training(name, root, progress)
-        else:
+        if isinstance(name, Protocol):
             rows.append(_benchmark(name, root, progress))
+        elif name in TRAINING:
+            rows += _training(name, root, progress)
+        elif name in PROTOCOLS:
+            rows.append(_benchmark(PROTOCOLS[name], root, progress))
+        else:
+            known = [*PROTOCOLS, *TRAINING]
+            raise LabError(f"There is no set of texts {name!r}. {suggest(name, known)}")
     return TextTable(rows)
 
 
@@ -129,11 +134,8 @@ def _has_texts(protocol: Protocol, root: str | Path | None) -> bool:
     return not find_place(protocol, root).missing
 
 
-def _benchmark(name: str, root: str | Path | None, progress: bool) -> TextCounts:
-    if name not in PROTOCOLS:
-        known = [*PROTOCOLS, *TRAINING]
-        raise LabError(f"There is no set of texts {name!r}. {suggest(name, known)}")
-    protocol = get_protocol(name)
+def _benchmark(protocol: Protocol, root: str | Path | None, progress: bool) -> TextCounts:
+    name = protocol.name
     if protocol.task != "retrieval":
         raise LabError(f"{name} is a classification benchmark: it has class names, not texts.")
     if protocol.reader == "drawn":
