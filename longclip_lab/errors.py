@@ -13,6 +13,17 @@ class LabError(ValueError):
     """
 
 
+class NotFiniteError(LabError):
+    """A number is infinite or not a number where only finite ones make sense."""
+
+
+class StoppedError(LabError):
+    """A run was asked to stop, has saved its state and can go on from there.
+
+    The command line exits with a code of its own, so that whoever started it starts it again.
+    """
+
+
 class LabWarning(UserWarning):
     """The call goes on, but its result may not mean what the caller thinks."""
 

@@ -6,7 +6,7 @@ from numbers import Integral
 
 import torch
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, NotFiniteError
 
 
 def check_matrix(features_BD: torch.Tensor, name: str) -> None:
@@ -28,7 +28,7 @@ def check_finite(**features: torch.Tensor) -> None:
     bad = torch.stack([(~torch.isfinite(values)).sum() for values in features.values()]).tolist()
     for name, values, count in zip(features, features.values(), bad, strict=True):
         if count:
-            raise LabError(
+            raise NotFiniteError(
                 f"{name}: expected finite numbers, got {int(count)} NaN or infinite of "
                 f"{values.numel()}; look for a diverged model, a broken image or fp16 overflow."
             )

@@ -37,6 +37,8 @@ DISPLAY = {
     "workers",
     "store_features",
     "micro_batch",
+    "checkpoint_minutes",
+    "skip_not_finite",
 }
 # What torch and safetensors raise for a file that is missing, cut short or holds code.
 _DAMAGED = (

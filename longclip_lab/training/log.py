@@ -70,8 +70,11 @@ class Progress:
     def __init__(self, total: int, done: int, name: str, shown: bool):
         self.bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=not shown)
 
-    def step(self, row: dict[str, Any]) -> None:
-        """Advance by one step."""
+    def step(self, row: dict[str, Any] | None) -> None:
+        """Advance by one step; a skipped one has no row."""
+        if row is None:
+            self.bar.update(1)
+            return
         rate = f"{row['samples_per_s']:.3g}/s"
         self.bar.set_postfix(loss=f"{row['loss']:.3f}", pairs=rate, refresh=False)
         self.bar.update(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, LabWarning, NotFiniteError, StoppedError
 from longclip_lab.models import Clip
 from longclip_lab.objectives import OBJECTIVES, LossParts, Step, longclip_loss, objective_loss
 from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs, batches
 from longclip_lab.training.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
+from longclip_lab.training.faults import (
+    NOT_FINITE,
+    NotFiniteStepError,
+    listening,
+    note_not_finite,
+    steps_not_finite,
+)
 from longclip_lab.training.gradient_cache import backward_in_parts
 from longclip_lab.training.log import Progress, RunLog
 from longclip_lab.training.recipe import Recipe
@@ -39,12 +47,13 @@ class Loop:
         )
         self.kept = KeptPositions(clip, recipe)
         self.model: nn.Module = clip.model
-        self.done, self.clock = 0, 0.0
+        self.done, self.clock, self.saved = 0, 0.0, time.monotonic()
         if folder is not None and (paths := checkpoint_paths(folder)):
             self.done = load_checkpoint(paths[-1], self.model, optimizer)
         self.towers, self.optimizer = accelerator.prepare(towers, optimizer)
         writes = folder if accelerator.is_main_process else None
         self.log = RunLog(writes, self.done, recipe.tensorboard)
+        self.skipped = steps_not_finite(folder, self.done)
 
     def run(
         self,
@@ -64,20 +73,53 @@ class Loop:
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         try:
             self.clock = time.perf_counter()
-            with torch.random.fork_rng(devices):
+            with torch.random.fork_rng(devices), listening() as stop:
                 for batch in batches(pairs, sampler):
                     if isinstance(batch, LabError):
                         raise batch
-                    row = self.step(batch)
+                    row = self.step_or_skip(batch, pairs.lengths)
                     bar.step(row)
                     logged = self.done % self.recipe.log_every == 0 or self.done == self.total
+                    logged = logged and row is not None
                     if logged:
                         self.log.add(row)
-                    self.checkpoint()
+                    stopping = stop.agreed(self.accelerator) and self.done < self.total
+                    self.checkpoint(stopping)
                     if logged and on_step is not None:
                         on_step(row)
+                    if stopping:
+                        raise StoppedError(self.stopped())
         finally:
             bar.close()
+
+    def step_or_skip(self, batch: Batch, lengths: np.ndarray) -> dict[str, Any] | None:
+        """One update; None if its loss was not finite and the recipe lets it be skipped."""
+        try:
+            return self.step(batch)
+        except NotFiniteStepError as error:
+            where = ""
+            if self.folder is not None:
+                (pairs,) = StepSampler(self.recipe, lengths, self.done, self.done + 1)
+                path = self.folder / NOT_FINITE / f"step-{error.step:06d}.json"
+                if self.accelerator.is_main_process:
+                    note_not_finite(self.folder, error, list(pairs))
+                where = f" Its pairs are named in {path}."
+            if len(self.skipped) >= self.recipe.skip_not_finite:
+                raise LabError(f"{error}{where}") from None
+            self.skipped.append(error.step)
+            warnings.warn(f"Skipped. {error}{where}", LabWarning, stacklevel=2)
+            self.optimizer.zero_grad()
+            self.done += 1
+            return None
+
+    def stopped(self) -> str:
+        """What to say when a run stops because it was asked to."""
+        if self.folder is None:
+            return f"Asked to stop after step {self.done}; there is no folder, so nothing is kept."
+        return (
+            f"Asked to stop: the state after step {self.done} is saved; the same call with "
+            "resume=True (--resume) goes on."
+        )
 
     def step(self, batch: Batch) -> dict[str, Any]:
         """One update; returns its row of the log."""
@@ -133,6 +175,8 @@ class Loop:
         """The loss of the global batch: the objectives gather the features."""
         try:
             parts = _loss_of(step, self.recipe)
+        except NotFiniteError as error:
+            raise NotFiniteStepError(self.done + 1, f"{error} {self.last_good()}") from None
         except LabError as error:
             raise LabError(f"Step {self.done + 1}: {error} {self.last_good()}") from None
         self.check_finite("loss", parts.total)
@@ -140,10 +184,14 @@ class Loop:
 
     def check_finite(self, what: str, value: torch.Tensor) -> None:
         """Stop before a bad gradient reaches the weights."""
-        if not torch.isfinite(value):
-            raise LabError(
-                f"Step {self.done + 1}: the {what} is {value.item()}. Lower the learning rate, "
-                f"lengthen the warm-up or set max_grad_norm. {self.last_good()}"
+        finite = torch.isfinite(value.detach()).float().reshape(1)
+        if self.recipe.skip_not_finite and self.accelerator.num_processes > 1:
+            finite = self.accelerator.reduce(finite, reduction="mean")
+        if finite.item() < 1:
+            raise NotFiniteStepError(
+                self.done + 1,
+                f"the {what} is {value.item()}. Lower the learning rate, lengthen the warm-up or "
+                f"set max_grad_norm. {self.last_good()}",
             )
 
     def last_good(self) -> str:
@@ -151,9 +199,14 @@ class Loop:
         paths = checkpoint_paths(self.folder) if self.folder is not None else []
         return f"The last good checkpoint is {paths[-1]}." if paths else "There is no checkpoint."
 
-    def checkpoint(self) -> None:
-        """Write a checkpoint if one is due."""
-        due = self.done % self.recipe.checkpoint_every == 0 or self.done == self.total
+    def checkpoint(self, stopping: bool = False) -> None:
+        """Write a checkpoint if one is due: by steps, by the clock, at the end."""
+        due = stopping or self.done % self.recipe.checkpoint_every == 0 or self.done == self.total
+        minutes = self.recipe.checkpoint_minutes
+        if minutes is not None and time.monotonic() - self.saved >= 60 * minutes:
+            due = True
+        if due:
+            self.saved = time.monotonic()
         if due and self.folder is not None and self.accelerator.is_main_process:
             keep = self.recipe.keep_checkpoints
             save_checkpoint(self.folder, self.done, self.model, self.optimizer, keep)

@@ -157,8 +157,13 @@ class Recipe:
     """Steps between two lines of log.jsonl."""
     checkpoint_every: int = 50
     """Steps between two checkpoints; the last step always makes one."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which a checkpoint is made in any case, however many steps that were."""
     keep_checkpoints: int = 2
     """Checkpoints that are kept; older ones are deleted."""
+    skip_not_finite: int = 0
+    """How many batches whose loss or gradient is not finite may be skipped before the run stops;
+    their pairs are named in not-finite/."""
     tensorboard: bool = True
     """Write TensorBoard events beside the log."""
 
@@ -236,12 +241,12 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         _counts,
     ),
     (
-        ("warmup_steps", "workers", "seed", "num_corner"),
+        ("warmup_steps", "workers", "seed", "num_corner", "skip_not_finite"),
         "a whole number of at least 0",
         _not_negative,
     ),
     (("learning_rate", "eps"), "a positive number", lambda x: 0 < x < math.inf),
-    (("max_grad_norm",), "a positive number", lambda x: x is None or x > 0),
+    (("max_grad_norm", "checkpoint_minutes"), "a positive number", lambda x: x is None or x > 0),
     (
         ("short_weight", "long_weight", "margin", "weight_decay"),
         "0 or more",

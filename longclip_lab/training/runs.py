@@ -7,7 +7,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Run:
     """How many "long" and "short" texts did not fit the model's context."""
     drawn: Drawn | None = None
     """What the first epoch's draw of sub-captions gave; None where none are drawn."""
+    skipped_steps: list[int] = field(default_factory=list)
+    """Steps whose loss or gradient was not finite, left out as `Recipe.skip_not_finite` allows."""
 
 
 def train(
@@ -69,7 +71,7 @@ def train(
 
     Raises LabError if `out` holds anything that is not this run or `features` those of another
     tower or other pictures, if the data do not fit the recipe, or if the loss stops being finite;
-    the checkpoints before that stay.
+    the checkpoints before that stay. Raises StoppedError after a SIGTERM, when the state is saved.
     """
     began = time.perf_counter()
     # FILIP reads no pooled feature: what only leads there has no gradient.
@@ -101,7 +103,8 @@ def train(
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began
     drawn = pairs.drawn if recipe.subcaptions else None
-    return Run(trained, loop.log.history, folder, seconds, recipe, pairs.num_truncated, drawn)
+    truncated, skipped = pairs.num_truncated, loop.skipped
+    return Run(trained, loop.log.history, folder, seconds, recipe, truncated, drawn, skipped)
 
 
 def _training_data(recipe: Recipe) -> Any:
