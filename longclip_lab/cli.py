@@ -24,16 +24,19 @@ from longclip_lab.commands_attribution import Faithfulness
 from longclip_lab.commands_data import Data
 from longclip_lab.commands_evaluation import Eval, Table
 from longclip_lab.commands_models import Convert
+from longclip_lab.commands_plan import PlanRun
 from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_search import Search
 from longclip_lab.commands_training import Train, default_options
-from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.errors import LabError, LabWarning, StoppedError
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, STOPPED = 2, 130, 75
+"""75 is EX_TEMPFAIL of sysexits.h: try again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 2 for bad input, 130 when interrupted."""
+    """Run one command; 0 if it went well, 2 for bad input, 130 when interrupted, 75 if a run was
+    asked to stop and can go on."""
     command = None
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -43,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.run()
             if isinstance(command, Quickstart | Probe | Eval | Train):
                 say(_cost(time.perf_counter() - began))
+        except StoppedError as error:
+            return _complain(str(error), STOPPED)
         except LabError as error:
             return _complain(str(error), BAD_INPUT)
         except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
@@ -89,6 +94,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Faithfulness, subcommand("faithfulness")]
         | Annotated[Reproduce, subcommand("reproduce")]
         | Annotated[Search, subcommand("search")]
+        | Annotated[PlanRun, subcommand("plan")]
         | Annotated[Version, subcommand("version")],
         prog="longclip-lab",
         description="See, measure and train long-text CLIP.",
