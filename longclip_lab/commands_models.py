@@ -77,3 +77,23 @@ class Convert:
                 raise LabError("--pretrained goes with an open_clip name, not with a text tower.")
             return models.load_text_tower(self.source, self.subfolder)
         return load_model(self.source, self.pretrained, self.seed)
+
+
+@dataclass(kw_only=True)
+class Inspect:
+    """Explain a checkpoint: format, architecture, positions, types, sizes, what is missing."""
+
+    path: Positional[Path]
+    """A file of weights, or a folder of the lab, open_clip, transformers or diffusers."""
+    original: Path | None = None
+    """The CLIP that a longer one was made from: its positions are compared."""
+    digest: bool = True
+    """Compute the sha256 of the files, for which they are read once."""
+    json: bool = False
+    """Print one JSON object instead of the table."""
+
+    def run(self) -> None:
+        from longclip_lab import models
+
+        found = models.inspect(self.path, self.original, self.digest)
+        say(json.dumps(found.to_dict(), indent=1) if self.json else str(found))

@@ -8,6 +8,8 @@ spending time on padding.
 
 from __future__ import annotations
 
+from longclip_lab.models import adapters
+from longclip_lab.models.adapters import Adapter
 from longclip_lab.models.assembly import assemble, new_tiny
 from longclip_lab.models.bundled import bundled_folder, bundled_names, data_folder
 from longclip_lab.models.clip import Clip, Tokens
@@ -26,6 +28,7 @@ from longclip_lab.models.formats.exporting import FORMATS, export
 from longclip_lab.models.formats.parity import Parity, parity
 from longclip_lab.models.formats.text_towers import TextTower, load_text_tower
 from longclip_lab.models.grafting import graft
+from longclip_lab.models.inspection import Inspection, inspect
 from longclip_lab.models.loading import load
 from longclip_lab.models.lotlip import build_lotlip
 from longclip_lab.models.lotlip_checkpoints import lotlip_state_dict
@@ -39,13 +42,16 @@ __all__ = [
     "FORMATS",
     "IMAGE_TOWERS",
     "METHODS",
+    "Adapter",
     "Clip",
     "CornerTokens",
+    "Inspection",
     "Parity",
     "TextFeatures",
     "TextTower",
     "TextTowerSize",
     "Tokens",
+    "adapters",
     "add_corner_tokens",
     "assemble",
     "build_lotlip",
@@ -64,6 +70,7 @@ __all__ = [
     "encode_texts",
     "export",
     "graft",
+    "inspect",
     "load",
     "load_text_tower",
     "lotlip_state_dict",
