@@ -23,7 +23,7 @@ from longclip_lab.commands import (
 from longclip_lab.commands_attribution import Faithfulness
 from longclip_lab.commands_data import Data
 from longclip_lab.commands_evaluation import Eval, Table
-from longclip_lab.commands_models import Convert
+from longclip_lab.commands_models import Convert, Inspect
 from longclip_lab.commands_plan import PlanRun
 from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_search import Search
@@ -91,6 +91,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Table, subcommand("table")]
         | Annotated[Data, subcommand("data")]
         | Annotated[Convert, subcommand("convert")]
+        | Annotated[Inspect, subcommand("inspect")]
         | Annotated[Faithfulness, subcommand("faithfulness")]
         | Annotated[Reproduce, subcommand("reproduce")]
         | Annotated[Search, subcommand("search")]
