@@ -161,8 +161,9 @@ def told(protocol: Protocol) -> str:
     """All facts of a protocol, for a terminal."""
     facts = {
         "task": protocol.task,
-        "images": f"{protocol.num_images:,}: {protocol.images}",
-        "texts": f"{protocol.num_texts:,}: {protocol.texts}",
+        "images": protocol.images,
+        "texts": protocol.texts,
+        "how many": f"{protocol.num_images:,} images, {protocol.num_texts:,} texts",
         "split": protocol.split,
         "text field": protocol.text_field,
         "text processing": protocol.text_processing,

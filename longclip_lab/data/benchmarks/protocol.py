@@ -22,9 +22,9 @@ OWN_PREPROCESSING = "the model's own"
 
 NOT_COMPARED = (
     *("name", "about", "users", "get", "licence", "layout", "needs", "picture_folders", "folders"),
-    *("also_counted", "contaminated_by", "sources"),
+    *("also_counted", "contaminated_by", "sources", "prompts", "classes"),
 )
-"""Fields that tell people about a protocol and do not change a score."""
+"""Fields that tell people about a protocol, or only name what others hold."""
 
 
 @dataclass(frozen=True)

@@ -100,8 +100,9 @@ def statistics(
 ) -> TextTable:
     """Count the texts below `root`; pictures are not needed.
 
-    `names` are benchmarks for retrieval (or protocols of your own), or training sets by layout: "sharegpt4v" (all entries of
-    its file), "dreamlip" and "lotlip" (every table in `root`, raw and long captions apart).
+    `names` are benchmarks for retrieval (or protocols of your own), or training sets by layout:
+    "sharegpt4v" (all entries of its file), "dreamlip" and "lotlip" (every table in `root`, raw and
+    long captions apart).
     Without names, every benchmark whose texts are found below `root`.
 
     Raises LabError for an unknown name, for nothing found, and for files that are not as they
