@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.models import encode_images, encode_texts, load, save, stretch
+from longclip_lab.models import encode_images, encode_texts, inspect, load, save, stretch
 
 WIDTH, EMBED, PATCH, SIZE, LAYERS, CONTEXT = 64, 48, 8, 16, 2, 77
 WORDS = 49409  # OpenAI's 49,408 and <|mask|>
@@ -148,6 +148,15 @@ def test_what_the_training_used_is_named(file):
     assert clip.card["left_out"] == {"predictor": 1, "projector": 2, "text_label_predictor": 1}
     assert (clip.name, clip.context_length, clip.embed_dim) == ("vitb32", CONTEXT, EMBED)
     assert clip.vocab_size == clip.tokenizer.vocab_size == WORDS - 1
+
+
+def test_it_is_explained(file):
+    found = inspect(file)
+    assert found.format == "DeCLIP training state"
+    assert (found.context_length, found.embed_dim, found.image_size) == (CONTEXT, EMBED, SIZE)
+    assert found.missing == found.unexpected == []
+    assert any("projector (2 tensors)" in note for note in found.notes)
+    assert found.notes[-1] == "a training state, beside the weights: optimizer, last_iter"
 
 
 @torch.no_grad()

@@ -117,7 +117,9 @@ def _transformers(folder: Path, contents: Contents) -> Explained:
     parts = {"image": facts.get("vision_config"), "text": facts.get("text_config")}
     used = parts if vision is not None or text is not None else whole
     explained.architecture = {name: towers.of_config(part) for name, part in used.items() if part}
-    explained.embed_dim = facts.get("projection_dim", facts.get("image_text_hidden_size"))
+    explained.embed_dim = facts.get(
+        "image_text_hidden_size" if kind == "blip" else "projection_dim"
+    )
     if cls is not None:
         with torch.device("meta"):
             expected = shapes(cls(config).state_dict())

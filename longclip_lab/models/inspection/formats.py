@@ -77,7 +77,7 @@ def compare(explained: Explained, found: Shapes, expected: Shapes) -> None:
 
 def explain_weights(contents: Contents, path: Path) -> Explained:
     """The first of the known formats that the names fit; else one with the tree of the names."""
-    tensors = {name: t for name, t in contents.tensors.items() if not _TRACED.match(name)}
+    tensors = contents.tensors
     for matches, explain in _KINDS:
         if matches(tensors):
             try:
@@ -105,14 +105,19 @@ def _by_config(
     return explained
 
 
+def _openai_shapes(tensors: Weights) -> Shapes:
+    """Without the causal mask, which comes along where it was traced with the weights."""
+    return {name: shape for name, shape in shapes(tensors).items() if not _TRACED.match(name)}
+
+
 def _longclip(tensors: Weights, contents: Contents) -> Explained:
-    found = shapes(tensors)
+    found = _openai_shapes(tensors)
     found.pop(RESIDUAL)
     return _by_config("Long-CLIP state dict", "load(FILE)", openai_config(tensors), found)
 
 
 def _openai(tensors: Weights, contents: Contents) -> Explained:
-    model_cfg, found = openai_config(tensors), shapes(tensors)
+    model_cfg, found = openai_config(tensors), _openai_shapes(tensors)
     archive = contents.container.startswith("TorchScript")
     if contents.from_openai:
         kind = "TorchScript archive" if archive else "state dict"

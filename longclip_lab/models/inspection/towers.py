@@ -42,10 +42,10 @@ def tower_of(name: str) -> str:
 
 
 def count_parameters(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """Values by tower; integers (indices, counters) are no parameters."""
+    """Values by tower; indices, counters and masks are no parameters."""
     counts = {"image": 0, "text": 0, "other": 0}
     for name, tensor in tensors.items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and not name.endswith("attn_mask"):
             counts[tower_of(name)] += math.prod(tensor.shape)
     return counts | {"total": sum(counts.values())}
 

@@ -11,7 +11,7 @@ from torchvision import transforms
 from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import evaluate
-from longclip_lab.models import adapters, encode_images, encode_texts, load
+from longclip_lab.models import adapters, encode_images, encode_texts, inspect, load
 from longclip_lab.probing import effective_length
 from longclip_lab.probing.truncation import CONTROLS
 
@@ -156,6 +156,21 @@ def test_what_is_left_out_is_named(file):
     assert adapters.load_blip(file, context_length=35).context_length == 35
     with pytest.raises(LabError, match="3 to 40, got 41"):
         adapters.load_blip(file, context_length=41)
+
+
+def test_it_is_explained(file, folder, release, tmp_path):
+    found, hub = inspect(file), inspect(folder)
+    assert found.format == "BLIP training state"
+    assert hub.format == "transformers BlipForImageTextRetrieval"
+    assert found.image_size == hub.image_size == SIZE
+    assert found.embed_dim == hub.embed_dim == EMBED
+    assert hub.missing == hub.unexpected == []
+    assert found.parameters["other"] > 0  # momentum, queues, the head for matching
+    fewer = {k: v for k, v in release.items() if k != "visual_encoder.norm.bias"}
+    torch.save({"model": fewer}, tmp_path / "fewer.pth")
+    odd = inspect(tmp_path / "fewer.pth")
+    assert not odd.compared
+    assert any("norm.bias" in note for note in odd.notes)
 
 
 def test_it_is_evaluated_and_probed(file):

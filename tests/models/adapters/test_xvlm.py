@@ -13,7 +13,7 @@ from torch import nn
 from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import evaluate
-from longclip_lab.models import adapters, encode_images, encode_texts, load
+from longclip_lab.models import adapters, encode_images, encode_texts, inspect, load
 
 EMBED = 24
 SWIN = (
@@ -185,6 +185,17 @@ def test_what_the_shapes_tell(case):
     assert clip.card["released_tokens"] == 40
     assert clip.card["left_out"]["text_encoder, fusion with pictures"] == 26
     assert clip.card["left_out"]["temp"] == 1
+
+
+def test_it_is_explained(case):
+    name, parts, path = case
+    found = inspect(path)
+    assert found.format == {"xvlm": "X-VLM training state", "x2vlm": "X2-VLM training state"}[name]
+    assert found.image_size == parts.image.config.image_size
+    assert found.architecture["text"]["layers"] == parts.text.config.num_hidden_layers
+    assert (found.context_length, found.embed_dim, found.compared) == (40, EMBED, True)
+    assert any("fusion with pictures (26 tensors)" in note for note in found.notes)
+    assert "a training state, beside the weights: config" in found.notes
 
 
 def test_it_is_evaluated(case, pictures, texts):

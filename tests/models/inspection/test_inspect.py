@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -131,6 +132,28 @@ def test_the_golden_longclip(golden):
     assert found.context_length == 248
     assert found.positions["kept"] == 20
     assert found.missing == []
+
+
+def test_a_lotlip(tmp_path):
+    clip = models.build_lotlip("tiny-tower", "world", 2)
+    weights = {k: v.contiguous() for k, v in models.lotlip_state_dict(clip).items()}
+    save_file(weights, tmp_path / "lotlip.safetensors")
+    found = inspect(tmp_path / "lotlip.safetensors")
+    assert found.format == "LoTLIP state dict"
+    assert found.missing == found.unexpected == []
+    assert found.notes == ["2 of the word embeddings are corner tokens"]
+    assert (found.image_size, found.embed_dim) == (72, 128)
+
+
+def test_openais_archive(short, tmp_path):
+    """A TorchScript archive with modules and code, as OpenAI released its models."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is on its way out of PyTorch
+        torch.jit.save(torch.jit.script(short.model), tmp_path / "ViT.pt")
+    found = inspect(tmp_path / "ViT.pt")
+    assert (found.format, found.container) == ("OpenAI TorchScript archive", "TorchScript archive")
+    assert found.missing == found.unexpected == []
+    assert facts_of(found) == (IMAGE, TEXT)
 
 
 def test_a_pipelines_text_encoders(written):
