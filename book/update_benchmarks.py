@@ -53,8 +53,7 @@ def told_apart() -> str:
         lines.append(f"| {called} | `{first}` | |")
         for name in others:
             differences = get_protocol(first).differences(get_protocol(name))
-            listed = "; ".join(one for one in differences if not one.startswith("options"))
-            lines.append(f"| | `{name}` | {listed} |")
+            lines.append(f"| | `{name}` | {'; '.join(differences)} |")
     return "\n".join(lines)
 
 

@@ -26,6 +26,9 @@ NOT_COMPARED = (
 )
 """Fields that tell people about a protocol, or only name what others hold."""
 
+OF_THE_READER = ("reader", "options")
+"""Fields that say how files are read; what comes of it is in the others."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -80,7 +83,7 @@ class Protocol:
     """Where these facts were read."""
     reader: str = field(default="", repr=False)
     """Which function of `readers.READERS` reads it."""
-    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     """What that function is told."""
 
     @property
@@ -99,7 +102,8 @@ class Protocol:
 
     def facts(self) -> dict[str, Any]:
         """All of it, JSON-able; templates as a list, class names as number and hash."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.repr}
+        told = [one.name for one in fields(self) if one.name not in OF_THE_READER]
+        values = {name: getattr(self, name) for name in told}
         lists = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
         names = "\n".join(self.class_names).encode()
         return lists | {
