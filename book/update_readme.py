@@ -61,8 +61,8 @@ def quickstart_block(results: dict) -> str:
 def benchmark_block(printed: str) -> str:
     """One line of JSON for each benchmark's object, numbers rounded to three digits.
 
-    Of a benchmark that was run again, on the same tower, the last object counts. Of the views the slowest move of each
-    model is shown; the others are in the file.
+    Of a benchmark that was run again, on the same tower, the last object counts. Of the views the
+    slowest move of each model is shown; the others are in the file.
     """
     decoder = json.JSONDecoder(parse_float=lambda digits: float(f"{float(digits):.3g}"))
     lines, start = {}, printed.find("{")
