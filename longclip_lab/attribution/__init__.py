@@ -8,7 +8,7 @@ from longclip_lab.attribution.corners import CornerLooks, corner_attention, corn
 from longclip_lab.attribution.faithfulness import faithfulness
 from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
 from longclip_lab.attribution.gradcam import grad_cam_maps
-from longclip_lab.attribution.inputs import Pairs, as_pairs
+from longclip_lab.attribution.inputs import Pairs, Pictures, as_pairs, as_pictures
 from longclip_lab.attribution.integrated_gradients import integrated_gradients
 from longclip_lab.attribution.methods import (
     PATCH_METHODS,
@@ -31,7 +31,7 @@ from longclip_lab.attribution.recording import Recording, record
 from longclip_lab.attribution.relevance import relevance
 from longclip_lab.attribution.rising import RisingCurve, rising_curve
 from longclip_lab.attribution.rollout import rollout
-from longclip_lab.attribution.similarity import token_patches
+from longclip_lab.attribution.similarity import token_patches, token_patches_of
 from longclip_lab.attribution.subtexts import Units, units_of
 from longclip_lab.attribution.values import (
     AttentionWeights,
@@ -57,6 +57,7 @@ __all__ = [
     "Pairs",
     "PatchFeatures",
     "PatchMap",
+    "Pictures",
     "Questions",
     "Recording",
     "RisingCurve",
@@ -66,6 +67,7 @@ __all__ = [
     "Units",
     "WordPointing",
     "as_pairs",
+    "as_pictures",
     "attention",
     "contributions",
     "corner_attention",
@@ -87,6 +89,7 @@ __all__ = [
     "token_maps",
     "token_method",
     "token_patches",
+    "token_patches_of",
     "tokens_within",
     "units_of",
     "word_maps",

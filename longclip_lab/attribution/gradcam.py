@@ -30,6 +30,7 @@ from longclip_lab.models.encoding import evaluating
     about="activations weighted by their channels' mean gradient",
     source="Selvaraju et al., ICCV 2017; captum's LayerGradCam",
     needs_gradient=True,
+    imports=("captum.attr",),
 )
 def grad_cam_maps(pairs: Pairs, layer: int | None = None, relu: bool = True) -> list[PatchMap]:
     """Grad-CAM of the cosine similarity with the text.

@@ -1,17 +1,19 @@
 """Pictures and texts as the attribution methods take them: pairs, ready for the model.
 
-B pairs, T tokens, S side of the picture.
+B pairs, N pictures, T tokens, S side of the picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from PIL import Image
 
+from longclip_lab.attribution.features import PatchFeatures, patch_features
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, pixels
 from longclip_lab.models.encoding import Images
@@ -21,17 +23,54 @@ Picture = Image.Image | str | np.ndarray
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """N pictures, ready for the model, with what is known of them whatever the text.
+
+    `pixels_N3HW` is preprocessed, on the model's device; `shown_NSS3` uint8 is the same for the
+    eye. Ask about other texts with the same object, and the image tower does not run again; after
+    training the model, prepare the pictures anew.
+    """
+
+    clip: Clip
+    pixels_N3HW: torch.Tensor
+    shown_NSS3: np.ndarray
+
+    @cached_property
+    def patches(self) -> PatchFeatures:
+        """`patch_features` of the pictures, without gradient. Raises LabError as that does."""
+        with torch.no_grad():
+            return patch_features(self.clip, self.pixels_N3HW)
+
+    def paired(self, texts: str | Sequence[str]) -> Pairs:
+        """The pictures with their texts; one picture goes with every text, one text with every
+        picture.
+
+        Raises LabError if neither the counts agree nor one of them is 1.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        pictures = len(self.pixels_N3HW)
+        if not texts:
+            raise LabError(f"expected pictures and texts, got {pictures} pictures and 0 texts.")
+        if pictures != len(texts) and 1 not in (pictures, len(texts)):
+            raise LabError(
+                f"expected one text a picture, got {pictures} pictures and {len(texts)} texts. "
+                "Give lists of one length, or one picture or one text for all."
+            )
+        texts = texts * max(pictures, len(texts)) if len(texts) == 1 else texts
+        ids_BT, spans, positions, unread = tokenize_with_spans(self.clip, texts)
+        return Pairs(self, texts, ids_BT.to(self.clip.device), spans, positions, unread)
+
+
+@dataclass(frozen=True)
 class Pairs:
     """B pictures and B texts that belong together.
 
-    `pixels_B3HW` is preprocessed; `shown_BSS3` uint8 is the same for the eye. `ids_BT` is trimmed
+    `pictures` holds them, or the only one for all texts. `ids_BT` is trimmed
     to the longest text of the batch. `spans[b]` are the characters of the tokens read, which stand
     at `positions[b]` (a slice of T, without start and end); `unread[b]` counts the tokens cut off.
     """
 
-    clip: Clip
-    pixels_B3HW: torch.Tensor
-    shown_BSS3: np.ndarray
+    pictures: Pictures
     texts: list[str]
     ids_BT: torch.Tensor
     spans: list[tuple[tuple[int, int], ...]]
@@ -40,6 +79,27 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def clip(self) -> Clip:
+        return self.pictures.clip
+
+    @property
+    def pixels_B3HW(self) -> torch.Tensor:
+        return self.pictures.pixels_N3HW.expand(len(self), -1, -1, -1)
+
+    @property
+    def shown_BSS3(self) -> np.ndarray:
+        shown_NSS3 = self.pictures.shown_NSS3
+        return shown_NSS3.repeat(len(self), 0) if len(shown_NSS3) < len(self) else shown_NSS3
+
+    @property
+    def patches(self) -> PatchFeatures:
+        """`patch_features` of the B pictures, computed once for all texts; without gradient."""
+        found = self.pictures.patches
+        return PatchFeatures(
+            found.patches_BhwD.expand(len(self), -1, -1, -1), found.images_BD.expand(len(self), -1)
+        )
 
     @property
     def shift(self) -> tuple[float, float]:
@@ -60,27 +120,13 @@ def as_pairs(clip: Clip, images: Picture | Images, texts: str | Sequence[str]) -
         raise LabError(
             f"expected pictures and texts, got {len(images)} pictures and {len(texts)} texts."
         )
-    if len(images) != len(texts) and 1 not in (len(images), len(texts)):
-        raise LabError(
-            f"expected one text a picture, got {len(images)} pictures and {len(texts)} texts. "
-            "Give lists of one length, or one picture or one text for all."
-        )
-    count = max(len(images), len(texts))
-    texts = texts * count if len(texts) == 1 else texts
-    pixels_B3HW = pixels(clip, images)
-    if len(pixels_B3HW) == 1:
-        pixels_B3HW = pixels_B3HW.expand(count, -1, -1, -1)
-    ids_BT, spans, positions, unread = tokenize_with_spans(clip, texts)
-    return Pairs(
-        clip=clip,
-        pixels_B3HW=pixels_B3HW.to(clip.device),
-        shown_BSS3=shown(clip, pixels_B3HW),
-        texts=texts,
-        ids_BT=ids_BT.to(clip.device),
-        spans=spans,
-        positions=positions,
-        unread=unread,
-    )
+    return as_pictures(clip, images).paired(texts)
+
+
+def as_pictures(clip: Clip, images: Picture | Images) -> Pictures:
+    """Check and prepare pictures, to ask about more than once. Raises LabError as `pixels` does."""
+    pixels_N3HW = pixels(clip, _as_batch(images))
+    return Pictures(clip, pixels_N3HW.to(clip.device), shown(clip, pixels_N3HW))
 
 
 def tokenize_with_spans(

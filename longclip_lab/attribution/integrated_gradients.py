@@ -32,6 +32,7 @@ SMALL_DIFFERENCE = 0.01
     about="gradient along the way from empty tokens to the text's, times that way",
     source="Sundararajan et al., ICML 2017; captum's LayerIntegratedGradients",
     needs_gradient=True,
+    imports=("captum.attr",),
 )
 def integrated_gradients(
     pairs: Pairs, n_steps: int = 32, internal_batch_size: int | None = 64

@@ -24,7 +24,8 @@ class Method:
     """A named method: what it does in one line, its source, and the function on pairs.
 
     `asks_text` is False for maps of the picture alone, which are the same for every text.
-    `needs_gradient` tells a reader why it takes longer.
+    `needs_gradient` tells a reader why it takes longer. `imports` names modules that are loaded at
+    the first use, for whoever would rather wait for them earlier.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Method:
     run: Callable[..., list[Any]]
     asks_text: bool = True
     needs_gradient: bool = False
+    imports: tuple[str, ...] = ()
 
 
 PATCH_METHODS: dict[str, Method] = {}

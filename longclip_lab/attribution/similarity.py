@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
+from longclip_lab.attribution.features import PatchFeatures, token_features
 from longclip_lab.attribution.inputs import Pairs, Picture, as_pairs
 from longclip_lab.attribution.methods import patch_method
 from longclip_lab.attribution.values import PatchMap, TokenPatches
@@ -37,7 +37,7 @@ def similarity_maps(pairs: Pairs, relative: bool = False) -> list[PatchMap]:
     nothing of this text. `relative` subtracts the similarity with the empty text.
     """
     texts_BD = _texts(pairs, relative)
-    patches = patch_features(pairs.clip, pairs.pixels_B3HW)
+    patches = pairs.patches
     scores_Bhw = torch.einsum("bhwd,bd->bhw", F.normalize(patches.patches_BhwD, dim=-1), texts_BD)
     return _maps(pairs, "similarity-gain" if relative else "similarity", scores_Bhw, patches)
 
@@ -66,13 +66,12 @@ def share_maps(pairs: Pairs) -> list[PatchMap]:
     says whether they do.
     """
     texts_BD = _texts(pairs, relative=False)
-    patches = patch_features(pairs.clip, pairs.pixels_B3HW)
+    patches = pairs.patches
     norms_B = patches.images_BD.norm(dim=-1) * patches.patches_BhwD[0, ..., 0].numel()
     dots_Bhw = torch.einsum("bhwd,bd->bhw", patches.patches_BhwD, texts_BD)
     return _maps(pairs, "similarity-share", dots_Bhw / norms_B.view(-1, 1, 1), patches)
 
 
-@torch.no_grad()
 def token_patches(
     clip: Clip,
     images: Picture | Images,
@@ -94,10 +93,17 @@ def token_patches(
 
     Raises LabError for another `tokens`, and as `as_pairs` and `patch_features` do.
     """
+    return token_patches_of(as_pairs(clip, images, texts), tokens, relative)
+
+
+@torch.no_grad()
+def token_patches_of(
+    pairs: Pairs, tokens: str = "alone", relative: bool = True
+) -> list[TokenPatches]:
+    """`token_patches` of pairs that are ready."""
     if tokens not in TOKENS:
         raise LabError(f"There are no tokens '{tokens}'. {suggest(tokens, TOKENS)}")
-    pairs = as_pairs(clip, images, texts)
-    patches = patch_features(clip, pairs.pixels_B3HW)
+    clip, patches = pairs.clip, pairs.patches
     patches_BhwD = F.normalize(patches.patches_BhwD, dim=-1)
     features = _words(pairs) if tokens == "alone" else _states(pairs)
     empty_D = unit_texts(clip, [""])[0] if relative else 0.0

@@ -5,12 +5,13 @@ T tokens, W words, h w rows and columns of the patch grid.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,12 @@ from longclip_lab.attribution import (
     PATCH_METHODS,
     TOKEN_METHODS,
     PatchMap,
+    Pictures,
     TokenMap,
     TokenPatches,
-    as_pairs,
+    as_pictures,
     attention,
-    patch_maps,
-    token_maps,
-    token_patches,
+    token_patches_of,
     tokens_within,
 )
 from longclip_lab.attribution.inputs import Picture
@@ -42,6 +42,7 @@ MATRICES = {
 
 _WORD = re.compile(r"\w+(?:['’.,-]\w+)*|[^\w\s]+")
 _REMEMBERED = 512  # maps; one of 14 x 14 patches takes 800 bytes
+_PREPARED = 16  # pictures; one of 224 x 224 pixels takes 1.2 MB with its patches
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,19 @@ class Lighting:
     """The maps of pictures and texts, for both sides of a pair, remembered for the next question.
 
     A picture is named by its number among `images`, a text is given as it is, so that a reader
-    can type one. Raises LabError as `longclip_lab.attribution.as_pairs` does.
+    can type one. The image side of a picture is prepared once for all words, so the weights of
+    `clip` must not change meanwhile. Raises LabError as `longclip_lab.attribution.as_pairs` does.
     """
 
     def __init__(self, clip: Clip, images: Sequence[Picture]):
         self.clip = clip
         self.images = list(images)
         self._remembered: OrderedDict[tuple, Any] = OrderedDict()
+        self._prepared = lru_cache(maxsize=_PREPARED)(self._prepare)
 
     def strip(self, text: str) -> Strip:
         """The text with what the model read of it."""
-        pairs = self._once(("pairs", text), lambda: as_pairs(self.clip, self.images[0], text))
+        pairs = self._once(("pairs", text), lambda: self._prepared(0).paired(text))
         return Strip(text, pairs.spans[0], pairs.unread[0])
 
     def matrix(self, picture: int, text: str, method: str = "") -> TokenPatches:
@@ -111,7 +114,7 @@ class Lighting:
         tokens = matrix_of(method).removeprefix("words ")
         return self._once(
             ("matrix", picture, text, tokens),
-            lambda: token_patches(self.clip, self.images[picture], text, tokens=tokens)[0],
+            lambda: token_patches_of(self._prepared(picture).paired(text), tokens)[0],
         )
 
     def patches(
@@ -129,7 +132,7 @@ class Lighting:
         found = self._once(
             ("patches", picture, asked, method, *sorted(options.items())),
             lambda: self._slim(
-                patch_maps(self.clip, self.images[picture], asked, method, **options)
+                PATCH_METHODS[method].run(self._prepared(picture).paired(asked), **options)
             ),
         )
         return replace(found, image=self.matrix(picture, text).image)
@@ -139,7 +142,7 @@ class Lighting:
         known(method, TOKEN_METHODS)
         return self._once(
             ("tokens", picture, text, method, *sorted(options.items())),
-            lambda: token_maps(self.clip, self.images[picture], text, method, **options)[0],
+            lambda: TOKEN_METHODS[method].run(self._prepared(picture).paired(text), **options)[0],
         )
 
     def tower(self, side: str, example: Any) -> tuple[int, int]:
@@ -148,6 +151,9 @@ class Lighting:
             ("tower", side), lambda: attention(self.clip, example, tower=side).weights.shape[:2]
         )
         return weights
+
+    def _prepare(self, picture: int) -> Pictures:
+        return as_pictures(self.clip, self.images[picture])
 
     def _slim(self, maps: list[PatchMap]) -> PatchMap:
         """The map without its own copy of the picture, which is a hundred times larger."""
@@ -160,6 +166,13 @@ class Lighting:
                 self._remembered.popitem(last=False)
         self._remembered.move_to_end(key)
         return self._remembered[key]
+
+
+def load_methods() -> None:
+    """Import what methods import at their first use, so that no reader waits for it later."""
+    for method in (*PATCH_METHODS.values(), *TOKEN_METHODS.values()):
+        for module in method.imports:
+            importlib.import_module(module)
 
 
 def matrix_of(method: str) -> str:

@@ -164,8 +164,26 @@ def test_the_browser_asks_and_is_answered(explorer, monkeypatch):
 
 def test_maps_are_remembered(explorer, monkeypatch):
     explorer.light("red tree")
-    monkeypatch.setattr("longclip_lab.views.lighting.patch_maps", None)
+    monkeypatch.setattr(explorer._lighting, "_prepared", None)
     explorer.light("red tree")
+
+
+def test_the_picture_passes_its_tower_once_for_all_words(explorer, clip, monkeypatch):
+    explorer.light("red tree")
+    seen = []
+    handle = clip.model.visual.register_forward_hook(lambda *_: seen.append(1))
+    words = [explorer.text[start:end] for start, end in explorer.scene["words"][:3]]
+    for method in ("similarity", "similarity-gain", "similarity-share", "words in context"):
+        explorer.method = method
+        for word in words:
+            explorer.light(word)
+    handle.remove()
+    assert not seen
+
+
+def test_what_a_method_imports_is_there_before_it_is_asked(explorer):
+    assert PATCH_METHODS["grad-cam"].imports == ("captum.attr",)
+    assert "captum.attr" in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from longclip_lab.attribution.inputs import Picture
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
 from longclip_lab.text.splitting import Span
+from longclip_lab.views import lighting
 from longclip_lab.views.html import picture_uri
 from longclip_lab.views.lighting import MATRICES, Lighting, Strip, known, matrix_of, options_of
 
@@ -91,6 +92,7 @@ class TokenExplorer(anywidget.AnyWidget):
             raise LabError(f"expected pictures and texts, got {len(images)} and {len(texts)}.")
         known(method, [*MATRICES, *PATCH_METHODS])
         known(words_method, TOKEN_METHODS)
+        lighting.load_methods()
         self._lighting = Lighting(clip, images)
         self._strip: Strip | None = None
         super().__init__(
