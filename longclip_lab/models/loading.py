@@ -22,7 +22,7 @@ from longclip_lab.models.clip import Clip
 from longclip_lab.models.declip_checkpoints import is_declip, load_declip
 from longclip_lab.models.folder import is_saved_clip, load_folder
 from longclip_lab.models.formats.folders import clip_kind, read_json
-from longclip_lab.models.formats.hub import fetch, is_hub_id
+from longclip_lab.models.formats.hub import answering_at_once, fetch, is_hub_id
 from longclip_lab.models.formats.notes import OURS, positions_card
 from longclip_lab.models.formats.openai_layout import is_longclip, load_openai_layout
 from longclip_lab.models.formats.transformers_in import load_transformers
@@ -77,12 +77,16 @@ def load(
             if matches(checkpoint.weights):
                 return opener(path, checkpoint.weights)
         return load_openai_layout(path, checkpoint)
-    if name.startswith((_HUB, _LOCAL)):
+    if name.startswith(_LOCAL):
         return _load_through_open_clip(name)
+    if name.startswith(_HUB):
+        with answering_at_once(name.removeprefix(_HUB)):
+            return _load_through_open_clip(name)
     if name.endswith(_FILE_ENDINGS) or path.is_absolute() or name.startswith("."):
         raise LabError(f"There is no model file or folder {name}.")
     if is_hub_id(name):
-        return _load_from_hub(name)
+        with answering_at_once(name):
+            return _load_from_hub(name)
     known = [*bundled_names(), *open_clip.list_models()]
     raise LabError(f"No model is called '{name}', and there is no such file. {_near(name, known)}")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
@@ -130,3 +132,16 @@ def test_hub_models_without_a_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(LabError, match="No open_clip model 'nobody/nothing'"):
         load("nobody/nothing")
+
+
+@pytest.mark.parametrize("name", ["someone/some-clip", "hf-hub:someone/some-clip"])
+def test_an_unreachable_hub_is_told_at_once(monkeypatch, tmp_path, name):
+    """huggingface_hub alone tries again for half a minute."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    began = time.perf_counter()
+    with pytest.raises(LabError, match=r"'someone/some-clip' is no file .* cannot be reached"):
+        load(name)
+    assert time.perf_counter() - began < 10
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
