@@ -40,10 +40,12 @@ def gaps_figure(
     chart.update_layout(frame.layout)
     chart.update_layout(title={"pad": {"b": frame.layout.title.pad.b + _HEAD}})
     for column, name in enumerate(names, start=1):
-        chart.add_vline(x=0, line={"color": GREY, "width": 1.5}, row=1, col=column)
         for row, (what, found) in enumerate(gaps.items()):
             paper = (published or {}).get(what, {}).get(name)
             _add(chart, what, found[name], paper, row, column)
+        # after the dots: plotly draws no line into an empty panel
+        zero = {"color": GREY, "width": 1.5, "dash": "dot"}
+        chart.add_vline(x=0, line=zero, layer="below", row=1, col=column)
     margin = frame.layout.margin
     chart.update_yaxes(
         tickvals=list(range(len(gaps))),

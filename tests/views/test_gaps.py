@@ -23,6 +23,7 @@ def test_every_difference_is_drawn_in_points_with_its_interval():
     (paper,) = [trace for trace in chart.data if trace.marker.symbol == "diamond-open"]
     assert (paper.x[0], paper.y[0]) == (2.0, 1)
     assert "1 moves" in chart.layout.title.text
+    assert [(line.xref, line.x0) for line in chart.layout.shapes] == [("x", 0), ("x2", 0)]
 
 
 def test_rows_of_different_scores_are_refused():
