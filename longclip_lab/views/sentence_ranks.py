@@ -25,9 +25,9 @@ def sentence_ranks_message(results: Mapping[str, SentenceRanks], places: int = 1
     told = []
     for label, one in results.items():
         first, last = (one.first(k, places).value for k in (1, one.ranks.shape[1]))
-        told.append(f"{percent(first)} become {percent(last)} with {label}")
+        told.append(f"{label} {percent(first)} → {percent(last)}")
     where = "first" if places == 1 else f"among the first {places}"
-    return f"Pictures found {where}, by a sentence and by a paragraph: {listed(told)}"
+    return f"Found {where} by one sentence → by all: {listed(told)}"
 
 
 def sentence_ranks_figure(
@@ -63,7 +63,7 @@ def sentence_ranks_figure(
         cut = [not whole for whole in one.whole.all(axis=0)]
         chart.data[-1].marker = {
             "symbol": [f"{symbol}-open" if open_ else symbol for open_ in cut],
-            "size": 9, "line": {"width": 2}, "color": PALETTE[number],
+            "size": 9, "line": {"width": 2, "color": PALETTE[number]}, "color": PALETTE[number],
         }  # fmt: skip
         medians = [one.median(k) for k in range(1, count + 1)]
         chart.data[-1].customdata = [(m.value, m.low, m.high) for m in medians]
