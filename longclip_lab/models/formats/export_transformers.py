@@ -42,10 +42,9 @@ def write_transformers(source: Clip | TextTower, folder: Path, dtype: torch.dtyp
     model = source.model
     if getattr(model, "logit_bias", None) is not None:
         raise LabError("its logits have a bias, as SigLIP's, which CLIPModel has not")
-    image = describe_image(model.visual)
+    image, text = describe_image(model.visual), _text_config(source)
     check_tokenizer(source.tokenizer, source.vocab_size)
     preprocessor = preprocessor_config(source.card["preprocess"])
-    text = _text_config(source)
     visual = names.split(_weights(model), "visual.")
     weights = _text_weights(model) | {"logit_scale": model.logit_scale.detach().reshape(())}
     weights["visual_projection.weight"] = visual.pop("proj").T
@@ -77,8 +76,8 @@ def write_diffusers(source: Clip | TextTower, folder: Path, dtype: torch.dtype) 
 
 def _write_text(source: Clip | TextTower, folder: Path, dtype: torch.dtype) -> None:
     """`CLIPTextModelWithProjection`, which `CLIPTextModel` reads too; the latter without one."""
-    check_tokenizer(source.tokenizer, source.vocab_size)
     config, weights = _text_config(source), _text_weights(source.model)
+    check_tokenizer(source.tokenizer, source.vocab_size)
     projected = "text_projection.weight" in weights
     kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
     _write(folder, {"architectures": [kind], **config}, weights, source, dtype)
