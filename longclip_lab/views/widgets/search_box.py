@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from longclip_lab.search import Matches, PictureIndex
 
 _SMALL = 144  # pixels of a picture on a page that holds many
-_IN_LIST = 72  # characters of an example in the list
+_IN_LIST, _AT_SLIDER = 72, 36  # characters of an example
 _PLACEHOLDER = "Say what to look for; it is searched when you leave the field (Tab)"
 
 
@@ -76,7 +76,7 @@ class SearchBox(Panel):
             [self._search(index, text) for text in self.examples] for index in self.indices.values()
         ]
         pictures = thumbnails((found for row in answers for found in row), _SMALL)
-        names = [_clipped(text) for text in self.examples]
+        names = [_clipped(text, _AT_SLIDER) for text in self.examples]
         controls = [Control("query", names), *[Control("model", labels)] * (len(labels) > 1)]
 
         def drawn(query: int, model: int = 0) -> str:
@@ -85,5 +85,5 @@ class SearchBox(Panel):
         return states_html(controls, drawn, pictures)
 
 
-def _clipped(text: str) -> str:
-    return text if len(text) <= _IN_LIST else text[: _IN_LIST - 1] + "…"
+def _clipped(text: str, characters: int = _IN_LIST) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
