@@ -108,7 +108,11 @@ def tables4_5() -> Experiment:
         _two_tables("lotlip/table4", "lotlip/table5"),
         entries,
         claims,
-        notes=_SCRATCH_NOTES,
+        notes=(
+            *_SCRATCH_NOTES,
+            "FILIP is asked as it is trained, by token-wise late interaction; its pooled features "
+            "are never trained. All others are asked by the cosine of pooled features.",
+        ),
     )
 
 
