@@ -36,7 +36,7 @@ class Eval(Files):
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="MODEL [MODEL ...]")]
     """Bundled models, open_clip names, checkpoint files, saved folders."""
     pretrained: str | None = None
-    """open_clip's tag, or a file of weights, for open_clip names."""
+    """open_clip's tag, or a file of weights, for those models that are open_clip names."""
     benchmark: tuple[str, ...] = ()
     """Benchmarks by name (`longclip-lab data list`); all of the drawn world's when neither this nor
     --data coco is given."""
@@ -57,7 +57,9 @@ class Eval(Files):
     def run(self) -> None:
         self._check()
         files = [self.open_coco("val2017")] if self.data == "coco" else []
-        clips = [load_model(name, self.pretrained) for name in self.models]
+        clips = self._loaded()
+        if self._is_folder():
+            _check_names(clips)
         lengths = [self._lengths(clip) for clip in clips]
         from longclip_lab import evaluation
         from longclip_lab.evaluation.scoring import Scorer
@@ -72,12 +74,13 @@ class Eval(Files):
             [*(_readable_task(clip, task) for task in tasks), *_pairs_tasks(clip, files)]
             for clip in clips
         ]
-        if folder is not None:
-            _check_names(folder, clips, plans, lengths)
         for clip, plan, at in zip(clips, plans, lengths, strict=True):
             scorer = Scorer(clip, features=features, progress=self.progress)
             made = [self._run(scorer, task, length, folder) for task in plan for length in at]
-            say(evaluation.Evaluation(made).table().to_string(index=False))
+            frame = evaluation.Evaluation(made).table()
+            if len(at) > 1:
+                frame.insert(2, "tokens", [record.length for record in made for _ in record.scores])
+            say(frame.to_string(index=False))
             records += made
         if self.out is not None and folder is None:
             facts = [data_facts(data) for data in (*files, *opened)]
@@ -90,6 +93,16 @@ class Eval(Files):
             raise LabError("--skip-existing looks for records in a folder: give it with --out DIR.")
         if self._is_folder() and self.out.is_file():
             raise LabError(f"{self.out} is a file; --out needs a folder, or a name in .json.")
+
+    def _loaded(self) -> list[Any]:
+        from open_clip import list_models
+
+        of_open_clip = {name for name in self.models if name.replace("/", "-") in list_models()}
+        # Without any such name, loading complains of the tag.
+        takers = of_open_clip or set(self.models)
+        return [
+            load_model(name, self.pretrained if name in takers else None) for name in self.models
+        ]
 
     def _is_folder(self) -> bool:
         return self.out is not None and self.out.suffix != ".json"
@@ -156,21 +169,19 @@ def _pairs_tasks(clip: Any, files: Sequence[Any]) -> list[Any]:
     return [task for pairs in files for task in tasks(readable(clip, pairs))]
 
 
-def _check_names(
-    folder: Path, clips: Sequence[Any], plans: Sequence[Any], lengths: Sequence[Any]
-) -> None:
-    """Two runs of one call must not write the same record."""
+def _check_names(clips: Sequence[Any]) -> None:
+    """Two models of one call must not write the same records."""
     from longclip_lab.evaluation.runs import run_path
 
-    owners: dict[Path, str] = {}
-    for index, (clip, plan, at) in enumerate(zip(clips, plans, lengths, strict=True)):
-        for path in {run_path(folder, clip.name, task.name, n) for task in plan for n in at}:
-            if path in owners:
-                raise LabError(
-                    f"Models {owners[path]} and {index + 1} are both called {clip.name}; their "
-                    "records would overwrite each other. Evaluate them into different folders."
-                )
-            owners[path] = str(index + 1)
+    seen = set()
+    for clip in clips:
+        path = run_path(Path(), clip.name, "any", 0)
+        if path in seen:
+            raise LabError(
+                f"Two models are called {clip.name}, so their records would overwrite each other. "
+                "Evaluate them into different folders."
+            )
+        seen.add(path)
 
 
 @dataclass(kw_only=True)

@@ -36,6 +36,8 @@ class PublishedScore:
     """From 0 to 1."""
     stated: Mapping[str, Any] = field(default_factory=dict)
     """By the names of `comparing.aspects`; what is not here is not stated."""
+    contaminated: str = ""
+    """What a paper says of training on these pictures; "" if it says nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class _Notes:
             if sentence not in self.sentences:
                 self.sentences.append(sentence)
             found.append(self.sentences.index(sentence) + 1)
-        return tuple(found)
+        return tuple(sorted(found))
 
 
 def _columns(records: Sequence[Record], scores: Sequence[str]) -> list[Column]:
@@ -186,10 +188,7 @@ def _columns(records: Sequence[Record], scores: Sequence[str]) -> list[Column]:
 
 
 def _reference(conditions: list[dict[str, Any]], benchmark: str) -> dict[str, Any]:
-    common = {
-        name: Counter(one[name] for one in conditions).most_common(1)[0][0]
-        for name in conditions[0]
-    }
+    common = {name: _commonest([one[name] for one in conditions]) for name in conditions[0]}
     common |= {"partial": False, "words left out": 0}
     if benchmark in PROTOCOLS:
         protocol = PROTOCOLS[benchmark]
@@ -202,6 +201,12 @@ def _reference(conditions: list[dict[str, Any]], benchmark: str) -> dict[str, An
             "tie": protocol.tie,
         }
     return common
+
+
+def _commonest(values: list[Any]) -> Any:
+    """What most have; among equally common numbers the largest, such as the whole length."""
+    counts = Counter(values)
+    return max(counts, key=lambda value: (counts[value], value if isinstance(value, int) else 0))
 
 
 def _measured(
@@ -264,7 +269,8 @@ def _published(
         if column not in columns:
             continue
         mine = {name: one.stated.get(name, UNKNOWN) for name in references[column]}
-        mine |= {"benchmark": one.benchmark}
+        # A paper's number is of the whole set and of texts as they are, unless it says otherwise.
+        mine |= {"benchmark": one.benchmark, "partial": False, "words left out": 0}
         names = [name for name in differing(mine, references[column]) if name != "data"]
         said = [
             _difference(name, mine[name], references[column][name])
@@ -274,6 +280,8 @@ def _published(
         unstated = [name for name in names if mine[name] is UNKNOWN]
         if unstated:
             said.append(f"not stated by the paper: {', '.join(unstated)}")
+        if one.contaminated:
+            said.append(f"contaminated: {one.contaminated}")
         key = (one.model, one.source, one.stated.get("length"))
         cell = Cell(Interval(one.value, math.nan, math.nan, 0), notes.numbers(said))
         rows.setdefault(key, {})[column] = cell

@@ -26,6 +26,12 @@ LENGTHS = {"LoTLIP": 128}
 """LoTLIP, implementation details; the lengths of the other models in its tables are not stated."""
 
 
+CONTAMINATED = {
+    ("Long-CLIP", "sharegpt4v-10k"): "Long-CLIP was fine-tuned on ShareGPT4V except ShareGPT4V-1k "
+    "(LoTLIP, footnote of Table 4)",
+}
+
+
 def published_scores() -> list[PublishedScore]:
     """Every number of the transcribed tables that compare models on benchmarks of the lab.
 
@@ -45,8 +51,9 @@ def _lotlip(name: str) -> Iterator[PublishedScore]:
             benchmark, score, stated = _of_column(column)
             if benchmark:
                 length = {"length": LENGTHS[model]} if model in LENGTHS else {}
+                trained = CONTAMINATED.get((model, benchmark), "")
                 yield _score(
-                    f"{model}, {data}", table, benchmark, score, value, {**stated, **length}
+                    f"{model}, {data}", table, benchmark, score, value, stated | length, trained
                 )
 
 
@@ -70,8 +77,9 @@ def _urban() -> Iterator[PublishedScore]:
             model = str(row.labels["model"])
             detail = row.labels.get("architecture") or row.labels.get("training data")
             for column, value in row.values.items():
-                # The supplement's text gives Urban-1k's size; nothing else is stated.
-                stated = {"pictures": 1000, "texts": 1000} if benchmark == "urban1k" else {}
+                # The supplement's text gives Urban-1k's size and says that cosines are ranked.
+                size = {"pictures": 1000, "texts": 1000} if benchmark == "urban1k" else {}
+                stated = {"similarity": "pooled", **size}
                 score = f"{column.lower()} R@1"
                 yield _score(f"{model}, {detail}", table, benchmark, score, value, stated)
 
@@ -83,5 +91,6 @@ def _score(
     score: str,
     value: float,
     stated: dict[str, Any],
+    contaminated: str = "",
 ) -> PublishedScore:
-    return PublishedScore(model, table.source, benchmark, score, value / 100, stated)
+    return PublishedScore(model, table.source, benchmark, score, value / 100, stated, contaminated)

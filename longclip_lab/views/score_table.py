@@ -22,7 +22,8 @@ h1 {font-size: 34px; line-height: 1.15; margin: 0 0 14px}
 .scores-table small {display: inline; margin-left: .3em}
 .scores-table sup a {text-decoration: none; font-weight: 600; padding: 0 .12em}
 .scores-table .warned sup a {color: var(--warm)}
-.scores-table tbody th small {display: block; font-weight: 400; color: var(--soft);
+.scores-table thead tr + tr th:first-child {text-align: right}
+.scores-table tbody th small {display: block; margin-left: 0; font-weight: 400; color: var(--soft);
   font-size: 12.5px}
 .column-facts {font-weight: 400; display: block; font-size: 12px}
 ol.notes {max-width: 62em; font-size: 15px; line-height: 1.5; padding-left: 2em}

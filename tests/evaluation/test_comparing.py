@@ -172,6 +172,17 @@ def test_published_numbers_stand_beside_ours_with_what_they_do_not_state():
     assert "length: 128, where the column has 248" in [table.notes[n - 1] for n in lotlip.notes]
 
 
+def test_a_published_number_of_a_contaminated_model_is_marked():
+    table = score_table([record("tiny", "sharegpt4v-10k")], published_scores())
+    column = ("sharegpt4v-10k", "i2t R@1")
+    marked = {
+        row.model
+        for row in table.rows
+        if any(table.notes[n - 1].startswith("contaminated") for n in row.cells[column].notes)
+    }
+    assert marked == {"Long-CLIP, 400M+1M"}
+
+
 def test_the_published_scores_are_of_benchmarks_that_there_are():
     scores = published_scores()
     assert len({(s.model, s.source, s.benchmark, s.score) for s in scores}) == len(scores)
