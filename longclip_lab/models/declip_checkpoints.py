@@ -131,4 +131,5 @@ def load_declip(
         provenance=f"DeCLIP checkpoint file {path.name}",
         trained_on="not stated in the file",
         left_out=left_out,
+        released_preprocess="shorter side to 256, the middle 224 x 224",
     )

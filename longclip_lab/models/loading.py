@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -119,9 +120,10 @@ def _load_from_hub(name: str) -> Clip:
             folder = fetch(name)
         except LabError:
             folder = None
-        if folder is None or not clip_kind(folder):
+        opener = OPENERS.get(model_type(folder)) if folder else None
+        if folder is None or not (opener or clip_kind(folder)):
             raise
-    return load_transformers(folder, name)
+    return replace(opener(folder), name=name) if opener else load_transformers(folder, name)
 
 
 def _load_open_clip(name: str, pretrained: str | os.PathLike[str] | None) -> Clip:

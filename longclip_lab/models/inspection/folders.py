@@ -71,7 +71,7 @@ def explain_folder(folder: Path, contents: Contents) -> Explained:
     elif (folder / "config.json").is_file():
         explain = _transformers
     else:
-        return explain_weights(contents, folder)
+        return explain_weights(contents)
     return explain(folder, contents)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -75,7 +74,7 @@ def compare(explained: Explained, found: Shapes, expected: Shapes) -> None:
             )
 
 
-def explain_weights(contents: Contents, path: Path) -> Explained:
+def explain_weights(contents: Contents) -> Explained:
     """The first of the known formats that the names fit; else one with the tree of the names."""
     tensors = contents.tensors
     for matches, explain in _KINDS:

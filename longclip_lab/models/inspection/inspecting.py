@@ -136,7 +136,7 @@ def inspect(
         explained = explain_folder(path, contents)
     elif path.is_file():
         contents, files = read_contents(path), [path]
-        explained = explain_weights(contents, path)
+        explained = explain_weights(contents)
     else:
         raise LabError(f"There is no file or folder {path}.")
     return _inspection(path, contents, explained, files, original, digest)
