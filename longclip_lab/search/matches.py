@@ -6,17 +6,13 @@ K pictures found, n sentences of the query that are read.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from longclip_lab.files import atomic_write
-
-if TYPE_CHECKING:
-    from longclip_lab.views import Html
+from longclip_lab.plotting import Gallery
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Owed:
 
 
 @dataclass(frozen=True)
-class Matches:
+class Matches(Gallery):
     """The pictures nearest to a query, best first.
 
     `names` are relative to `root`; `scores` [K] are cosine similarities; `pictures` counts those
@@ -90,17 +86,6 @@ class Matches:
             rows["owes most to"] = [self.owed.sentences[one] for one in best]
             rows["rank without it"] = [self.owed.ranks[hit, one] for hit, one in enumerate(best)]
         return rows.set_axis(pd.RangeIndex(1, len(rows) + 1, name="rank"))
-
-    def html(self, path: str | os.PathLike[str] | None = None) -> Html:
-        """The query and its pictures for a notebook; with a path, also written as a page there."""
-        from longclip_lab.views.found import found_html, found_page
-
-        if path is not None:
-            atomic_write(path, found_page([self]))
-        return found_html(self)
-
-    def _repr_html_(self) -> str:
-        return self.html()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -105,3 +105,11 @@ def test_the_search_box_answers_as_the_index_does(clip, folder, cache, pairs):
     data = json.loads(re.search(r'json">(.*?)</script>', page, re.DOTALL)[1])
     assert len(data["states"]) == 2
     assert "data-picture" not in page.partition("json")[0]
+
+
+def test_an_answer_shows_itself_and_writes_its_page(clip, folder, cache, pairs, tmp_path):
+    found = search.index(clip, folder, cache).search(pairs.short[0], top=2)
+    shown = found.html(tmp_path / "out" / "found.html")
+    assert shown == found._repr_html_()
+    page = (tmp_path / "out" / "found.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == shown.count("data:image/jpeg;base64,") == 2
