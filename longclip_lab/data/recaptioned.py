@@ -70,16 +70,16 @@ def recaptioned(
     if not digests:
         raise LabError(f"{path} leaves no picture with a long caption to work with.")
     kept = [entries[name] for name in digests]
-    return _pairs(f"{layout}/{split or path.stem}", root, digests, kept, defects, layout, path)
+    return _pairs(layout, split, root, digests, kept, defects, path)
 
 
 def _pairs(
-    name: str,
+    layout: str,
+    split: str | None,
     root: Path,
     digests: dict[str, str],
     kept: list[Entry],
     defects: Defects,
-    layout: str,
     path: Path,
 ) -> Pairs:
     is_raw = all(entry.raw for entry in kept)
@@ -94,7 +94,7 @@ def _pairs(
         for texts, entry in zip(captions, kept, strict=True)
     ]
     return Pairs(
-        name=name,
+        name=f"{layout}/{split or path.stem}",
         images=[root / picture for picture in digests],
         short=short,
         long=firsts,
@@ -103,6 +103,7 @@ def _pairs(
         source={
             "dataset": layout,
             "table": path.name,
+            "split": split or "all",
             "pairs": len(kept),
             "captioners": dict(Counter(who for entry in kept for who in entry.long)),
             "short": "raw caption" if is_raw else "the long caption before the first '. '",

@@ -11,7 +11,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from longclip_lab.data.benchmarks.found import CAPTIONLESS, Found, read_object, text_under
+from longclip_lab.data.benchmarks.found import (
+    CAPTIONLESS,
+    Found,
+    check_folder,
+    read_object,
+    text_under,
+)
 from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.captions import read_captions, read_text
@@ -24,6 +30,7 @@ _TOKEN_LINE = re.compile(r"(?P<picture>[^\t#]+)#(?P<number>\d+)\t(?P<text>.*)")
 def read_urban(place: Place, protocol: Protocol) -> Found:
     """image/N.jpg and caption/N.txt: a picture belongs to the caption file of its name."""
     (captions,), (images,) = place.files, place.folders
+    check_folder(captions)
     found = Found()
     names = picture_names(images) if images.is_dir() else []
     pictures = {Path(name).stem: name for name in names}

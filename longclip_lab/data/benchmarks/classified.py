@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longclip_lab.data.benchmarks.found import TOO_FEW, Found
+from longclip_lab.data.benchmarks.found import TOO_FEW, Found, check_file, check_folder
 from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.pictures import SUFFIXES, picture_names
@@ -28,6 +28,7 @@ def read_folders(place: Place, protocol: Protocol) -> Found:
     labels; otherwise all of the protocol's. `options["per_class"]` is how many pictures each has.
     """
     (home,) = place.files
+    check_folder(home)
     names = protocol.class_names
     known = {str(i): i for i in range(len(names))} if protocol.options.get("numbers") else _wnids()
     folders = sorted(path for path in home.iterdir() if path.is_dir())
@@ -84,6 +85,7 @@ def read_cifar(place: Place, protocol: Protocol) -> Found:
     is unpickled.
     """
     (path,) = place.files
+    check_file(path)
     content = path.read_bytes()
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if digest != protocol.options["md5"]:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from longclip_lab.data.benchmarks.found import Found, read_object, text_under
+from longclip_lab.data.benchmarks.found import Found, check_file, read_object, text_under
 from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.tables import read_rows
@@ -47,6 +47,7 @@ def first_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises LabError for a file that is no list of objects, or is cut off.
     """
+    check_file(path)
     decoder = json.JSONDecoder()
     with path.open(encoding="utf-8-sig") as file:
         try:

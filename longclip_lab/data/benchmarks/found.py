@@ -60,6 +60,18 @@ class Found:
         self.defects.setdefault(reason, []).append(name)
 
 
+def check_folder(path: Path) -> None:
+    """Raise LabError if a file stands where a folder should be."""
+    if not path.is_dir():
+        raise LabError(f"{path} is a file, not a folder: is it an archive? Unpack it.")
+
+
+def check_file(path: Path) -> None:
+    """Raise LabError if a folder stands where a file should be."""
+    if not path.is_file():
+        raise LabError(f"{path} is a folder; expected a file of that name.")
+
+
 def text_under(row: dict[str, Any], key: str, where: str) -> str:
     """The text that an object has under a key. Raises LabError if it has none.
 

@@ -128,7 +128,7 @@ LONG = (
             _SAM,
             "unpack the pictures that the entries name, into sam/images beside the file",
         ),
-        contaminated_by=("sharegpt4v/all",),
+        contaminated_by=("sharegpt4v/all", "sharegpt4v/val"),
         sources=(f"{_LONGCLIP}: train/sharegpt4v.py", f"{_TULIP}: eval/sharegpt4v.py"),
     ),
     _sharegpt4v(

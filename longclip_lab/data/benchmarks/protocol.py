@@ -77,8 +77,9 @@ class Protocol:
     also_counted: tuple[int, ...] = ()
     """Other numbers of pictures that sources give for the same set."""
     contaminated_by: tuple[str, ...] = ()
-    """Training sets that hold pictures of it. "sharegpt4v" stands for the set and all of its
-    parts, "sharegpt4v/all" only for the whole without Long-CLIP's held-out rows."""
+    """Training sets that hold pictures of it, as `Pairs.source` calls dataset and split.
+    "sharegpt4v" stands for the set and every part of it, "sharegpt4v/all" for the whole alone,
+    not for "sharegpt4v/train", from which Long-CLIP's code holds the first 1,000 rows out."""
     sources: tuple[str, ...] = ()
     """Where these facts were read."""
     reader: str = field(default="", repr=False)

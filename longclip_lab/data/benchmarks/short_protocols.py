@@ -37,7 +37,7 @@ SHORT = (
         needs=(("annotations/captions_val2017.json", "captions_val2017.json"),),
         picture_folders=(("val2017",),),
         folders=("coco", "COCO", "coco2017"),
-        contaminated_by=("coco/karpathy-train",),
+        contaminated_by=("coco/val2017", "coco/karpathy-train"),
         sources=(f"{_LONGCLIP}: eval/retrieval/coco.py", "cocodataset.org"),
         reader="coco",
         options={"first": 5},
@@ -67,7 +67,7 @@ SHORT = (
         ),
         picture_folders=(("val2014",),),
         folders=("coco", "COCO", "coco2014"),
-        contaminated_by=("coco/train2017", "sharegpt4v"),
+        contaminated_by=("coco/karpathy-test", "coco/train2017", "sharegpt4v"),
         sources=(
             "Karpathy and Li (CVPR 2015): dataset_coco.json",
             "huggingface.co/datasets/justram/COCO2014-Captions: 25,010 captions",

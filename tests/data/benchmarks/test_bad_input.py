@@ -207,6 +207,31 @@ def test_a_zip_in_place_of_the_folder_is_told(layout, tmp_path):
         open_benchmark(layout.protocol, path)
 
 
+@pytest.mark.parametrize(
+    ("name", "path"), [("urban1k", "caption"), ("imagenet", "val"), ("imagenet-o", "imagenet-o")]
+)
+def test_a_file_in_place_of_a_folder_of_it_is_told(name, path, tmp_path):
+    zipfile.ZipFile(tmp_path / path, "w").close()
+    with pytest.raises(LabError, match=f"{path} is a file, not a folder: is it an archive"):
+        open_benchmark(name, tmp_path)
+    assert not verify(name, tmp_path).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("sharegpt4v-10k", "share4v_sam_10k.json"),
+        ("cifar10", "cifar-10-batches-py/test_batch"),
+        ("flickr30k-31k", "results_20130124.token"),
+        ("docci", "docci_descriptions.jsonlines"),
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_told(name, path, tmp_path):
+    (tmp_path / path).mkdir(parents=True)
+    with pytest.raises(LabError, match=r"expected a file|There is no file"):
+        open_benchmark(name, tmp_path)
+
+
 @pytest.mark.layouts("urban1k")
 def test_a_zip_that_was_not_unpacked_is_told(layout, tmp_path):
     zipfile.ZipFile(tmp_path / "Urban-1k.zip", "w").close()

@@ -100,7 +100,7 @@ def test_who_trained_on_sharegpt4v_has_seen_these():
     seen = [name for name, one in PROTOCOLS.items() if "sharegpt4v" in one.contaminated_by]
     assert "sharegpt4v-10k" in seen
     assert "sharegpt4v-1k" not in seen  # Long-CLIP's training leaves it out
-    assert PROTOCOLS["sharegpt4v-1k"].contaminated_by == ("sharegpt4v/all",)
+    assert PROTOCOLS["sharegpt4v-1k"].contaminated_by == ("sharegpt4v/all", "sharegpt4v/val")
 
 
 def test_class_names_of_cifar100_are_sorted_as_its_labels_are():
