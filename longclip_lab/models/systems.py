@@ -78,7 +78,7 @@ SYSTEMS: dict[str, System] = {
         "DeCLIP, training states of its release",
         "load(FILE)",
         None,
-        "vitb32.pth.tar and the other ViT states of Sense-GVT/DeCLIP",
+        "the ViT-B/32 states of Sense-GVT/DeCLIP (88M and YFCC)",
     ),
     "align": System(
         "ALIGN through transformers (adapter)",
@@ -96,19 +96,19 @@ SYSTEMS: dict[str, System] = {
         "PTP-BLIP, which has BLIP's layout (adapter)",
         "load(FILE)",
         None,
-        "the states of sail-sg/ptp",
+        "Pretrain_concated_pred_4m.pth, coco_retrieval_ft_4m.pth of sail-sg/ptp",
     ),
     "x-vlm": System(
         "X-VLM with a Swin, the unimodal heads (adapter)",
         "load(FILE)",
         None,
-        "16m_base_model_state_step_199999.th and the retrieval states of zengyan-97/X-VLM",
+        "4m_base_model_state_step_199999.th, the 16M and retrieval states of zengyan-97/X-VLM",
     ),
     "x2-vlm": System(
         "X2-VLM with a BEiT-2, the unimodal heads (adapter)",
         "load(FILE)",
         None,
-        "x2vlm_base_1b.th and its kin of zengyan-97/X2-VLM",
+        "the base and large states of zengyan-97/X2-VLM",
     ),
 }
 """By the name under which tests record them."""
