@@ -53,9 +53,10 @@ class Recipe:
     captions: Captions = "both"
     """Which captions a method of the family learns from: the raw short one, the long one, or both
     (LoTLIP's Table 2, with and without long texts)."""
-    subcaptions: int | None = None
-    """Draw the long text anew every epoch: so many consecutive sub-captions of one captioner's
-    caption (LoTLIP: 3), all where it has fewer. By default the data's long text as it is."""
+    subcaptions: int | Literal["all"] | None = None
+    """Draw the long text anew every epoch: a captioner, and so many consecutive sub-captions of
+    its caption (LoTLIP: 3), all where it has fewer; "all": always the whole caption. By default
+    nothing is drawn: the data's one long text as it is."""
     captioners: tuple[str, ...] = ()
     """Captioners to draw sub-captions from; by default all that the data have."""
     rewrites: bool = False
@@ -235,10 +236,15 @@ def _not_negative(value: float) -> bool:
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
         ("k", "batch_size", "steps", "epochs", "text_parts", "pairs", "log_every",
-         "checkpoint_every", "keep_checkpoints", "subcaptions", "token_limit",
+         "checkpoint_every", "keep_checkpoints", "token_limit",
          "micro_batch"),
         "a whole number of at least 1",
         _counts,
+    ),
+    (
+        ("subcaptions",),
+        'a whole number of at least 1, or "all"',
+        lambda x: x == "all" or _counts(x),
     ),
     (
         ("warmup_steps", "workers", "seed", "num_corner", "skip_not_finite"),

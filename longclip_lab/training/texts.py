@@ -143,6 +143,7 @@ def long_texts(clip: Clip, data: Any, recipe: Recipe) -> tuple[TextTable | Drawn
     if n is None:
         table = TextTable(clip, data.long, limit)
         return table, Drawn(len(data.long), 0, {}, table.num_truncated)
+    n = None if n == "all" else n
     captions = captions_of(data, recipe.captioners)
     first = draw_texts(captions[:COUNTED], n, recipe.seed, epoch=0)
     batch = clip.tokenizer.encode_batch(first.texts, limit)

@@ -67,6 +67,15 @@ def test_equal_texts_share_a_number_and_no_others(clip, web):
     assert torch.equal(whole.batch(Rows([6, 3])).identity_B, identity_B[[6, 3]])
 
 
+def test_all_sub_captions_of_one_captioner(clip, web):
+    texts, drawn = long_texts(clip, web, replace(DRAWN, subcaptions="all"))
+    more, _ = long_texts(clip, web, replace(DRAWN, subcaptions=99))
+    rows = Rows(range(24), 1)
+    assert words(clip, texts, rows) == words(clip, more, rows)
+    assert drawn.fewer == 0
+    assert len(drawn.by_captioner) == 3
+
+
 def test_fewer_sub_captions_than_asked_for_are_counted(clip, web):
     brief = [{"a": "A boat. A tree.", "b": "A boat. A tree. A car. A cup."} for _ in range(24)]
     _, drawn = long_texts(clip, replace(web, captioners=brief), DRAWN)
