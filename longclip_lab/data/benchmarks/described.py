@@ -7,6 +7,7 @@ should be.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,6 +21,7 @@ from longclip_lab.data.usable import check_inside
 from longclip_lab.errors import LabError
 
 _BLOCK = 2**20  # characters read at a time
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 def read_sharegpt4v(place: Place, protocol: Protocol) -> Found:
@@ -54,24 +56,25 @@ def first_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             text = file.read(_BLOCK).lstrip()
             if not text.startswith("["):
                 raise LabError(f"{path} does not begin as a JSON list; expected [{{...}}, ...].")
-            text, number = text[1:], 0
+            at, number = 1, 0
             while True:
-                text = text.lstrip(" \t\r\n,")
-                if text.startswith("]"):
+                at = _BETWEEN.match(text, at).end()
+                if text.startswith("]", at):
                     return
                 where = f"{path}, entry {number}"
                 try:
-                    value, end = decoder.raw_decode(text)
+                    value, at = decoder.raw_decode(text, at)
                 except json.JSONDecodeError as error:
+                    # Wrong, or only cut by the end of what was read so far.
                     more = file.read(_BLOCK)
                     if not more:
                         raise LabError(f"{where}: {error.msg}. Is the file complete?") from None
-                    text += more
+                    text, at = text[at:] + more, 0
                     continue
                 if not isinstance(value, dict):
                     raise LabError(f"{where}: expected an object, got {value!r:.60}.")
                 yield where, value
-                text, number = text[end:], number + 1
+                number += 1
         except UnicodeDecodeError as error:
             raise LabError(f"{path} is not UTF-8 text: {error.reason}. Save it as UTF-8.") from None
 

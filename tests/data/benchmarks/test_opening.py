@@ -12,6 +12,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from longclip_lab import world
 from longclip_lab.data import PROTOCOLS, get_protocol, open_benchmark, verify
+from longclip_lab.data.benchmarks.described import first_objects
 from longclip_lab.data.pictures import check_picture
 from longclip_lab.errors import LabError
 
@@ -165,3 +166,11 @@ def test_cifar_is_known_by_the_md5_that_torchvision_has():
     for own in ("", "-own"):
         assert PROTOCOLS[f"cifar10{own}"].options["md5"] == CIFAR10.test_list[0][1]
         assert PROTOCOLS[f"cifar100{own}"].options["md5"] == CIFAR100.test_list[0][1]
+
+
+def test_a_large_list_is_read_as_json_reads_it(tmp_path):
+    rows = [{"n": n, "text": 'é, ]}{[ " \\' * (n % 50)} for n in range(5000)]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+    assert path.stat().st_size > 2**20  # more than is read at a time
+    assert [row for _, row in first_objects(path)] == rows
