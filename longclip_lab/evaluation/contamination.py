@@ -7,6 +7,7 @@ Long-CLIP trains on, which holds the first 1,000 rows out).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -59,11 +60,11 @@ def _of_words(card: Mapping[str, Any], wanted: str) -> Contamination:
     if said is None:
         return Contamination("no", "the weights that it started from were random")
     base, _, part = wanted.partition("/")
-    if _plain(base) in _plain(str(said)):
-        if not part or (part != WHOLE and _plain(part) in _plain(str(said))):
+    if _names(said, base):
+        if not part or (part != WHOLE and _names(said, part)):
             return Contamination("yes", f"the card says that it was trained on: {said}")
         return Contamination("unknown", f"trained on {base}; the card says no more than: {said}")
-    if _plain(str(said)).startswith(DRAWN):
+    if str(said).startswith(DRAWN):
         return Contamination("no", "trained on the drawn world")
     return Contamination("unknown", f"the card says of its training data only: {said}")
 
@@ -75,7 +76,7 @@ def _of_runs(card: Mapping[str, Any], wanted: str) -> Iterable[Contamination]:
         data = run.get("data", {})
         dataset, split = str(data.get("dataset", "unnamed data")), data.get("split")
         trained = f"fine-tuned on {dataset}" + (f", {split}" if split else "")
-        if _plain(base) not in _plain(dataset):
+        if not _names(dataset, base):
             yield Contamination("no", trained)
         elif not part or split == part:
             yield Contamination("yes", trained)
@@ -85,5 +86,10 @@ def _of_runs(card: Mapping[str, Any], wanted: str) -> Iterable[Contamination]:
             yield Contamination("no", trained)
 
 
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
+def _names(said: Any, name: str) -> bool:
+    """Whether a sentence has a name in it, however it is spelt: ShareGPT-4V, MS COCO, coco2017.
+
+    Not inside of other words: "dci" is not in "red circle".
+    """
+    letters = r"[^a-z0-9]*".join(re.escape(one) for one in name.lower() if one.isalnum())
+    return bool(re.search(rf"(?<![a-z])(?:ms)?{letters}(?![a-z])", str(said).lower()))

@@ -120,6 +120,10 @@ def test_no_two_scores_that_differ_share_a_column_without_a_note(names):
         ({"trained_on": None}, ["sharegpt4v"], "no"),
         ({"trained_on": "world web captions"}, ["coco/train2017", "sharegpt4v"], "no"),
         ({"trained_on": "COCO train2017"}, ["coco/train2017"], "yes"),
+        ({"trained_on": "MSCOCO 2017 and CC3M"}, ["coco"], "yes"),
+        ({"trained_on": "Share-GPT4V"}, ["sharegpt4v"], "yes"),
+        ({"trained_on": "a red circle"}, ["dci"], "unknown"),
+        ({"trained_on": "DCI, tested on IIW"}, ["dci/test"], "unknown"),
     ],
 )
 def test_contamination_is_what_the_card_says(card, sets, state):
