@@ -66,22 +66,23 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(entries: list[dict[str, Any]]) -> str:
-    """The entries as Markdown."""
-    heads = ("system", "way", "call", "verified on", "against", "largest difference", "waits for")
+    """The entries as Markdown, a system's name and what it waits for in its first row only."""
+    heads = ("system", "way", "verified on", "largest difference", "waits for")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    before = None
     for entry in entries:
-        system = SYSTEMS[entry["system"]]
+        system, first = SYSTEMS[entry["system"]], entry["system"] != before
         call = system.load if entry["direction"] == "in" else system.export
+        difference = f"{entry['difference']:.0e}" if entry["difference"] else "0"
         cells = (
-            system.title,
-            entry["direction"],
-            f"`{call}`",
+            f"**{system.title}**" if first else "",
+            f"{entry['direction']}: `{call}`",
             "; ".join(entry["on"]),
-            "; ".join(entry["against"]),
-            f"{entry['difference']:.0e}" if entry["difference"] else "0",
-            system.waits_for,
+            f"{difference}, against {'; '.join(entry['against'])}",
+            system.waits_for if first else "",
         )
         lines.append(f"| {' | '.join(cells)} |")
+        before = entry["system"]
     return "\n".join(lines)
 
 
@@ -90,9 +91,8 @@ def main() -> None:
     if not MARKS.search(page):
         raise LabError(f"{PAGE.name} has no block 'formats': put its two marks back.")
     entries = summary(recorded())
-    block = table(entries)
     atomic_write(RECORD, json.dumps(entries, indent=1) + "\n")
-    atomic_write(PAGE, MARKS.sub(lambda match: f"{match[1]}\n{block}\n\n{match[2]}", page))
+    atomic_write(PAGE, MARKS.sub(lambda match: f"{match[1]}\n{table(entries)}\n\n{match[2]}", page))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _activation(layer: nn.Module) -> str:
 def end_id(model: nn.Module) -> int:
     """The token at which a text is read off: the largest id, or the one that was named."""
     tower = text_tower(model)
-    if pool_type(model) == "argmax":
+    if pool_type(model) != "eos":
         return int(tower.vocab_size) - 1
     return int(tower.eos_id if isinstance(tower, TextTransformer) else tower.text_eos_id)
 

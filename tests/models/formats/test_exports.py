@@ -143,7 +143,7 @@ def test_a_text_encoder_for_diffusers(made, apart, tmp_path, compatibility):
             layers_per_block=1,
             norm_num_groups=8,
         ),
-        scheduler=diffusers.DDIMScheduler(),
+        scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
         text_encoder=encoder,
         tokenizer=tokenizer,
         safety_checker=None,

@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from open_clip.push_to_hf_hub import save_for_hf
 
 from longclip_lab.errors import LabError
 from longclip_lab.models import encode_texts, export, load, parity
@@ -63,11 +64,11 @@ def siglip(tmp_path_factory):
     """A folder as SigLIP's on the hub: timm's ViT, texts read off at the last token, a bias."""
     folder = tmp_path_factory.mktemp("siglip")
     model_cfg = {
-        "embed_dim": 64,
+        "embed_dim": 192,  # without a projection, as in SigLIP's towers, it is the width
         "init_logit_bias": -10,
         "custom_text": True,
         "vision_cfg": {
-            "image_size": 32,
+            "image_size": 224,
             "timm_model_name": "vit_tiny_patch16_224",
             "timm_model_pretrained": False,
             "timm_pool": "map",
@@ -87,7 +88,6 @@ def siglip(tmp_path_factory):
             "norm_kwargs": {"eps": 1e-6},
         },
     }
-    model_cfg["embed_dim"] = 192  # without a projection, as SigLIP's towers, the width is the space
     preprocess_cfg = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
     config = {"model_cfg": model_cfg, "preprocess_cfg": {**preprocess_cfg, "resize_mode": "squash"}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
@@ -109,11 +109,11 @@ def siglip(tmp_path_factory):
 
 
 def test_siglip_from_a_folder(siglip, apart, compatibility):
-    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{siglip}")
+    theirs = open_clip.create_model(f"local-dir:{siglip}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{siglip}")
     clip = load(siglip)
     texts = ["a red boat", "a house, and to its left a tree"]
-    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = theirs.eval().encode_text(tokenize(texts))
         logits, _ = clip.model.get_logits(pixels, tokenize(texts))
@@ -144,7 +144,6 @@ def test_siglip_goes_back_to_open_clip_only(siglip, tmp_path, compatibility):
 def test_a_folder_of_open_clips_layout(made, inputs, apart, tmp_path, compatibility):
     """As open_clip itself writes it for the hub."""
     clip = made(length=248)
-    from open_clip.push_to_hf_hub import save_for_hf
 
     class NoTokenizer:
         def save_pretrained(self, folder):
