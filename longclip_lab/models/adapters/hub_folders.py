@@ -157,7 +157,8 @@ def _preprocess(folder: Path) -> tuple[Callable[[Image.Image], torch.Tensor], di
     """The folder's own image processor, and a card of what it does.
 
     Mean and deviation are read off from a black and a white picture, as processors have several
-    ways to say them (ALIGN's rescales to -1 .. 1 and normalises nothing).
+    ways to say them (ALIGN's rescales to -1 .. 1 and normalises nothing). "crops_own_size" says
+    that even pictures of the model's size are resized and cropped.
     """
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -174,7 +175,11 @@ def _preprocess(folder: Path) -> tuple[Callable[[Image.Image], torch.Tensor], di
     std_3 = 1 / (white_3HW - black_3HW).mean(dim=(1, 2))
     mean_3 = -black_3HW.mean(dim=(1, 2)) * std_3
     size = list(black_3HW.shape[1:])
+    ramp_HW = torch.linspace(0, 255, size[1]).round().to(torch.uint8).expand(size)
+    seen_3HW = transform(Image.fromarray(ramp_HW.numpy()))
+    as_it_is_3HW = (ramp_HW / 255 - mean_3.view(3, 1, 1)) / std_3.view(3, 1, 1)
     return transform, {
+        "crops_own_size": not torch.allclose(seen_3HW, as_it_is_3HW, atol=1e-3),
         "size": size[0] if size[0] == size[1] else size,
         "mean": mean_3.tolist(),
         "std": std_3.tolist(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -80,6 +81,26 @@ def test_features_are_those_of_transformers(folder, theirs, pictures, texts, com
     assert clip.card["preprocess"]["mean"] == pytest.approx([0.5] * 3, abs=1e-5)
     assert clip.card["preprocess"]["std"] == pytest.approx([0.5] * 3, abs=1e-5)
     assert (clip.image_size, clip.context_length, clip.embed_dim) == (SIZE, 40, 80)
+
+
+@torch.no_grad()
+def test_pictures_of_its_own_size_go_through_its_processor(folder, pictures, tmp_path):
+    """Some processors resize to more and crop: then no picture is taken as it is."""
+    crops = tmp_path / "crops"
+    shutil.copytree(folder, crops)
+    transformers.EfficientNetImageProcessor(
+        size={"height": 80, "width": 80}, crop_size={"height": SIZE, "width": SIZE},
+        do_center_crop=True, rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False,
+        include_top=False,
+    ).save_pretrained(crops)  # fmt: skip
+    values = pictures(SIZE)
+    images = [Image.fromarray(picture) for picture in values]
+    for place, cropped in ((folder, False), (crops, True)):
+        clip = load(place)
+        assert clip.image_size == SIZE
+        assert clip.card["preprocess"]["crops_own_size"] is cropped
+        expected = encode_images(clip, images)
+        torch.testing.assert_close(encode_images(clip, values), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_it_is_evaluated(folder):
