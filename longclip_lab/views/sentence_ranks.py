@@ -25,7 +25,7 @@ def sentence_ranks_message(results: Mapping[str, SentenceRanks], places: int = 1
     told = []
     for label, one in results.items():
         first, last = (one.first(k, places).value for k in (1, one.ranks.shape[1]))
-        told.append(f"{label} {percent(first)} → {percent(last)}")
+        told.append(f"{label} {percent(first)}\u00a0→\u00a0{percent(last)}")
     where = "first" if places == 1 else f"among the first {places}"
     return f"Found {where} by one sentence → by all: {listed(told)}"
 

@@ -9,6 +9,7 @@ import pytest
 
 from longclip_lab import models, search
 from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.views import sentence_ranks_figure
 
 
 @pytest.fixture
@@ -120,3 +121,18 @@ def test_any_picture_can_be_asked_what_it_owes(stretched, pairs):
     asked = stretched.owed(pairs.long[2], found.names[1:])
     np.testing.assert_allclose(asked.drops, found.owed.drops[1:], atol=1e-6)
     assert asked.most(0) == found.owed.most(1)
+
+
+def test_the_figure_says_what_the_paragraph_finds():
+    ranks = np.array([[9, 1], [7, 1], [1, 2], [3, 1]])
+    one = search.SentenceRanks("one", 10, ranks, np.array([[True, False]] * 4))
+    two = search.SentenceRanks("two", 10, ranks[:, ::-1], np.ones((4, 2), dtype=bool))
+    title = sentence_ranks_figure({"one": one, "two": two}).layout.title.text
+    assert "one 25%\u00a0→\u00a075%" in title.replace("<br>", " ")
+    assert "two 75%\u00a0→\u00a025%" in title.replace("<br>", " ")
+    curve = one.plot(places=3).data[-1]
+    assert list(curve.y) == [50, 100]
+    assert list(curve.marker.symbol) == ["circle", "circle-open"]
+    shorter = search.SentenceRanks("three", 10, ranks[:, :1], ranks[:, :1] > 0)
+    with pytest.raises(LabError, match="of the same queries"):
+        sentence_ranks_figure({"one": one, "three": shorter})
