@@ -23,6 +23,7 @@ from longclip_lab.models.clip import Tokens, to_tokens
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
 from longclip_lab.models.formats.hub import fetch, is_hub_id
 from longclip_lab.models.formats.notes import positions_card
+from longclip_lab.models.formats.tokenizer_files import warn_of_vocabulary
 from longclip_lab.models.formats.transformers_config import quick_gelu, text_cfg
 from longclip_lab.models.formats.transformers_in import fill, read_config, text_weights
 from longclip_lab.models.text_tower import checked_tokens, encode_tokens
@@ -120,7 +121,7 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
         subfolder = subfolder or "text_encoder"
     folder = root / subfolder if subfolder else root
     stored = read_json(folder / CONFIG)
-    config = read_config(transformers.CLIPTextConfig, _text_part(stored, folder), folder)
+    config = _text_config(stored, folder)
     weights = {n: t for n, t in read_weights(folder).items() if not _of_images(n, stored)}
     projected = f"{_PROJECTION}.weight" in weights
     if not projected and "WithProjection" in str(stored.get("architectures")):
@@ -130,6 +131,8 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
     quick = quick_gelu(config)
     model = _build(dim, facts, quick)
     fill(model, lambda: text_weights(weights), folder)
+    beside = root / (subfolder or "").replace("text_encoder", "tokenizer")
+    warn_of_vocabulary(beside)
     name = root.resolve().name if Path(path).is_dir() else os.fspath(path)
     name += f"/{subfolder}" if subfolder else ""
     card = {
@@ -141,7 +144,7 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
         },
         "provenance": f"transformers CLIPTextModel {name}",
         "positions": positions_card(stored, config.max_position_embeddings),
-        "pad_id": _pad_id(root, folder, subfolder),
+        "pad_id": _pad_id(beside),
     }
     return TextTower(model.float().eval(), get_tokenizer("clip"), name, card)
 
@@ -151,15 +154,14 @@ def _build(dim: int | None, facts: dict[str, Any], quick: bool) -> TextTransform
     return open_clip.model._build_text_tower(dim or facts["width"], facts, quick)
 
 
-def _text_part(stored: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _text_config(stored: dict[str, Any], folder: Path) -> transformers.CLIPTextConfig:
     """The config of the text side. Raises LabError for anything but CLIP's."""
     kind = stored.get("model_type")
     if kind == "clip":
-        part = {**(stored.get("text_config_dict") or {}), **(stored.get("text_config") or {})}
-        return {**part, "projection_dim": stored.get("projection_dim", 512)}
+        return read_config(transformers.CLIPConfig, stored, folder).text_config
     if kind != "clip_text_model":
         raise LabError(f"{folder} holds a '{kind}', not the text tower of a CLIP.")
-    return stored
+    return read_config(transformers.CLIPTextConfig, stored, folder)
 
 
 def _of_images(name: str, stored: dict[str, Any]) -> bool:
@@ -167,10 +169,9 @@ def _of_images(name: str, stored: dict[str, Any]) -> bool:
     return stored["model_type"] == "clip" and name.startswith(("vision_model.", "visual_", "logit"))
 
 
-def _pad_id(root: Path, folder: Path, subfolder: str | None) -> int:
-    """With what the folder's tokenizer fills up texts: id 0, unless it names the end token."""
-    beside = root / (subfolder or "").replace("text_encoder", "tokenizer")
-    for path in (beside / "special_tokens_map.json", beside / "tokenizer_config.json"):
+def _pad_id(folder: Path) -> int:
+    """With what a tokenizer's folder fills up texts: id 0, unless it names the end token."""
+    for path in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
         if path.is_file():
             pad = read_json(path).get("pad_token")
             content = pad.get("content") if isinstance(pad, dict) else pad

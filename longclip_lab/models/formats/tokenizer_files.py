@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.files import atomic_write
+from longclip_lab.models.formats.folders import read_json
 from longclip_lab.models.tokenizers import HubTokenizer
+from longclip_lab.text import get_tokenizer
 from longclip_lab.text.bpe import ClipTokenizer
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
@@ -21,6 +24,24 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
     if tokenizer.vocab_size > vocab_size:
         raise LabError(
             f"its tower knows {vocab_size} tokens, but the tokenizer makes {tokenizer.vocab_size}"
+        )
+
+
+def warn_of_vocabulary(folder: Path) -> None:
+    """A LabWarning if the tokenizer in `folder` numbers other pieces than CLIP's; none is fine."""
+    if (folder / "vocab.json").is_file():
+        vocabulary = read_json(folder / "vocab.json")
+    elif (folder / "tokenizer.json").is_file():
+        vocabulary = read_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})
+    else:
+        return
+    pieces = get_tokenizer("clip").entries[:-2]  # start and end have other names in transformers
+    if any(vocabulary.get(piece) != number for number, piece in enumerate(pieces)):
+        warnings.warn(
+            f"The tokenizer in {folder} is not CLIP's, which is the one that is used here: texts "
+            "will be misread. Give token ids of its own to encode_text.",
+            LabWarning,
+            stacklevel=4,
         )
 
 

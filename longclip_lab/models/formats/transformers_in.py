@@ -18,6 +18,7 @@ from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, re
 from longclip_lab.models.formats.names import Weights
 from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.models.formats.preprocessing import read_preprocessing
+from longclip_lab.models.formats.tokenizer_files import warn_of_vocabulary
 from longclip_lab.models.formats.transformers_config import quick_gelu, text_cfg, vision_cfg
 from longclip_lab.text import get_tokenizer
 
@@ -47,6 +48,7 @@ def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -
     }
     model = build_model(model_cfg)
     fill(model, lambda: _weights(read_weights(folder)), folder)
+    warn_of_vocabulary(folder)
     clip = assemble(
         model,
         model_cfg,

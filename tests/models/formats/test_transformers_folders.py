@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from longclip_lab.errors import LabError, LabWarning
-from longclip_lab.models import load, load_text_tower, stretch
+from longclip_lab.models import export, load, load_text_tower, stretch
 from longclip_lab.models.formats.hub import is_hub_id
 
 VERSION = f"transformers {transformers.__version__}"
@@ -163,6 +163,45 @@ def test_preprocessing_of_the_folder(random_model, tmp_path):
     write_processor(tmp_path, resample=0)
     with pytest.raises(LabError, match="PIL's way 0"):
         load(tmp_path)
+
+
+def test_a_tokenizer_that_is_not_clips(random_model, made, tmp_path):
+    """Other numbers for the same pieces would go unnoticed."""
+    good = export(made(vocab=49408), tmp_path / "good")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LabWarning)
+        load(good)
+    numbers = json.loads((good / "vocab.json").read_text())
+    shifted = {piece: number + 1 for piece, number in numbers.items()}
+    (good / "vocab.json").write_text(json.dumps(shifted))
+    with pytest.warns(LabWarning, match="is not CLIP's.*texts will be misread"):
+        load(good)
+    with pytest.warns(LabWarning, match="is not CLIP's"):
+        load_text_tower(good)
+
+
+def test_a_config_as_they_were_first_written(made, tmp_path):
+    """The towers' sizes twice, dozens of settings for generation, sizes of pictures as numbers."""
+    folder = export(made(vocab=49408), tmp_path / "clip")
+    config = json.loads((folder / "config.json").read_text())
+    old = {"top_k": 50, "torch_dtype": None, "id2label": {"0": "LABEL_0"}, "pruned_heads": {}}
+    old |= {"bos_token_id": 0, "eos_token_id": 2, "max_length": 20, "transformers_version": "4.16"}
+    text, image = config["text_config"], config["vision_config"]
+    change(
+        folder,
+        "config.json",
+        text_config=text | old,
+        text_config_dict=text,
+        vision_config=image | old,
+        vision_config_dict=image,
+    )
+    change(folder, "preprocessor_config.json", size=32, crop_size=32)
+    clip = load(folder)
+    expected = made(vocab=49408)
+    ids = expected.tokenize("a red boat").ids_BT
+    assert torch.equal(clip.encode_text(ids), expected.encode_text(ids))
+    assert torch.equal(load_text_tower(folder).encode_text(ids), expected.encode_text(ids))
+    assert clip.card["preprocess"] == expected.card["preprocess"]
 
 
 def change(folder, file, **values):
