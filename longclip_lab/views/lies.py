@@ -17,7 +17,7 @@ from longclip_lab.views.html import Html, picture, picture_uri
 from longclip_lab.views.labels import text_colour
 from longclip_lab.views.lengths import add_curves
 from longclip_lab.views.theme import PALETTE
-from longclip_lab.views.wording import compare, listed, percent, points
+from longclip_lab.views.wording import Difference, compare, listed, percent, points
 from longclip_lab.world import SIZES, Caption, Scene, truth
 
 _SYMBOLS = ("circle", "diamond", "square")
@@ -63,18 +63,22 @@ def _marked(caption: Caption, scene: Scene) -> str:
 
 
 def lie_rate_figure(
-    rates: Sequence[float], scores: Mapping[str, Sequence[Interval]], subtitle: str = ""
+    rates: Sequence[float],
+    scores: Mapping[str, Sequence[Interval]],
+    subtitle: str = "",
+    changes: Mapping[str, Interval] | None = None,
 ) -> go.Figure:
     """Each test's score by the share of wrong facts in the training texts.
 
-    `scores` has one interval (shares) a rate by the test's name. Raises LabError for numbers of
-    scores that do not fit.
+    `scores` has one interval (shares) a rate by the test's name. The title says what the last rate
+    changes against the first: by `changes`, paired differences, or where intervals part. Raises
+    LabError for numbers of scores that do not fit.
     """
     for name, found in scores.items():
         if len(found) != len(rates):
             raise LabError(f"{name}: expected {len(rates)} scores, got {len(found)}.")
     chart = framed(
-        lie_rate_message(rates, scores),
+        lie_rate_message(rates, scores, changes),
         x="wrong facts in the training texts (%)",
         y="score (%)",
         subtitle=subtitle,
@@ -84,7 +88,11 @@ def lie_rate_figure(
     return chart
 
 
-def lie_rate_message(rates: Sequence[float], scores: Mapping[str, Sequence[Interval]]) -> str:
+def lie_rate_message(
+    rates: Sequence[float],
+    scores: Mapping[str, Sequence[Interval]],
+    changes: Mapping[str, Interval] | None = None,
+) -> str:
     """What the highest rate of lies costs against the lowest, test by test.
 
     >>> fell = [Interval(0.5, 0.4, 0.6, 3), Interval(0.2, 0.1, 0.3, 3)]
@@ -93,7 +101,7 @@ def lie_rate_message(rates: Sequence[float], scores: Mapping[str, Sequence[Inter
     """
     moved, level = [], []
     for test, found in scores.items():
-        seen = compare(found[-1], found[0])
+        seen = _side(changes[test]) if changes else compare(found[-1], found[0])
         if seen == "no difference seen":
             level.append(f"“{test}”")
         else:
@@ -102,6 +110,10 @@ def lie_rate_message(rates: Sequence[float], scores: Mapping[str, Sequence[Inter
     told = [listed(moved)] if moved else []
     told += [f"no difference seen at {listed(level)}"] if level else []
     return f"With {percent(rates[-1])} of facts wrong {'; '.join(told)}"
+
+
+def _side(change: Interval) -> Difference:
+    return "higher" if change.low > 0 else "lower" if change.high < 0 else "no difference seen"
 
 
 def belief_figure(

@@ -39,6 +39,11 @@ def test_what_lies_cost_stands_in_the_title():
     chart = lie_rate_figure([0, 0.8], {"long": around(0.6, 0.3), "short": around(0.3, 0.25)})
     assert title(chart).endswith("“long” loses 30.0 points; no difference seen at “short”")
     assert list(chart.data[1].x) == [0, 80]
+    paired = {"long": Interval(-0.1, -0.15, -0.05, 3), "short": Interval(-0.05, -0.2, 0.1, 3)}
+    scores = {"long": around(0.6, 0.5), "short": around(0.3, 0.25)}
+    assert "no difference seen at “long” and “short”" in title(lie_rate_figure([0, 0.8], scores))
+    better = title(lie_rate_figure([0, 0.8], scores, changes=paired))
+    assert better.endswith("“long” loses 10.0 points; no difference seen at “short”")
     with pytest.raises(LabError, match="long: expected 1 scores, got 2"):
         lie_rate_figure([0], {"long": around(0.6, 0.3)})
 
