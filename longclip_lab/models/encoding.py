@@ -111,7 +111,7 @@ def pixels(clip: Clip, images: Images) -> torch.Tensor:
     if isinstance(images, np.ndarray | torch.Tensor):
         values_BHW3 = _checked_values(images)
         fits = values_BHW3.shape[1:3] == (clip.image_size, clip.image_size)
-        if fits and not clip.card["preprocess"].get("crops_own_size"):
+        if fits and not clip.card.get("preprocess", {}).get("crops_own_size"):
             return _normalised(clip, values_BHW3)
         images = [Image.fromarray(values_HW3.numpy()) for values_HW3 in values_BHW3]
     return torch.stack([clip.preprocess(_picture(image)) for image in images])
