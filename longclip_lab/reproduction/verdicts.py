@@ -6,7 +6,8 @@ All numbers are points (a hundredth of a share). A claim that A is higher than B
 - does not, if the interval is below 0, or if it holds 0 and excludes a difference as large as the
   paper's: had it been there, it would have been seen;
 - is not testable at this scale, if the interval holds both 0 and the paper's difference, if both
-  arms are at the bottom or the top of the scale, or if there is one seed only.
+  arms are at the bottom (below twice chance, or below 5%) or the top of the scale, or if there is
+  one seed only.
 
 Where the paper prints no number for the difference, 1 point stands in its place.
 """
@@ -32,6 +33,8 @@ RELEVANT = 1.0
 """Points below which a difference counts as none where a paper gives no number."""
 BOTTOM, TOP = 2.0, 98.0
 """Scores at which both arms leave no room: below twice chance, or above 98%."""
+LEARNED = 5.0
+"""Percent that one of two arms must reach: below, too little was learned for a method to show."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ def _stuck(scores: tuple[float, float], chance: float) -> str:
     both = f"{scores[0]:.1f}% and {scores[1]:.1f}%"
     if max(scores) <= BOTTOM * chance:
         return f"both arms hardly differ from guessing ({both}, chance {chance:.1f}%)"
+    if max(scores) < LEARNED:
+        return f"both arms have hardly learned anything ({both})"
     if min(scores) >= TOP:
         return f"both arms leave no room above them ({both})"
     return ""

@@ -76,3 +76,12 @@ def test_unknown_relations_are_refused():
 )
 def test_one_verdict_for_several_claims(verdicts, whole):
     assert overall(verdicts) == whole
+
+
+def test_arms_that_have_hardly_learned_anything_decide_nothing():
+    effect = Interval(0.1, -0.5, 0.7, 3)
+    low = judge("higher", effect, published=43.9, scores=(2.9, 2.3), chance=0.1)
+    assert low.verdict == OPEN
+    assert "hardly learned" in low.reason
+    enough = judge("higher", effect, published=43.9, scores=(6.0, 5.9), chance=0.1)
+    assert enough.verdict == NO
