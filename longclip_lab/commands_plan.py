@@ -41,6 +41,8 @@ class PlanRun:
     """Pairs of a process at a time (gradient caching)."""
     batch_size: int | None = None
     """Pairs in a global batch; by default the recipe's."""
+    store_features: bool = True
+    """Whether a locked tower's features are stored, as the recipe has it."""
     long_tokens: int | None = None
     """Tokens of a long text on average; by default as many as the model reads."""
     short_tokens: int = 32
@@ -59,7 +61,11 @@ class PlanRun:
 
         recipe = recipe_for(self.method, self.scale, self.preset, self.data_scale)
         changes = {"micro_batch": self.micro_batch, "batch_size": self.batch_size}
-        recipe = replace(recipe, **{name: v for name, v in changes.items() if v is not None})
+        recipe = replace(
+            recipe,
+            store_features=self.store_features,
+            **{name: v for name, v in changes.items() if v is not None},
+        )
         tuned = self.method == "longclip"
         pairs = self.pairs or recipe.pairs or (SHAREGPT4V if tuned else PAIRS[self.data_scale])
         share = planning.UTILISATION if self.utilisation is None else self.utilisation

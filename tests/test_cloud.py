@@ -56,6 +56,7 @@ def test_the_plan_in_its_head_is_of_the_same_run(path):
     assert planned.gpus == f"A100:{gpus}"
     assert (planned.method, planned.data_scale) == (command.method, command.data_scale)
     assert planned.micro_batch == recipe.micro_batch
+    assert planned.store_features == recipe.store_features
     if command.method == "longclip":
         assert planned.model == command.model
     assert f"cloud/{path.name}" in launch

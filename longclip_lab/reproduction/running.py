@@ -95,10 +95,6 @@ def _make_all(
     return by_label
 
 
-def _advance(bar: tqdm, start: int, steps: int) -> None:
-    bar.update(start + steps - bar.n)
-
-
 def judged(
     experiment: Experiment, done: Mapping[str, list[Made]], scale: Scale = "tiny"
 ) -> books.LedgerRecord:

@@ -94,9 +94,10 @@ class Plan:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of a pair's texts."""
+        """Tokens of a pair's texts; corners count towards the token limit."""
         captions = self.recipe.captions
-        long = [] if captions == "short" else [self.long_tokens + self.recipe.num_corner]
+        cornered = min(self.long_tokens + self.recipe.num_corner, self.cost.text.tokens)
+        long = [] if captions == "short" else [cornered]
         short = [] if captions == "long" else [self.short_tokens]
         return long + short
 
