@@ -111,8 +111,8 @@ def tables4_5() -> Experiment:
         notes=(
             *_SCRATCH_NOTES,
             "No fair contest: LiT and LoTLIP start from trained towers, FILIP, LaCLIP and SigLIP "
-            "from nothing, and in this time they hardly learn. That they are beaten says no more than "
-            "that a trained start is better; the fair comparison is with LiT + long.",
+            "from nothing, and in this time they hardly learn. That they are beaten says no more "
+            "than that a trained start is better; the fair comparison is with LiT + long.",
             "FILIP is asked as it is trained, by token-wise late interaction; its pooled features "
             "are never trained. All others are asked by the cosine of pooled features.",
         ),
