@@ -8,7 +8,7 @@ B pairs of one process, T tokens, H W picture, S the shape of a stored feature.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from longclip_lab.models import Clip, pixels
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.texts import Rows, Texts, TextTable, long_texts, short_texts
 
-__all__ = ["Batch", "StepSampler", "TextTable", "Texts", "TrainingPairs", "batches", "epoch_order"]
+__all__ = ["Batch", "StepSampler", "TextTable", "Texts", "TrainingPairs", "epoch_order"]
 
 GROUPED_BATCHES = 16
 
@@ -67,6 +67,9 @@ class TrainingPairs(Dataset):
     draw also `.captioners`, with rewrites `.captions`. `stored` are the image features of a locked
     tower (`feature_store`), handed out instead of pixels. `drawn` says what was found in the long
     texts. Raises LabError as `check_pairs` does.
+
+    What the loop reads of it, and of any other source: `len`, `lengths`, `num_truncated`, `drawn`,
+    `batches` and `members`.
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class TrainingPairs(Dataset):
         recipe: Recipe | None = None,
         stored: np.ndarray | None = None,
     ):
-        recipe = recipe or Recipe()
+        self.recipe = recipe = recipe or Recipe()
         check_pairs(data)
         self.images = data.images
         self.stored = stored
@@ -117,6 +120,29 @@ class TrainingPairs(Dataset):
         if self.stored is not None:
             return Batch(None, long, short, pictures)
         return Batch(pictures, long, short)
+
+    def batches(
+        self, first: int, last: int, rank: int = 0, processes: int = 1
+    ) -> Iterable[Batch | LabError]:
+        """This process's share of the batches of steps `first`, `first` + 1, ... `last` - 1.
+
+        Other processes decode only pictures on disk.
+        """
+        on_disk = self.stored is None and not isinstance(self.images, np.ndarray)
+        return DataLoader(
+            self,
+            batch_sampler=StepSampler(self.recipe, self.lengths, first, last, rank, processes),
+            collate_fn=lambda batch: batch,
+            num_workers=self.recipe.workers if on_disk else 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator, or starting to iterate would draw from torch's global one.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def members(self, step: int) -> list[int]:
+        """The pairs of the global batch of a step, for a record of what went wrong."""
+        (pairs,) = StepSampler(self.recipe, self.lengths, step, step + 1)
+        return list(pairs)
 
     def pictures(self, indices: list[int]) -> torch.Tensor:
         """Pixels [B, 3, H, W] or stored features [B, *S]. Raises LabError as `pixels` does."""
@@ -203,17 +229,3 @@ class StepSampler(Sampler[list[int]]):
                 order, epoch_of_order = epoch_order(self.recipe, self.lengths, epoch), epoch
             start = position * self.recipe.batch_size + self.rank * self.share
             yield Rows(order[start : start + self.share].tolist(), epoch)
-
-
-def batches(pairs: TrainingPairs, sampler: StepSampler) -> DataLoader:
-    """A DataLoader over whole batches; decoding processes only for pictures on disk."""
-    on_disk = pairs.stored is None and not isinstance(pairs.images, np.ndarray)
-    return DataLoader(
-        pairs,
-        batch_sampler=sampler,
-        collate_fn=lambda batch: batch,
-        num_workers=sampler.recipe.workers if on_disk else 0,
-        pin_memory=torch.cuda.is_available(),
-        # Its own generator, or starting to iterate would draw from torch's global one.
-        generator=torch.Generator().manual_seed(0),
-    )

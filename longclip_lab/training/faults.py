@@ -63,7 +63,7 @@ def listening() -> Iterator[StopRequest]:
         signal.signal(signal.SIGTERM, before)
 
 
-def note_not_finite(folder: Path, error: NotFiniteStepError, pairs: list[int]) -> Path:
+def note_not_finite(folder: Path, error: NotFiniteStepError, pairs: list[Any]) -> Path:
     """Write down which pairs the batch had, so that they can be looked at."""
     path = folder / NOT_FINITE / f"step-{error.step:06d}.json"
     facts: dict[str, Any] = {"step": error.step, "error": str(error), "pairs": pairs}

@@ -16,7 +16,7 @@ from torch import nn
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError, StoppedError
 from longclip_lab.models import Clip
 from longclip_lab.objectives import OBJECTIVES, LossParts, Step, longclip_loss, objective_loss
-from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs, batches
+from longclip_lab.training.batches import Batch, TrainingPairs
 from longclip_lab.training.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
 from longclip_lab.training.faults import (
     NOT_FINITE,
@@ -61,23 +61,16 @@ class Loop:
         progress: bool,
         on_step: Callable[[dict[str, Any]], None] | None,
     ) -> None:
-        sampler = StepSampler(
-            self.recipe,
-            pairs.lengths,
-            self.done,
-            self.total,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         bar = Progress(self.total, self.done, self.recipe.name, progress)
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         try:
             self.clock = time.perf_counter()
             with torch.random.fork_rng(devices), listening() as stop:
-                for batch in batches(pairs, sampler):
+                for batch in pairs.batches(self.done, self.total, rank, processes):
                     if isinstance(batch, LabError):
                         raise batch
-                    row = self.step_or_skip(batch, pairs.lengths)
+                    row = self.step_or_skip(batch, pairs)
                     bar.step(row)
                     logged = self.done % self.recipe.log_every == 0 or self.done == self.total
                     logged = logged and row is not None
@@ -92,17 +85,16 @@ class Loop:
         finally:
             bar.close()
 
-    def step_or_skip(self, batch: Batch, lengths: np.ndarray) -> dict[str, Any] | None:
+    def step_or_skip(self, batch: Batch, pairs: TrainingPairs) -> dict[str, Any] | None:
         """One update; None if its loss was not finite and the recipe lets it be skipped."""
         try:
             return self.step(batch)
         except NotFiniteStepError as error:
             where = ""
             if self.folder is not None:
-                (pairs,) = StepSampler(self.recipe, lengths, self.done, self.done + 1)
                 path = self.folder / NOT_FINITE / f"step-{error.step:06d}.json"
                 if self.accelerator.is_main_process:
-                    note_not_finite(self.folder, error, list(pairs))
+                    note_not_finite(self.folder, error, pairs.members(self.done))
                 where = f" Its pairs are named in {path}."
             if len(self.skipped) >= self.recipe.skip_not_finite:
                 raise LabError(f"{error}{where}") from None

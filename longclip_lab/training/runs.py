@@ -80,7 +80,7 @@ def train(
     clip = new_model(recipe) if clip is None else clip
     data = _training_data(recipe) if data is None else data
     trained = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
-    pairs = TrainingPairs(trained, data, recipe)
+    pairs = source_of(trained, data, recipe)
     total = recipe.total_steps(len(pairs))
     _check_schedule(recipe, total, accelerator.num_processes)
     folder = None if out is None else Path(out)
@@ -105,6 +105,11 @@ def train(
     drawn = pairs.drawn if recipe.subcaptions else None
     truncated, skipped = pairs.num_truncated, loop.skipped
     return Run(trained, loop.log.history, folder, seconds, recipe, truncated, drawn, skipped)
+
+
+def source_of(clip: Clip, data: Any, recipe: Recipe) -> TrainingPairs:
+    """What hands out the batches of `data`."""
+    return TrainingPairs(clip, data, recipe)
 
 
 def _training_data(recipe: Recipe) -> Any:

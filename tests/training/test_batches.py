@@ -18,7 +18,6 @@ from longclip_lab.training.batches import (
     StepSampler,
     TextTable,
     TrainingPairs,
-    batches,
     epoch_order,
 )
 
@@ -104,9 +103,9 @@ def test_batches_hold_the_pictures_of_their_texts(tiny, few, tmp_path, workers):
     for path, image in zip(paths, few.images, strict=True):
         Image.fromarray(image).save(path)
     recipe = Recipe(batch_size=8, workers=workers)
-    from_files = TrainingPairs(tiny, replace(few, images=paths))
-    sampler = StepSampler(recipe, from_files.long.lengths, 0, 2)
-    for rows, batch in zip(sampler, batches(from_files, sampler), strict=True):
+    from_files = TrainingPairs(tiny, replace(few, images=paths), recipe)
+    for step, batch in enumerate(from_files.batches(0, 2)):
+        rows = from_files.members(step)
         assert torch.allclose(batch.pixels_B3HW, models.pixels(tiny, few.images[rows]), atol=1e-6)
         assert torch.equal(batch.short.ids_BT, from_files.short.batch(rows).ids_BT)
 
