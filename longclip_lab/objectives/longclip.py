@@ -6,6 +6,7 @@ Shapes: B batch of one process, G global batch, D embedding.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ from longclip_lab.objectives.contrastive import normalize, symmetric_cross_entro
 from longclip_lab.objectives.gathering import gather
 
 Objective = Literal["pcm", "mixed", "long"]
+ComponentsOf = Literal["process", "batch"]
 
 
 @dataclass
@@ -45,6 +47,7 @@ def longclip_loss(
     short_weight: float = 1.0,
     k: int = 32,
     faithful: bool = False,
+    components_of: ComponentsOf | None = None,
     label_smoothing: float = 0.1,
     same_short_GG: torch.Tensor | None = None,
 ) -> LossParts:
@@ -65,15 +68,19 @@ def longclip_loss(
       temperature for every image. Without it PCM is nothing but mixing with the short texts
       projected on the components.
     - Principal directions come from the batch of all processes, so that the result does not
-      depend on how many there are.
+      depend on how many there are. `components_of` alone decides this: "batch", or "process".
     - The projector's gradient is exact and stays finite (see `primary_components`).
 
     Both warn (LabWarning) when the batch cannot support k: of B <= k + 1 images the
     components are the features, exactly, and PCM is mixing by another name.
-    Raises LabError for k < 1, an unknown objective, shapes that do not fit, NaN features.
+    Raises LabError for k < 1, an unknown objective or `components_of`, shapes that do not fit,
+    NaN features.
     """
     if objective not in get_args(Objective):
         raise LabError(f"No objective {objective!r}. {suggest(objective, get_args(Objective))}")
+    if components_of is not None and components_of not in get_args(ComponentsOf):
+        known = get_args(ComponentsOf)
+        raise LabError(f"No components_of {components_of!r}. {suggest(components_of, known)}")
     check_components(k)
     check_pairs(image_BD, long_BD, "image and long caption features")
     if objective == "long":
@@ -87,7 +94,9 @@ def longclip_loss(
     image_GD = normalize(image_GD)
     coarse_GD, kept = image_GD, image_GD.new_ones(())
     if objective == "pcm":
-        projected_GD = _coarse(image_BD, image_GD, k, faithful)
+        whose = components_of or ("process" if faithful else "batch")
+        project = primary_components_svd if faithful else primary_components
+        projected_GD = _coarse(image_BD, image_GD, k, project, whose)
         kept = _variance_kept(projected_GD, image_GD)
         coarse_GD = projected_GD if faithful else normalize(projected_GD)
     long = symmetric_cross_entropy(image_GD, normalize(long_GD), logit_scale, label_smoothing)
@@ -110,11 +119,18 @@ def _long_only(
     return LossParts(long, long, torch.zeros_like(long), image_GD.new_ones(()))
 
 
-def _coarse(image_BD: torch.Tensor, image_GD: torch.Tensor, k: int, faithful: bool) -> torch.Tensor:
+def _coarse(
+    image_BD: torch.Tensor,
+    image_GD: torch.Tensor,
+    k: int,
+    project: Callable[[torch.Tensor, int], torch.Tensor],
+    components_of: ComponentsOf,
+) -> torch.Tensor:
     """The coarse features of the global batch, not yet normalised, [G, D]."""
-    batch = len(image_BD) if faithful else len(image_GD)
+    of_process = components_of == "process"
+    batch = len(image_BD) if of_process else len(image_GD)
     if batch <= k + 1:
-        scope = "of this process" if faithful else "of all processes"
+        scope = "of this process" if of_process else "of all processes"
         warnings.warn(
             f"PCM with k={k} does nothing on a batch {scope} of {batch}: {batch} centred "
             f"features have at most {batch - 1} directions, so the coarse features are the "
@@ -122,9 +138,9 @@ def _coarse(image_BD: torch.Tensor, image_GD: torch.Tensor, k: int, faithful: bo
             LabWarning,
             stacklevel=3,
         )
-    if faithful:
-        return gather(primary_components_svd(normalize(image_BD), k))
-    return primary_components(image_GD, k)
+    if of_process:
+        return gather(project(normalize(image_BD), k))
+    return project(image_GD, k)
 
 
 @torch.no_grad()

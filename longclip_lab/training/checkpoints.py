@@ -27,6 +27,7 @@ from torch import nn
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
 from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.sharding import load_moments, load_weights
 
 # What may differ between a run and its continuation.
 DISPLAY = {
@@ -39,6 +40,7 @@ DISPLAY = {
     "micro_batch",
     "checkpoint_minutes",
     "skip_not_finite",
+    "sharding",
 }
 # What torch and safetensors raise for a file that is missing, cut short or holds code.
 _DAMAGED = (
@@ -110,9 +112,16 @@ def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, keep: int
+    folder: Path,
+    step: int,
+    weights: dict[str, torch.Tensor],
+    moments: dict[str, Any],
+    keep: int,
 ) -> Path:
-    """Write the state after `step` steps and delete all but the last `keep` checkpoints."""
+    """Write the state after `step` steps and delete all but the last `keep` checkpoints.
+
+    `weights` and `moments` are the whole states of model and optimizer.
+    """
     home = folder / "checkpoints"
     path = home / f"step-{step:06d}"
     if path.exists():
@@ -120,9 +129,9 @@ def save_checkpoint(
     temporary = home / f".{path.name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_file(weights, temporary / "model.safetensors")
-    torch.save({"step": step, "optimizer": optimizer.state_dict()}, temporary / "state.pt")
+    torch.save({"step": step, "optimizer": moments}, temporary / "state.pt")
     temporary.rename(path)
     for old in checkpoint_paths(folder)[:-keep]:
         shutil.rmtree(old)
@@ -142,8 +151,8 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     try:
         weights = load_file(path / "model.safetensors")
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(state["optimizer"])
+        load_weights(model, weights)
+        load_moments(optimizer, state["optimizer"])
     except _DAMAGED as error:
         reason = str(error).partition("\n")[0]
         raise LabError(

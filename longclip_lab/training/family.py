@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from longclip_lab.training.recipe import Recipe, Scale, choice
+from longclip_lab.training.recipe import Recipe, Scale
+from longclip_lab.training.recipe_rules import choice
 
 DataScale = Literal["3M", "12M", "30M", "100M"]
 

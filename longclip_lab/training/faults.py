@@ -41,12 +41,13 @@ class StopRequest:
         """The signal's handler."""
         self.asked = True
 
-    def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop; all processes get the same answer."""
-        if accelerator.num_processes == 1:
-            return self.asked
-        flag = torch.tensor([float(self.asked)], device=accelerator.device)
-        return bool(accelerator.reduce(flag, reduction="sum").item())
+
+def agreed(accelerator: Accelerator, *asked: bool) -> list[bool]:
+    """For each question whether any process says yes; all processes get the same answers."""
+    if accelerator.num_processes == 1:
+        return list(asked)
+    flags = torch.tensor(asked, dtype=torch.float32, device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(flags, reduction="sum").tolist()]
 
 
 @contextmanager

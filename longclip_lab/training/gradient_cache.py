@@ -23,6 +23,7 @@ from torch import nn
 
 from longclip_lab.objectives import ImageSide, LossParts, Step, TextSide
 from longclip_lab.training.batches import Batch
+from longclip_lab.training.sharding import no_exchange
 
 Side = TypeVar("Side", ImageSide, TextSide)
 _DIFFERENTIABLE = ("features_BD", "features_BCD", "tokens_BPD", "tokens_BTD")
@@ -64,7 +65,7 @@ def backward_in_parts(
         _set_random_state(state, accelerator.device)
         last = index == len(parts) - 1
         count = len(step.image.features_BD)
-        with nullcontext() if last else accelerator.no_sync(towers):
+        with nullcontext() if last else no_exchange(accelerator, towers):
             again = towers(part)
             # A sum whose gradient is what the loss has sent to the features.
             accelerator.backward(_weighted(again, whole, start, scalars=last))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from longclip_lab.training.checkpoints import checkpoint_paths, load_checkpoint,
 from longclip_lab.training.faults import (
     NOT_FINITE,
     NotFiniteStepError,
+    agreed,
     listening,
     note_not_finite,
     steps_not_finite,
@@ -28,6 +30,7 @@ from longclip_lab.training.faults import (
 from longclip_lab.training.gradient_cache import backward_in_parts
 from longclip_lab.training.log import Progress, RunLog
 from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.sharding import average_scalars, clip_gradient, shard, whole_state
 from longclip_lab.training.towers import KeptPositions, parameter_groups, prepare
 
 
@@ -38,7 +41,11 @@ class Loop:
         self, accelerator: Accelerator, clip: Clip, recipe: Recipe, total: int, folder: Path | None
     ):
         self.accelerator, self.recipe, self.total, self.folder = accelerator, recipe, total, folder
-        towers = prepare(clip, recipe)
+        towers = prepare(clip, recipe).to(accelerator.device)
+        self.plain: nn.Module | None = None
+        if recipe.sharding == "full" and accelerator.num_processes > 1:
+            self.plain = copy.deepcopy(clip.model).cpu()
+            shard(towers, accelerator)
         optimizer = torch.optim.AdamW(
             parameter_groups(towers, recipe),
             lr=recipe.learning_rate,
@@ -50,7 +57,9 @@ class Loop:
         self.done, self.clock, self.saved = 0, 0.0, time.monotonic()
         if folder is not None and (paths := checkpoint_paths(folder)):
             self.done = load_checkpoint(paths[-1], self.model, optimizer)
-        self.towers, self.optimizer = accelerator.prepare(towers, optimizer)
+        self.towers, self.optimizer = towers, optimizer
+        if self.plain is None:
+            self.towers, self.optimizer = accelerator.prepare(towers, optimizer)
         writes = folder if accelerator.is_main_process else None
         self.log = RunLog(writes, self.done, recipe.tensorboard)
         self.skipped = steps_not_finite(folder, self.done)
@@ -76,8 +85,9 @@ class Loop:
                     logged = logged and row is not None
                     if logged:
                         self.log.add(row)
-                    stopping = stop.agreed(self.accelerator) and self.done < self.total
-                    self.checkpoint(stopping)
+                    asked, overdue = agreed(self.accelerator, stop.asked, self.overdue)
+                    stopping = asked and self.done < self.total
+                    self.checkpoint(stopping or overdue)
                     if logged and on_step is not None:
                         on_step(row)
                     if stopping:
@@ -126,7 +136,7 @@ class Loop:
         parts, logit_scale = self.backward(batch.to(self.accelerator.device))
         self.kept.clear_gradient()
         limit = recipe.max_grad_norm or float("inf")
-        grad_norm = self.accelerator.clip_grad_norm_(self.towers.parameters(), limit)
+        grad_norm = clip_gradient(self.towers.parameters(), limit)
         self.check_finite("gradient", grad_norm)
         self.optimizer.step()
         self.kept.restore()
@@ -161,6 +171,8 @@ class Loop:
             step = self.towers(batch)
             parts = self.loss(step)
             self.accelerator.backward(parts.total)
+        if self.plain is not None:
+            average_scalars(self.towers, self.accelerator)
         return parts, step.logit_scale.detach().log()
 
     def loss(self, step: Step) -> LossParts:
@@ -191,17 +203,31 @@ class Loop:
         paths = checkpoint_paths(self.folder) if self.folder is not None else []
         return f"The last good checkpoint is {paths[-1]}." if paths else "There is no checkpoint."
 
-    def checkpoint(self, stopping: bool = False) -> None:
-        """Write a checkpoint if one is due: by steps, by the clock, at the end."""
-        due = stopping or self.done % self.recipe.checkpoint_every == 0 or self.done == self.total
+    @property
+    def overdue(self) -> bool:
+        """Whether the clock asks for a checkpoint; the main process's clock counts."""
         minutes = self.recipe.checkpoint_minutes
-        if minutes is not None and time.monotonic() - self.saved >= 60 * minutes:
-            due = True
-        if due:
-            self.saved = time.monotonic()
-        if due and self.folder is not None and self.accelerator.is_main_process:
+        late = minutes is not None and time.monotonic() - self.saved >= 60 * minutes
+        return late and self.accelerator.is_main_process
+
+    def checkpoint(self, asked: bool = False) -> None:
+        """Write a checkpoint if one is due: by steps, at the end, or because it is asked for."""
+        due = asked or self.done % self.recipe.checkpoint_every == 0 or self.done == self.total
+        if not due or self.folder is None:
+            return
+        self.saved = time.monotonic()
+        weights = whole_state(self.model.state_dict())
+        moments = whole_state(self.optimizer.state_dict())
+        if self.accelerator.is_main_process:
             keep = self.recipe.keep_checkpoints
-            save_checkpoint(self.folder, self.done, self.model, self.optimizer, keep)
+            save_checkpoint(self.folder, self.done, weights, moments, keep)
+
+    def trained(self) -> nn.Module:
+        """The model, whole in every process."""
+        if self.plain is None:
+            return self.model
+        self.plain.load_state_dict(whole_state(self.model.state_dict()))
+        return self.plain
 
 
 def _loss_of(step: Step, recipe: Recipe) -> LossParts:
@@ -217,6 +243,7 @@ def _loss_of(step: Step, recipe: Recipe) -> LossParts:
         short_weight=recipe.short_weight,
         k=recipe.k,
         faithful=recipe.faithful,
+        components_of=recipe.components_of,
         label_smoothing=recipe.label_smoothing,
         same_short_GG=None if short is None else short.same_GG,
     )

@@ -7,11 +7,11 @@ what `run.json` records. The presets are in `recipes.py` and `family.py`. No tor
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import LabError
+from longclip_lab.training.recipe_rules import RULES, check, choice
 
 Objective = Literal[
     "pcm",
@@ -32,6 +32,8 @@ Objective = Literal[
 Captions = Literal["both", "short", "long"]
 Reduction = Literal["sum", "mean"]
 Precision = Literal["fp32", "bf16"]
+Sharding = Literal["none", "full"]
+ComponentsOf = Literal["process", "batch"]
 Scale = Literal["tiny", "lab", "paper"]
 Preset = Literal["repository", "paper"]
 
@@ -75,6 +77,10 @@ class Recipe:
     faithful: bool = False
     """Do as the official code does: primary components by SVD with its own gradient, weight decay
     on everything, logit scale starting at ln 100."""
+    components_of: ComponentsOf | None = None
+    """pcm: whose principal components: those of each process's pictures, as the official code has
+    it, or of the whole batch, so that the number of processes changes nothing. By default of the
+    batch, and of the process if faithful."""
     label_smoothing: float = 0.1
     """Label smoothing of both losses."""
     mask_duplicates: bool = True
@@ -133,6 +139,9 @@ class Recipe:
     """Run the towers on so many pairs of a process at a time and take the loss of the whole batch
     all the same (gradient caching): the memory of a small batch, a third more time, and the same
     gradient but for rounding. By default the whole batch at once."""
+    sharding: Sharding = "none"
+    """full: every process holds only its share of weights, gradients and AdamW's moments (FSDP2)
+    instead of all of them. Changes nothing but memory and time."""
     text_parts: int = 4
     """Encode a batch's texts sorted by length in this many parts, each trimmed to its own longest.
     Changes nothing but the time."""
@@ -174,7 +183,7 @@ class Recipe:
                 f"A recipe needs either steps or epochs; came steps={self.steps} and "
                 f"epochs={self.epochs}. Set the other to None."
             )
-        for fields, expected, holds in _RULES:
+        for fields, expected, holds in RULES:
             for field in fields:
                 check(field, getattr(self, field), expected, holds)
         for field, value in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
@@ -192,6 +201,8 @@ class Recipe:
             )
         for field, known in _CHOICES.items():
             choice(field, getattr(self, field), get_args(known))
+        if self.components_of is not None:
+            choice("components_of", self.components_of, get_args(ComponentsOf))
 
     def total_steps(self, pairs: int) -> int:
         """Optimizer steps on a data set of `pairs` pairs.
@@ -225,64 +236,10 @@ class Recipe:
         return 0.5 * (1 + math.cos(math.pi * share)) * self.learning_rate
 
 
-def _counts(value: float) -> bool:
-    return value is None or (isinstance(value, int) and value >= 1)
-
-
-def _not_negative(value: float) -> bool:
-    return isinstance(value, int) and value >= 0
-
-
-_RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
-    (
-        ("k", "batch_size", "steps", "epochs", "text_parts", "pairs", "log_every",
-         "checkpoint_every", "keep_checkpoints", "token_limit",
-         "micro_batch"),
-        "a whole number of at least 1",
-        _counts,
-    ),
-    (
-        ("subcaptions",),
-        'a whole number of at least 1, or "all"',
-        lambda x: x == "all" or _counts(x),
-    ),
-    (
-        ("warmup_steps", "workers", "seed", "num_corner", "skip_not_finite"),
-        "a whole number of at least 0",
-        _not_negative,
-    ),
-    (("learning_rate", "eps"), "a positive number", lambda x: 0 < x < math.inf),
-    (("max_grad_norm", "checkpoint_minutes"), "a positive number", lambda x: x is None or x > 0),
-    (
-        ("short_weight", "long_weight", "margin", "weight_decay"),
-        "0 or more",
-        lambda x: 0 <= x < math.inf,
-    ),
-    (
-        ("label_smoothing", "alt_text_noise", "hallucination"),
-        "from 0 to 1",
-        lambda x: 0 <= x <= 1,
-    ),
-)  # fmt: skip
 _CHOICES = {
     "objective": Objective,
     "captions": Captions,
     "reduction": Reduction,
     "precision": Precision,
+    "sharding": Sharding,
 }
-
-
-def check(field: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
-    """Raise LabError unless `holds(value)`."""
-    try:
-        good = holds(value)
-    except TypeError:
-        good = False
-    if not good:
-        raise LabError(f"A recipe's {field} must be {expected}; came {value!r}.")
-
-
-def choice(field: str, value: str, known: Sequence[str]) -> None:
-    """Raise LabError, with the near ones, unless `value` is one of `known`."""
-    if value not in known:
-        raise LabError(f"There is no {field} {value!r}. {suggest(str(value), known)}")

@@ -18,7 +18,8 @@ from longclip_lab.training.family import (
     register,
     siglip,
 )
-from longclip_lab.training.recipe import Captions, Objective, Recipe, Scale, choice
+from longclip_lab.training.recipe import Captions, Objective, Recipe, Scale
+from longclip_lab.training.recipe_rules import choice
 
 __all__ = [
     "METHODS",

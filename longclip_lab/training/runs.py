@@ -97,6 +97,7 @@ def train(
         loop.run(pairs, progress and accelerator.is_main_process, on_step)
     finally:
         loop.log.close()
+    trained.model = loop.trained()
     _finish(trained, recipe, data, total)
     if folder is not None and accelerator.is_main_process:
         save(trained, folder / "model")

@@ -17,6 +17,7 @@ from longclip_lab.models.token_features import finish_image, frozen_part, image_
 from longclip_lab.objectives import OBJECTIVES, ImageSide, Settings, Step, TextSide
 from longclip_lab.training.batches import Batch, Texts
 from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.sharding import local, rows_here
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 SPARED = {"positional_embedding", "pos_embed", "cls_token", "reg_token", "corner_embedding"}
@@ -190,13 +191,15 @@ class KeptPositions:
     def __init__(self, clip: Clip, recipe: Recipe):
         keep = clip.card.get("positions", {}).get("keep", 0) if recipe.freeze_kept else 0
         self.positions_TW = text_tower(clip.model).positional_embedding if keep else None
-        self.kept_KW = self.positions_TW.detach()[:keep].clone() if keep else None
+        if keep:
+            # Of a sharded table each process holds some rows.
+            self.mine_T = rows_here(self.positions_TW) < keep
+            self.kept_KW = local(self.positions_TW.detach())[self.mine_T].clone()
 
     def clear_gradient(self) -> None:
         if self.positions_TW is not None and self.positions_TW.grad is not None:
-            self.positions_TW.grad[: len(self.kept_KW)] = 0
+            local(self.positions_TW.grad)[self.mine_T] = 0
 
     def restore(self) -> None:
         if self.positions_TW is not None:
-            with torch.no_grad():
-                self.positions_TW[: len(self.kept_KW)] = self.kept_KW
+            local(self.positions_TW.detach())[self.mine_T] = self.kept_KW

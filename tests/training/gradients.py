@@ -19,6 +19,7 @@ from longclip_lab import models
 from longclip_lab.training import Recipe, new_model
 from longclip_lab.training.batches import StepSampler, TrainingPairs
 from longclip_lab.training.loop import Loop
+from longclip_lab.training.sharding import whole
 from longclip_lab.training.towers import needs
 
 
@@ -47,7 +48,7 @@ def gradients(recipe: Recipe, data, clip=None):
     (rows,) = StepSampler(recipe, pairs.lengths, 0, 1, rank, processes)
     row = loop.step(pairs.__getitems__(rows))
     found = {
-        name: parameter.grad.clone()
+        name: whole(parameter.grad).clone()
         for name, parameter in clip.model.named_parameters()
         if parameter.requires_grad and parameter.grad is not None
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,6 +33,16 @@ CASES = {
     "siglip": family("siglip"),
     "lotlip": family("lotlip", **UNLOCKED),
     "filip": family("filip"),
+    "pcm by SVD, of the whole batch": replace(
+        LONGCLIP, faithful=True, components_of="batch", siblings=1
+    ),
+}
+SHARDED = {
+    "pcm": replace(LONGCLIP, sharding="full"),
+    "pcm, cached": replace(LONGCLIP, sharding="full", micro_batch=3, grad_checkpointing=True),
+    "siglip": family("siglip", sharding="full"),
+    "lotlip": family("lotlip", sharding="full", **UNLOCKED),
+    "lotlip, cached": family("lotlip", sharding="full", micro_batch=2, **UNLOCKED),
 }
 ONE_PROCESS = {
     "pcm, as the official code does it": replace(LONGCLIP, faithful=True, siblings=1),
@@ -76,6 +87,7 @@ def test_processes_and_micro_batches_together(processes, web, whole, tmp_path):
     cases = dict(CASES)
     if processes == 2:
         cases |= {f"{name}, cached": replace(r, micro_batch=3) for name, r in CASES.items()}
+        cases |= {f"{name}, sharded": recipe for name, recipe in SHARDED.items()}
     else:
         cases = {f"{name}, cached": replace(r, micro_batch=1) for name, r in CASES.items()}
     request = tmp_path / "request.pickle"
@@ -88,7 +100,7 @@ def test_processes_and_micro_batches_together(processes, web, whole, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     for name, found in torch.load(tmp_path / "found.pt", weights_only=True).items():
-        assert_same(found, whole[name.partition(", cached")[0]])
+        assert_same(found, whole[re.sub(", (cached|sharded)", "", name)])
 
 
 def test_the_second_pass_draws_the_numbers_of_the_first(web):
