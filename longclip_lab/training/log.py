@@ -67,8 +67,13 @@ class RunLog:
 class Progress:
     """A bar with the loss, the rate and the time left."""
 
-    def __init__(self, total: int, done: int, name: str, shown: bool):
+    def __init__(self, total: int | None, done: int, name: str, shown: bool):
         self.bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=not shown)
+
+    def reach(self, row: dict[str, Any]) -> None:
+        """Advance to the step of a row, from wherever the bar stands."""
+        self.bar.update(row["step"] - 1 - self.bar.n)
+        self.step(row)
 
     def step(self, row: dict[str, Any] | None) -> None:
         """Advance by one step; a skipped one has no row."""

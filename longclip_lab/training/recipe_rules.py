@@ -58,7 +58,7 @@ def check(field: str, value: Any, expected: str, holds: Callable[[Any], bool]) -
     except TypeError:
         good = False
     if not good:
-        raise LabError(f"A recipe's {field} must be {expected}; came {value!r}.")
+        raise LabError(f"A run's {field} must be {expected}; came {value!r}.")
 
 
 def choice(field: str, value: str, known: Sequence[str]) -> None:

@@ -20,8 +20,11 @@ from longclip_lab.training.batches import TrainingPairs
 from longclip_lab.training.checkpoints import claim, describe
 from longclip_lab.training.feature_store import stored_features
 from longclip_lab.training.fresh import new_model
+from longclip_lab.training.launching import train_in_processes
+from longclip_lab.training.log import Progress
 from longclip_lab.training.loop import Loop
 from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.recipe_rules import check
 from longclip_lab.training.texts import Drawn
 from longclip_lab.training.towers import needs
 
@@ -58,6 +61,7 @@ def train(
     progress: bool = True,
     on_step: Callable[[dict[str, Any]], None] | None = None,
     features: str | Path | None = None,
+    processes: int = 1,
 ) -> Run:
     """Train a copy of `clip` by `recipe`; without one, the recipe's own new model.
 
@@ -69,10 +73,19 @@ def train(
     pictures are kept for all runs that share them; by default they are `out`'s own or, without
     `out`, in memory.
 
+    With `processes` above 1 as many new processes of this machine share the work, a GPU each where
+    there are any, from a notebook too; the result is the same but for rounding. In a script, call
+    it under `if __name__ == "__main__":`, as always where Python starts processes.
+
     Raises LabError if `out` holds anything that is not this run or `features` those of another
     tower or other pictures, if the data do not fit the recipe, or if the loss stops being finite;
     the checkpoints before that stay. Raises StoppedError after a SIGTERM, when the state is saved.
     """
+    check("processes", processes, "a whole number of at least 1", lambda n: int(n) == n >= 1)
+    if processes > 1:
+        return _train_launched(
+            processes, clip, recipe, data, out, resume, progress, on_step, features
+        )
     began = time.perf_counter()
     # FILIP reads no pooled feature: what only leads there has no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=needs(recipe, "tokens"))
@@ -106,6 +119,28 @@ def train(
     drawn = pairs.drawn if recipe.subcaptions else None
     truncated, skipped = pairs.num_truncated, loop.skipped
     return Run(trained, loop.log.history, folder, seconds, recipe, truncated, drawn, skipped)
+
+
+def _train_launched(
+    processes: int,
+    clip: Clip | None,
+    recipe: Recipe,
+    data: Any,
+    out: str | Path | None,
+    resume: bool,
+    progress: bool,
+    on_step: Callable[[dict[str, Any]], None] | None,
+    features: str | Path | None,
+) -> Run:
+    pairs = recipe.pairs if data is None else len(getattr(data, "images", data))
+    bar = Progress(pairs and recipe.total_steps(pairs), 0, recipe.name, progress)
+    arguments = {
+        "recipe": recipe, "data": data, "out": out, "resume": resume, "features": features
+    }  # fmt: skip
+    try:
+        return train_in_processes(processes, clip, arguments, bar, on_step)
+    finally:
+        bar.close()
 
 
 def source_of(clip: Clip, data: Any, recipe: Recipe) -> TrainingPairs:

@@ -96,7 +96,8 @@ class Towers(nn.Module):
             return TextSide(tokens_BTD[:, :1], tokens_BTD, mask_BT, identity_B)
         encode = encode_corner_tokens if corners else encode_tokens
         features = encode_in_parts(self.model, texts, recipe.text_parts, encode)
-        features_BCD = features if corners else features.unsqueeze(1)
+        # Not a view: FSDP2 hangs hooks on what a module returns, and warns of views.
+        features_BCD = features if corners else torch.stack([features], dim=1)
         return TextSide(features_BCD, identity_B=identity_B)
 
 
