@@ -34,8 +34,9 @@ BERTS = {
 class TowerCost:
     """The sizes of a transformer that its cost depends on.
 
-    `tokens` is what one item has, `stem` the operations before the first layer, `weights` how many
-    numbers it has in all.
+    `tokens` is what one item has, `stem` the operations before the first layer and `stem_kept` the
+    numbers that these keep for the backward pass; `weights` is how many it has in all,
+    `layer_weights` how many in one layer.
     """
 
     layers: int
@@ -44,6 +45,8 @@ class TowerCost:
     tokens: int
     stem: int
     weights: int
+    layer_weights: int
+    stem_kept: int = 0
 
     def flops(self, tokens: int | None = None) -> int:
         """Operations of a forward pass of one item, a multiply-add counted as two.
@@ -83,6 +86,17 @@ class ModelCost:
         """All weights."""
         return self.image.weights + self.text.weights
 
+    @property
+    def largest_layer(self) -> int:
+        """Weights of the largest layer."""
+        return max(self.image.layer_weights, self.text.layer_weights)
+
+    @property
+    def outside(self) -> int:
+        """Weights that are in no layer: stems, embeddings, projections."""
+        towers = (self.image, self.text)
+        return self.weights - sum(tower.layers * tower.layer_weights for tower in towers)
+
 
 def model_cost(recipe: Recipe, model: str | None = None, context_length: int = 248) -> ModelCost:
     """The cost of the model that `recipe` trains: `model` (an open_clip name) read at
@@ -121,25 +135,33 @@ def _image_cost(visual: nn.Module) -> tuple[TowerCost, int]:
         trunk = visual.trunk
         patches = trunk.patch_embed.num_patches
         size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-        stem = _stem(trunk.patch_embed, patches)
+        stem, kept = _stem(trunk.patch_embed, size)
         tokens = patches + trunk.num_prefix_tokens
-        inner = trunk.blocks[0].mlp.fc1.out_features
-        return TowerCost(len(trunk.blocks), trunk.embed_dim, inner, tokens, stem, weights), size
+        inner, layer = trunk.blocks[0].mlp.fc1.out_features, _count(trunk.blocks[0])
+        sizes = (len(trunk.blocks), trunk.embed_dim, inner, tokens)
+        return TowerCost(*sizes, stem, weights, layer, kept), size
     if isinstance(visual, VisionTransformer):
         blocks = visual.transformer.resblocks
         patches = visual.grid_size[0] * visual.grid_size[1]
         stem = 2 * patches * visual.conv1.weight.numel()
         inner = blocks[0].mlp.c_fc.out_features
         width = visual.transformer.width
-        cost = TowerCost(len(blocks), width, inner, patches + 1, stem, weights)
-        return cost, visual.image_size[0]
+        sizes = (len(blocks), width, inner, patches + 1)
+        return TowerCost(*sizes, stem, weights, _count(blocks[0])), visual.image_size[0]
     raise LabError(f"The cost of an image tower of the kind {type(visual).__name__} is not known.")
 
 
-def _stem(embed: nn.Module, patches: int) -> int:
-    """Operations of one convolution over the patches; of a stack of them, the last ones' rate."""
-    convolutions = [module for module in embed.modules() if isinstance(module, nn.Conv2d)]
-    return sum(2 * patches * layer.weight.numel() for layer in convolutions)
+def _stem(embed: nn.Module, size: int) -> tuple[int, int]:
+    """Operations on a picture of `size` pixels, and the numbers kept between convolutions: what
+    each gives, normed, and activated."""
+    operations, between = 0, []
+    for layer in embed.modules():
+        if isinstance(layer, nn.Conv2d):
+            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+            size = (size + 2 * padding - kernel) // stride + 1
+            operations += 2 * size**2 * layer.weight.numel()
+            between.append(3 * size**2 * layer.out_channels)
+    return operations, sum(between[:-1])
 
 
 def _text_cost(module: nn.Module) -> TowerCost:
@@ -147,7 +169,8 @@ def _text_cost(module: nn.Module) -> TowerCost:
         config = module.text.config
         width, layers = config.hidden_size, config.num_hidden_layers
         inner, tokens = config.intermediate_size, module.text.context_length
-        return TowerCost(layers, width, inner, tokens, 0, _count(module.text))
+        layer = _count(module.text.transformer.encoder.layer[0])
+        return TowerCost(layers, width, inner, tokens, 0, _count(module.text), layer)
     tower = getattr(module, "text", module)
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if not blocks:
@@ -155,7 +178,8 @@ def _text_cost(module: nn.Module) -> TowerCost:
     weights = _count(module) - _count(module.visual)
     inner = blocks[0].mlp.c_fc.out_features
     width = tower.transformer.width
-    return TowerCost(len(blocks), width, inner, tower.context_length, 0, weights)
+    sizes = (len(blocks), width, inner, tower.context_length)
+    return TowerCost(*sizes, 0, weights, _count(blocks[0]))
 
 
 def _count(module: nn.Module) -> int:

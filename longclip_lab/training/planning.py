@@ -10,19 +10,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.training.costs import ModelCost, TowerCost, model_cost
+from longclip_lab.training.costs import ModelCost, model_cost
+from longclip_lab.training.memory import (
+    SHORT_TOKENS,
+    StepMemory,
+    memory_of,
+    step_memory,
+    text_lengths,
+)
 from longclip_lab.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["GPUS", "Gpu", "Plan", "comparison", "memory_of", "plan"]
 
 UTILISATION = 0.30
 """Share of a GPU's peak that training reaches if pictures arrive in time: an assumption. The times
 that the papers tell come to much smaller shares: `python benchmarks/plan.py`."""
 FILLED = 0.90
 """Share of a GPU's memory that may be planned for; the rest is the allocator's and the kernels'."""
-LOGIT_COPIES = 4
-"""Tables of logits that a loss keeps: scaled, two log-softmaxes, their gradient."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +102,8 @@ class Plan:
     @property
     def lengths(self) -> list[int]:
         """Tokens of a pair's texts; corners count towards the token limit."""
-        captions = self.recipe.captions
         cornered = min(self.long_tokens + self.recipe.num_corner, self.cost.text.tokens)
-        long = [] if captions == "short" else [cornered]
-        short = [] if captions == "long" else [self.short_tokens]
-        return long + short
+        return text_lengths(self.recipe, cornered, self.short_tokens)
 
     @property
     def hours(self) -> float:
@@ -122,30 +126,12 @@ class Plan:
         return self.recipe.batch_size // self.count
 
     def memory(self, micro_batch: int | None = None) -> float:
-        """GB at the peak of a step with `micro_batch` pairs at a time, by default the recipe's.
+        """GB at the peak of a step with `micro_batch` pairs at a time, by default the recipe's."""
+        return self.step_memory(micro_batch).total / 1e9
 
-        Weights in float32 (and a bfloat16 copy), gradients, both moments of AdamW, activations of
-        a micro-batch, and the tables of logits over the global batch.
-        """
-        size = micro_batch or self.recipe.micro_batch or self.share
-        half = self.recipe.precision == "bf16"
-        weights = self.cost.weights * (6 if half else 4) + self.cost.trained * 12
-        kept = sum(self._kept(self.cost.text, length, half) for length in self.lengths)
-        if not self.recipe.lock_image:
-            kept += self._kept(self.cost.image, self.cost.image.tokens, half)
-        elif not self.recipe.store_features:
-            kept += self.cost.image.activations(half=half)
-        kept += 4 * 3 * self.cost.image_size**2
-        features = self.recipe.batch_size * self.cost.embed_dim * 4 * (2 + len(self.lengths))
-        texts = len(self.lengths) + self.recipe.num_corner
-        logits = LOGIT_COPIES * 4 * self.recipe.batch_size**2 * texts
-        return (weights + size * kept + features + logits) / 1e9
-
-    def _kept(self, tower: TowerCost, tokens: int, half: bool) -> int:
-        if self.recipe.grad_checkpointing:
-            inputs = tower.layers * tokens * tower.width * 4
-            return inputs + tower.activations(tokens, half)
-        return tower.layers * tower.activations(tokens, half)
+    def step_memory(self, micro_batch: int | None = None) -> StepMemory:
+        """The same in bytes, by what they are for (`memory`)."""
+        return step_memory(self.cost, self.recipe, self.lengths, self.count, micro_batch)
 
     @property
     def largest_micro_batch(self) -> int | None:
@@ -209,7 +195,7 @@ def plan(
     pairs: int | None = None,
     model: str | None = None,
     long_tokens: int | None = None,
-    short_tokens: int = 32,
+    short_tokens: int = SHORT_TOKENS,
     utilisation: float = UTILISATION,
     dollars: float | None = None,
 ) -> Plan:

@@ -1,0 +1,87 @@
+"""What a step is predicted to hold, against what torch's own tracker sees of a real step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from longclip_lab import models, world
+from longclip_lab.training import new_model, recipe_for
+from longclip_lab.training.costs import cost_of, model_cost
+from longclip_lab.training.loop import Loop
+from longclip_lab.training.memory import memory_of, step_memory
+from longclip_lab.training.runs import source_of
+
+TINY = replace(recipe_for("longclip"), pairs=64, batch_size=64)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"grad_checkpointing": True}, {"captions": "long", "objective": "clip"}],
+    ids=["plain", "checkpointing", "long captions only"],
+)
+def test_a_step_holds_what_is_predicted(changes):
+    clip = models.stretch(models.load("tiny"))
+    recipe = replace(TINY, **changes)
+    pairs = source_of(clip, world.pairs(64, seed=1), recipe)
+    loop = Loop(Accelerator(cpu=True), clip, recipe, 2, None)
+    (batch,) = pairs.batches(0, 1)
+    loop.step(batch)  # from now on the optimizer has its moments
+    tracker = MemTracker()
+    tracker.track_external(loop.towers, loop.optimizer, batch.pixels_B3HW)
+    with tracker:
+        loop.step(batch)
+    found = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    read = [texts for texts in (batch.long, batch.short) if texts is not None]
+    lengths = [int(texts.lengths_B.float().mean()) for texts in read]
+    predicted = step_memory(cost_of(clip.model, 128), recipe, lengths)
+    assert predicted.total == pytest.approx(found, rel=0.1)
+
+
+def test_a_share_of_the_weights_where_they_are_sharded():
+    recipe = recipe_for("longclip", "paper")
+    cost = model_cost(recipe, "ViT-L-14")
+    alone, shared, sharded = (
+        step_memory(cost, replace(recipe, sharding=kind), [248, 32], processes)
+        for kind, processes in (("none", 1), ("none", 8), ("full", 8))
+    )
+    assert alone.moments == shared.moments == 8 * cost.trained == pytest.approx(8 * sharded.moments)
+    assert shared.gradients == 2 * alone.gradients == pytest.approx(16 * sharded.gradients)
+    assert sharded.weights < shared.weights
+    assert shared.activations == sharded.activations == pytest.approx(alone.activations / 8)
+    cached = step_memory(cost, replace(recipe, sharding="full"), [248, 32], 8, micro_batch=32)
+    assert cached.gradients == alone.gradients
+    assert cached.activations == sharded.activations // 8
+
+
+def test_of_a_model_at_hand():
+    recipe = recipe_for("lotlip")
+    clip = new_model(recipe)
+    stored = memory_of(clip, recipe)
+    run_anew = memory_of(clip, replace(recipe, store_features=False))
+    weights = [p.numel() for p in clip.model.parameters()]
+    assert stored.weights == pytest.approx(4 * sum(weights))
+    assert stored.moments < 8 * sum(weights)
+    assert run_anew.activations > stored.activations
+    assert run_anew.batch - stored.batch == 128 * (4 * 3 * 72**2 - 4 * 128)
+
+
+def test_nothing_is_predicted_of_towers_of_another_kind():
+    clip = models.load("tiny")
+    clip.model.visual = nn.Linear(2, 2)
+    assert memory_of(clip, TINY) is None
+
+
+def test_filip_compares_tokens_and_holds_more():
+    recipe = recipe_for("filip", "paper")
+    cost = model_cost(recipe)
+    filip, clip = (
+        step_memory(cost, replace(recipe, objective=objective), [32]).loss
+        for objective in ("filip", "clip")
+    )
+    assert filip - clip == 3 * 4 * 64 * 2560 * 197 * 32
