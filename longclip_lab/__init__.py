@@ -21,6 +21,7 @@ _ROOMS = {
     "probing": "probing",
     "probe": "probing",
     "attribution": "attribution",
+    "recaptioning": "recaptioning",
     "search": "search",
     "views": "views",
     "reproduction": "reproduction",

@@ -25,6 +25,7 @@ from longclip_lab.commands_data import Data
 from longclip_lab.commands_evaluation import Eval, Table
 from longclip_lab.commands_models import Convert, Inspect
 from longclip_lab.commands_plan import PlanRun
+from longclip_lab.commands_recaption import Recaption
 from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_search import Search
 from longclip_lab.commands_training import Train, default_options
@@ -59,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             resumable = isinstance(command, Train) and command.out is not None
             hint = "; the same command with --resume goes on" if resumable else ""
-            hint = "; the same command goes on" if isinstance(command, Reproduce | Search) else hint
+            hint = (
+                "; the same command goes on"
+                if isinstance(command, Reproduce | Search | Recaption)
+                else hint
+            )
             if isinstance(command, Eval) and command.out is not None:
                 hint = "; the same command with --skip-existing goes on"
             return _complain(f"interrupted{hint}", INTERRUPTED)
@@ -96,6 +101,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Reproduce, subcommand("reproduce")]
         | Annotated[Search, subcommand("search")]
         | Annotated[PlanRun, subcommand("plan")]
+        | Annotated[Recaption, subcommand("recaption")]
         | Annotated[Version, subcommand("version")],
         prog="longclip-lab",
         description="See, measure and train long-text CLIP.",

@@ -1,0 +1,43 @@
+"""Recaptioning (LoTLIP, section 4.1): long captions of pictures by image-to-text models.
+
+`recaption` writes them, file by file; `with_captions` and `to_sharegpt4v` bring them into training;
+`hallucinated` says, in the drawn world, how much of them is not so.
+"""
+
+from __future__ import annotations
+
+from longclip_lab.recaptioning.captioner import Asking, Captioner, Described
+from longclip_lab.recaptioning.checking import SYNONYMS, Claim, Hallucinated, claims, hallucinated
+from longclip_lab.recaptioning.families import FAMILIES, PROMPT, Family
+from longclip_lab.recaptioning.joining import to_sharegpt4v, with_captions
+from longclip_lab.recaptioning.loading import load_captioner
+from longclip_lab.recaptioning.pictures import Folder, PictureRuns, Run, open_folder, picture_runs
+from longclip_lab.recaptioning.records import Line, read_lines, read_record
+from longclip_lab.recaptioning.running import Recaptioned, recaption
+
+__all__ = [
+    "FAMILIES",
+    "PROMPT",
+    "SYNONYMS",
+    "Asking",
+    "Captioner",
+    "Claim",
+    "Described",
+    "Family",
+    "Folder",
+    "Hallucinated",
+    "Line",
+    "PictureRuns",
+    "Recaptioned",
+    "Run",
+    "claims",
+    "hallucinated",
+    "load_captioner",
+    "open_folder",
+    "picture_runs",
+    "read_lines",
+    "read_record",
+    "recaption",
+    "to_sharegpt4v",
+    "with_captions",
+]

@@ -1,0 +1,130 @@
+"""Pictures by key, in runs of which each becomes one file of captions."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from longclip_lab.data.pictures import SUFFIXES
+from longclip_lab.errors import LabError
+from longclip_lab.models import pictures_hash
+
+Content = Path | bytes | np.ndarray
+"""A picture file, its bytes, or uint8 values [H, W, 3]."""
+
+PER_FILE = 1000
+
+
+@dataclass(frozen=True)
+class Run:
+    """Pictures whose captions are written together, under this `name`."""
+
+    name: str
+    pictures: Callable[[], Iterator[tuple[str, Content]]]
+
+
+@dataclass(frozen=True)
+class PictureRuns:
+    """All pictures of a data set, in a fixed order. `source` says which they are (JSON-able),
+    `skipped` names what the data set was opened without, by reason."""
+
+    name: str
+    source: dict[str, Any]
+    runs: list[Run]
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The pictures of a folder and the folders below it, without any text."""
+
+    name: str
+    images: list[Path]
+    source: dict[str, Any]
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def open_folder(root: str | os.PathLike[str]) -> Folder:
+    """Every picture file below `root`, by its suffix; hidden ones are left out.
+
+    Raises LabError if there is no such folder, or no picture in it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise LabError(f"There is no folder {root}.")
+    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    images = sorted(path for path in found if not _is_hidden(path.relative_to(root)))
+    if not images:
+        raise LabError(f"{root} holds no picture ({', '.join(sorted(SUFFIXES))}).")
+    source = {"dataset": "folder", "pictures": len(images), "hash": pictures_hash(images)}
+    return Folder("folder", images, source)
+
+
+def picture_runs(
+    data: Any, root: str | os.PathLike[str] | None = None, per_file: int = PER_FILE
+) -> PictureRuns:
+    """The pictures of `data` (`Pairs`, the world, a `Folder`), `per_file` to a file.
+
+    A picture on disk has its path below `root` as key, or below the folder that all of them share;
+    a drawn one its number. Raises LabError for a picture outside `root`.
+    """
+    if per_file < 1:
+        raise LabError(f"per_file: expected at least 1 picture, got {per_file}.")
+    if len(data.images) == 0:
+        raise LabError(f"{data.name} holds no picture.")
+    keys = picture_keys(data.images, root)
+    pictures = list(zip(keys, data.images, strict=True))
+    parts = (pictures[start : start + per_file] for start in range(0, len(pictures), per_file))
+    runs = [Run(f"{n:06d}", lambda part=part: iter(part)) for n, part in enumerate(parts)]
+    return PictureRuns(data.name, {**data.source, "per_file": per_file}, runs, data.skipped)
+
+
+def picture_keys(
+    images: Sequence[Path] | np.ndarray, root: str | os.PathLike[str] | None = None
+) -> list[str]:
+    """What each picture is called in files of captions; see `picture_runs`."""
+    if isinstance(images, np.ndarray):
+        return [f"{number:06d}" for number in range(len(images))]
+    paths = [Path(os.path.abspath(image)) for image in images]
+    if root is None:
+        home = Path(os.path.commonpath([path.parent for path in paths]))
+    else:
+        home = Path(os.path.abspath(root))
+    outside = [path for path in paths if not path.is_relative_to(home)]
+    if outside:
+        raise LabError(f"{outside[0]} does not lie below {home}; give the folder of the pictures.")
+    return [path.relative_to(home).as_posix() for path in paths]
+
+
+def decoded(content: Content) -> Image.Image | str:
+    """The picture in RGB, or what is wrong with it."""
+    if isinstance(content, np.ndarray):
+        return Image.fromarray(content)
+    try:
+        raw = content if isinstance(content, bytes) else content.read_bytes()
+    except FileNotFoundError:
+        return "missing"
+    try:
+        with Image.open(io.BytesIO(raw)) as opened:
+            return opened.convert("RGB")
+    except UnidentifiedImageError:
+        return "not a picture"
+    except Image.DecompressionBombError:
+        return "too many pixels"
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+        # Pillow's decoders report damaged data under any of these.
+        return f"damaged: {error}"
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)

@@ -1,0 +1,174 @@
+"""The files of a recaptioning: lines of captions, and `recaption.json`, which says what they are.
+
+A file of captions is whole or not there; beside it stands `NAME.skipped.json` if pictures of its
+run could not be read. Both are written before the next run begins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from longclip_lab.errors import LabError
+from longclip_lab.files import atomic_write
+from longclip_lab.text import text_statistics
+
+RECORD = "recaption.json"
+CONTEXTS = (77, 128, 248)
+"""CLIP's context, LoTLIP's and Long-CLIP's."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file of captions; `tokens` are the captioner's own, the end not counted."""
+
+    key: str
+    captioner: str
+    caption: str
+    tokens: int
+    finished: bool
+
+
+def write_lines(folder: Path, name: str, lines: list[Line], skipped: dict[str, list[str]]) -> None:
+    """Write the captions of one run, and the names of the pictures that it left out."""
+    if skipped:
+        atomic_write(folder / f"{name}.skipped.json", json.dumps(skipped, indent=1) + "\n")
+    # Last, as the file of captions is what says that the run is done.
+    atomic_write(
+        folder / f"{name}.jsonl",
+        "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines),
+    )
+
+
+def read_lines(folder: str | Path) -> list[Line]:
+    """All captions in a folder that `recaption` wrote, in the order of its files.
+
+    Raises LabError for a line of another form, and for two captions of one picture.
+    """
+    lines, seen = [], set()
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            line = _line(path, number, text)
+            if line.key in seen:
+                raise LabError(
+                    f"{path}, line {number}: there already is a caption of {line.key}. Give every "
+                    "captioner a folder of its own."
+                )
+            seen.add(line.key)
+            lines.append(line)
+    return lines
+
+
+def _line(path: Path, number: int, text: str) -> Line:
+    try:
+        return Line(**json.loads(text))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise LabError(
+            f"{path}, line {number}: expected a caption as `longclip-lab recaption` writes it: "
+            f"{error}."
+        ) from error
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """What `recaption.json` says. Raises LabError if there is none."""
+    path = Path(folder) / RECORD
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabError(
+            f"{folder} holds no {RECORD}. Give a folder that `longclip-lab recaption` wrote."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise LabError(f"{path} is damaged: {error}.") from error
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Make the folder this recaptioning's own, or find that it already is; returns its record.
+
+    Raises LabError if the captions in it are of another model, prompt or data.
+    """
+    if (folder / RECORD).exists():
+        record = read_record(folder)
+        differing = _differing(record.get("settings", {}), json.loads(json.dumps(settings)))
+        if differing:
+            raise LabError(
+                f"{folder} holds captions made otherwise ({'; '.join(differing)}). Choose another "
+                "folder, or repeat that command to go on with it."
+            )
+        return record
+    if any(folder.glob("*.jsonl")):
+        raise LabError(
+            f"{folder} holds files of lines and no {RECORD} that says whose they are. Choose "
+            "another folder."
+        )
+    record = {"finished": False, "settings": settings}
+    write_record(folder, record)
+    return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write `recaption.json`."""
+    atomic_write(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _differing(before: Any, now: Any, name: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [
+            said
+            for key in keys
+            for said in _differing(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [f"{name} was {before!r}, now {now!r}"]
+
+
+def summary(folder: Path, names: Iterable[str], left_out: dict[str, list[str]]) -> dict[str, Any]:
+    """What a finished recaptioning counts to: captions, pictures skipped, statistics.
+
+    `left_out` are those that the data set itself was opened without.
+    """
+    lines = read_lines(folder)
+    skipped = {reason: list(keys) for reason, keys in left_out.items()}
+    for name in names:
+        path = folder / f"{name}.skipped.json"
+        if path.exists():
+            for reason, keys in json.loads(path.read_text(encoding="utf-8")).items():
+                skipped.setdefault(reason, []).extend(keys)
+    return {
+        "pictures": len(lines) + sum(len(keys) for keys in skipped.values()),
+        "captions": len(lines),
+        "skipped": skipped,
+        "statistics": caption_statistics(lines) if lines else None,
+    }
+
+
+def caption_statistics(lines: list[Line]) -> dict[str, Any]:
+    """Counts as in LoTLIP's Tables 1 and 6, and what tells a captioner gone wrong.
+
+    Sub-captions and BERT's tokens (without its two special ones) are means per text; a text is
+    `longer_than` a context by CLIP's tokens, start and end included. `repeated` are captions that
+    another picture has as well. All but the means are shares of the captions.
+    """
+    texts = [line.caption for line in lines]
+    by_bert = text_statistics(texts, "bert", contexts=())
+    by_clip = text_statistics(texts, "clip", contexts=CONTEXTS)
+    count: dict[str, int] = {}
+    for text in texts:
+        count[text] = count.get(text, 0) + 1
+    return {
+        "subcaptions_per_text": round(by_bert.subcaptions_per_text, 4),
+        "tokens_per_text": round(by_bert.tokens_per_text, 4),
+        "generated_per_text": round(sum(line.tokens for line in lines) / len(lines), 4),
+        "longer_than": {str(cut.context): round(cut.share, 6) for cut in by_clip.cuts},
+        "unfinished": _share(not line.finished for line in lines),
+        "empty": _share(not text for text in texts),
+        "repeated": _share(bool(text) and count[text] > 1 for text in texts),
+    }
+
+
+def _share(flags: Iterable[bool]) -> float:
+    flags = list(flags)
+    return round(sum(flags) / len(flags), 6)
