@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
@@ -20,7 +20,7 @@ SHAREGPT4V = 1_246_901 - 1_000
 class PlanRun:
     """Predict operations, memory, hours and dollars of a recipe before it is started.
 
-    The assumptions are printed with it.
+    The assumptions are printed with it, and what the same run takes at the rate of both papers.
     """
 
     method: Annotated[Positional[str], arg(metavar="{" + ",".join(METHODS) + "}")]
@@ -43,14 +43,21 @@ class PlanRun:
     """Pairs in a global batch; by default the recipe's."""
     store_features: bool = True
     """Whether a locked tower's features are stored, as the recipe has it."""
+    sharding: Literal["none", "full"] = "none"
+    """full: weights, gradients and moments are shared out over the GPUs."""
     long_tokens: int | None = None
     """Tokens of a long text on average; by default as many as the model reads."""
     short_tokens: int = 32
     """Tokens of a short text on average."""
     utilisation: float | None = None
     """Share of the peak that is reached; by default 0.30."""
+    arriving: float | None = None
+    """Pairs a second that reach each GPU, where that was measured; by default as many as it can
+    take."""
+    spot: bool = False
+    """On spot machines: half the price, and taken away every few hours."""
     dollars: float | None = None
-    """Price of a GPU hour."""
+    """Price of a GPU hour on demand."""
     json: bool = False
     """Print one JSON object instead of sentences."""
 
@@ -64,6 +71,7 @@ class PlanRun:
         recipe = replace(
             recipe,
             store_features=self.store_features,
+            sharding=self.sharding,
             **{name: v for name, v in changes.items() if v is not None},
         )
         tuned = self.method == "longclip"
@@ -71,7 +79,7 @@ class PlanRun:
         share = planning.UTILISATION if self.utilisation is None else self.utilisation
         made = planning.plan(
             recipe, self.gpus, pairs, self.model if tuned else None, self.long_tokens,
-            self.short_tokens, share, self.dollars,
+            self.short_tokens, share, self.dollars, self.arriving, self.spot,
         )  # fmt: skip
         table = planning.comparison(made)
         if self.json:

@@ -1,7 +1,7 @@
 """What one process holds at the peak of a training step, by formula. Everything in bytes.
 
-The peak is the end of the forward pass: the towers' activations of a micro-batch are all there, and
-beside them what a step always holds. Not counted: the allocator's fragments, the kernels' own
+The peak is the end of the forward pass: all activations of the towers are there, and beside them
+what a step always holds; with gradient caching those of a micro-batch, and not beside the loss. Not counted: the allocator's fragments, the kernels' own
 workspace, batches that wait in worker processes.
 
 G pairs of a global batch, W processes.
@@ -48,11 +48,19 @@ class StepMemory:
     """The process's pictures, and the features of all pairs."""
     loss: int
     """Tables over all pairs of the global batch."""
+    apart: bool = False
+    """With gradient caching the loss is done before the activations are there again."""
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Every part by its name."""
+        return {name: value for name, value in asdict(self).items() if name != "apart"}
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return sum(asdict(self).values())
+        """What is there at the same time."""
+        spared = min(self.activations, self.loss) if self.apart else 0
+        return sum(self.parts.values()) - spared
 
 
 def memory_of(clip: Clip, recipe: Recipe, processes: int = 1) -> StepMemory | None:
@@ -107,6 +115,7 @@ def step_memory(
         activations=size * _kept_of_a_pair(cost, recipe, lengths, half),
         batch=share * _picture(cost, recipe) + _features(cost, recipe, lengths),
         loss=_loss(cost, recipe, lengths),
+        apart=size < share,
     )
 
 

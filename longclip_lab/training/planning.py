@@ -1,7 +1,9 @@
 """How long a training run takes, what it holds and what it costs, before it is started.
 
-Everything follows from the recipe by formula (`costs`) and from a few assumptions, which a plan
-carries with it and prints.
+Everything follows from the recipe by formula (`costs`, `memory`) and from assumptions, which a plan
+carries with it and prints. Two times are told: what the arithmetic takes if pictures arrive fast
+enough, and what it takes at the rate of both papers. A budget lies between them until somebody has
+measured how fast pictures arrive (`arriving`).
 """
 
 from __future__ import annotations
@@ -9,8 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import LabError
 from longclip_lab.training.costs import ModelCost, model_cost
+from longclip_lab.training.gpus import (
+    GPUS,
+    PAPERS_RATE,
+    RESTART_MINUTES,
+    SPOT_HOURS,
+    SPOT_PRICE,
+    Gpu,
+    parse_gpus,
+)
 from longclip_lab.training.memory import (
     SHORT_TOKENS,
     StepMemory,
@@ -26,33 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["GPUS", "Gpu", "Plan", "comparison", "memory_of", "plan"]
 
 UTILISATION = 0.30
-"""Share of a GPU's peak that training reaches if pictures arrive in time: an assumption. The times
-that the papers tell come to much smaller shares: `python benchmarks/plan.py`."""
+"""Share of a GPU's peak that training reaches if pictures arrive in time: an assumption."""
 FILLED = 0.90
 """Share of a GPU's memory that may be planned for; the rest is the allocator's and the kernels'."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU: dense bfloat16 peak in TFLOP/s, memory in GB (10^9 bytes), assumed dollars an hour."""
-
-    name: str
-    tflops: float
-    memory: float
-    dollars: float
-
-
-GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("H100", 989.0, 80.0, 3.00),
-        Gpu("A100", 312.0, 80.0, 1.80),
-        Gpu("L4", 121.0, 24.0, 0.80),
-        Gpu("4090", 165.2, 24.0, 0.45),
-    )
-}
-"""Peaks and memory from NVIDIA's data sheets (H100 SXM, A100 80 GB, L4, RTX 4090; without
-sparsity). Prices are round assumptions of rent on demand: give yours."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +54,10 @@ class Plan:
     long_tokens: int
     short_tokens: int
     utilisation: float
+    arriving: float | None = None
+    """Pairs a second that reach each GPU; by default as many as it can take."""
+    spot: bool = False
+    """On spot machines: cheaper, and taken away now and then."""
 
     @property
     def samples(self) -> int:
@@ -106,9 +97,28 @@ class Plan:
         return text_lengths(self.recipe, cornered, self.short_tokens)
 
     @property
+    def rate(self) -> float:
+        """Pairs a second and GPU: what it can take, or what arrives if that is less."""
+        able = 1e12 * self.gpu.tflops * self.utilisation / (self.image_flops + self.text_flops)
+        return able if self.arriving is None else min(able, self.arriving)
+
+    @property
     def hours(self) -> float:
-        """Hours on the clock."""
-        return self.flops / (1e12 * self.gpu.tflops * self.count * self.utilisation) / 3600
+        """Hours on the clock, those lost with spot machines included."""
+        at_work = self.samples / (self.rate * self.count) / 3600
+        return at_work * (1 + self.lost_hours / SPOT_HOURS) if self.spot else at_work
+
+    @property
+    def lost_hours(self) -> float:
+        """Hours lost whenever a spot machine is taken away: until the next step, and half the time
+        between two checkpoints. (A SIGTERM that comes in time saves the latter.)"""
+        between = self.recipe.checkpoint_minutes or 0.0
+        return (RESTART_MINUTES + between / 2) / 60
+
+    @property
+    def price(self) -> float:
+        """Dollars an hour and GPU."""
+        return self.gpu.dollars * (SPOT_PRICE if self.spot else 1)
 
     @property
     def gpu_days(self) -> float:
@@ -118,7 +128,12 @@ class Plan:
     @property
     def dollars(self) -> float:
         """What the GPUs cost at the assumed price."""
-        return self.hours * self.count * self.gpu.dollars
+        return self.hours * self.count * self.price
+
+    @property
+    def as_published(self) -> Plan:
+        """The same, if no more pairs arrive than in both papers' runs."""
+        return replace(self, arriving=PAPERS_RATE)
 
     @property
     def share(self) -> int:
@@ -144,18 +159,23 @@ class Plan:
         return min(self.share, 1 + int((room - base) / each))
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        from longclip_lab.training.plan_words import lines
+
+        return "\n".join(lines(self))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: what is assumed and what follows."""
+        slow = self.as_published
         return {
             "recipe": self.recipe.name,
             "gpu": self.gpu.name,
             "count": self.count,
+            "spot": self.spot,
             "pairs": self.pairs,
             "tokens": self.lengths,
             "utilisation": self.utilisation,
-            "dollars_an_hour": self.gpu.dollars,
+            "arriving": self.arriving,
+            "dollars_an_hour": self.price,
             "samples": self.samples,
             "flops": self.flops,
             "memory_gb": self.memory(),
@@ -163,30 +183,13 @@ class Plan:
             "hours": self.hours,
             "gpu_days": self.gpu_days,
             "dollars": self.dollars,
+            "at_the_papers_rate": {
+                "pairs_a_second": slow.rate,
+                "hours": slow.hours,
+                "gpu_days": slow.gpu_days,
+                "dollars": slow.dollars,
+            },
         }
-
-    def lines(self) -> list[str]:
-        """The plan in words, assumptions first."""
-        recipe, gpu = self.recipe, self.gpu
-        fits = self.largest_micro_batch
-        if fits is None:
-            room = f"does not fit {gpu.memory:.0f} GB, not even a pair at a time"
-        elif fits >= self.share:
-            room = f"fits {gpu.memory:.0f} GB without gradient caching"
-        else:
-            room = f"needs --micro-batch {fits} or less to fit {gpu.memory:.0f} GB"
-        return [
-            f"{recipe.name} on {self.count} x {gpu.name}",
-            f"assumed: {self.pairs:,} pairs; {' + '.join(map(str, self.lengths))} tokens a pair; "
-            f"{self.utilisation:.0%} of {gpu.tflops:g} TFLOP/s; ${gpu.dollars:.2f} an hour; "
-            "pictures arrive in time",
-            f"{self.samples:,} pairs pass in {recipe.total_steps(self.pairs):,} steps of "
-            f"{recipe.batch_size:,}: {self.flops:.2e} operations",
-            f"memory: {self.memory():.1f} GB a GPU for {recipe.micro_batch or self.share} pairs at "
-            f"a time; {room}",
-            f"time: {self.hours:,.1f} hours, {self.gpu_days:,.1f} GPU days; cost: "
-            f"${self.dollars:,.0f}",
-        ]
 
 
 def plan(
@@ -198,17 +201,20 @@ def plan(
     short_tokens: int = SHORT_TOKENS,
     utilisation: float = UTILISATION,
     dollars: float | None = None,
+    arriving: float | None = None,
+    spot: bool = False,
 ) -> Plan:
     """The plan of `recipe` on `gpus` ("A100:8": name and count) for a data set of `pairs`.
 
     `model` is the open_clip architecture for recipes that fine-tune one. `long_tokens`: how many a
-    long text has on average, by default as many as are read. `dollars` an hour and GPU replaces
-    the assumed price.
+    long text has on average, by default as many as are read. `dollars` an hour and GPU on demand
+    replaces the assumed price. `arriving`: pairs a second that reach each GPU, where that was
+    measured. `spot`: on machines that are cheaper and are taken away (`gpus`).
 
     Raises LabError for an unknown GPU (near ones are listed), a batch that does not divide,
     senseless numbers, and as `costs.model_cost` does.
     """
-    gpu, count = _parse(gpus)
+    gpu, count = parse_gpus(gpus)
     if dollars is not None:
         gpu = replace(gpu, dollars=dollars)
     pairs = recipe.pairs if pairs is None else pairs
@@ -216,14 +222,14 @@ def plan(
         raise LabError("Say how many pairs the data set has (--pairs).")
     if not 0 < utilisation <= 1:
         raise LabError(f"The utilisation is a share above 0, up to 1; came {utilisation}.")
+    if arriving is not None and not arriving > 0:
+        raise LabError(f"Pairs that arrive in a second are a number above 0; came {arriving}.")
     if recipe.batch_size % count:
         raise LabError(f"A batch of {recipe.batch_size} cannot be shared out to {count} GPUs.")
     cost = model_cost(recipe, model)
     longest = cost.text.tokens
-    return Plan(
-        recipe, cost, gpu, count, pairs,
-        min(long_tokens or longest, longest), min(short_tokens, longest), utilisation,
-    )  # fmt: skip
+    long, short = min(long_tokens or longest, longest), min(short_tokens, longest)
+    return Plan(recipe, cost, gpu, count, pairs, long, short, utilisation, arriving, spot)
 
 
 def comparison(one: Plan, names: tuple[str, ...] = tuple(GPUS)) -> pd.DataFrame:
@@ -234,21 +240,15 @@ def comparison(one: Plan, names: tuple[str, ...] = tuple(GPUS)) -> pd.DataFrame:
     for name in names:
         gpu = GPUS[name] if name != one.gpu.name else one.gpu
         other = replace(one, gpu=gpu)
+        slow = other.as_published
         rows[f"{one.count} x {name}"] = {
-            "memory GB": gpu.memory,
+            "has GB": gpu.memory,
             "needs GB": round(other.memory(), 1),
             "largest micro-batch": other.largest_micro_batch or 0,
             "hours": round(other.hours, 1),
             "GPU days": round(other.gpu_days, 1),
             "dollars": round(other.dollars),
+            "hours at the papers' rate": round(slow.hours, 1),
+            "dollars at the papers' rate": round(slow.dollars),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _parse(gpus: str) -> tuple[Gpu, int]:
-    name, _, count = gpus.partition(":")
-    if name not in GPUS:
-        raise LabError(f"There is no GPU {name!r} in the list. {suggest(name, GPUS)}")
-    if not (count or "1").isdigit() or int(count or 1) < 1:
-        raise LabError(f"Expected NAME:COUNT such as A100:8, got {gpus!r}.")
-    return GPUS[name], int(count or 1)

@@ -59,6 +59,15 @@ def test_a_share_of_the_weights_where_they_are_sharded():
     assert cached.activations == sharded.activations // 8
 
 
+def test_with_gradient_caching_the_loss_is_done_before_the_activations_come():
+    recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
+    cost = model_cost(recipe)
+    whole, cached = (step_memory(cost, recipe, [128, 32], 16, size) for size in (None, 64))
+    assert whole.total == sum(whole.parts.values())
+    assert cached.total == sum(cached.parts.values()) - cached.activations
+    assert cached.loss == whole.loss > cached.activations
+
+
 def test_of_a_model_at_hand():
     recipe = recipe_for("lotlip")
     clip = new_model(recipe)

@@ -15,6 +15,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import build_model
 from longclip_lab.training import recipe_for
 from longclip_lab.training.costs import cost_of, model_cost
+from longclip_lab.training.gpus import LONGCLIP_TIME, LOTLIP_TIME, PAPERS_RATE
 from longclip_lab.training.planning import GPUS, comparison, plan
 
 SMALL = {
@@ -105,15 +106,40 @@ def test_time_follows_from_operations():
     assert one.hours / small.hours == pytest.approx(100 / 3, rel=0.02)
 
 
-def test_the_papers_times_are_reached_at_a_small_share_of_the_peak():
-    """LoTLIP: 133 A100 days for 100M (section 7.5). A plan at that utilisation says so."""
+def test_both_papers_times_are_the_same_rate():
+    for published in (LONGCLIP_TIME, LOTLIP_TIME):
+        assert published.rate == pytest.approx(PAPERS_RATE, rel=0.01)
+
+
+def test_the_papers_times_follow_from_the_papers_rate():
+    """LoTLIP: 133 A100 days for 100M (section 7.5); Long-CLIP: half an hour on 8 (issue 99)."""
     recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
-    ours = plan(recipe, "A100:1", 100_000_000, long_tokens=128, short_tokens=128)
-    assert ours.gpu_days < 133
-    implied = ours.utilisation * ours.gpu_days / 133
-    assert plan(
-        recipe, "A100:8", 100_000_000, long_tokens=128, short_tokens=128, utilisation=implied
-    ).gpu_days == pytest.approx(133)
+    lotlip = plan(recipe, "A100:8", 100_000_000)
+    assert lotlip.gpu_days < 20
+    assert lotlip.as_published.gpu_days == pytest.approx(133, rel=0.01)
+    longclip = plan(recipe_for("longclip", "paper", "paper"), "A100:8", 1_245_901, "ViT-B-16")
+    assert longclip.as_published.hours == pytest.approx(0.5, rel=0.01)
+    assert str(longclip.as_published).endswith("no slower")
+
+
+def test_pictures_that_arrive_slowly_are_waited_for():
+    recipe = recipe_for("longclip", "paper", "paper")
+    fast = plan(recipe, "A100:8", 1_000_000, "ViT-B-16")
+    slow = plan(recipe, "A100:8", 1_000_000, "ViT-B-16", arriving=fast.rate / 3)
+    assert slow.hours == pytest.approx(3 * fast.hours)
+    assert slow.flops == fast.flops
+    enough = plan(recipe, "A100:8", 1_000_000, "ViT-B-16", arriving=fast.rate * 3)
+    assert enough.hours == fast.hours
+
+
+def test_spot_machines_are_slower_and_cheaper():
+    recipe = replace(recipe_for("longclip", "paper"), checkpoint_minutes=10)
+    made = plan(recipe, "A100:8", 1_000_000, "ViT-B-16")
+    spot = plan(recipe, "A100:8", 1_000_000, "ViT-B-16", spot=True)
+    # 15 minutes to the next step and 5 of work, every 6 hours.
+    assert spot.hours / made.hours == pytest.approx(1 + 20 / 60 / 6)
+    assert spot.dollars / made.dollars == pytest.approx(0.5 * (1 + 20 / 60 / 6))
+    assert "taken away every 6 hours" in str(spot)
 
 
 def test_memory_grows_with_the_micro_batch_and_the_largest_fits():
@@ -142,6 +168,7 @@ def test_every_gpu_stands_in_the_table():
         ({"gpus": "A100:zero"}, "NAME:COUNT"),
         ({"gpus": "A100:3"}, "shared out to 3 GPUs"),
         ({"utilisation": 1.5}, "up to 1"),
+        ({"arriving": 0}, "above 0; came 0"),
         ({"pairs": None}, "--pairs"),
         ({"model": "ViT-B-17"}, "no architecture"),
         ({"model": None}, "trains a model that is given"),
