@@ -21,6 +21,7 @@ LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 ROOMS = [  # bottom to top
     *("text", "world", "models", "objectives", "data", "training", "evaluation", "probing"),
+    "recaptioning",
     *("attribution", "search", "views", "generation", "reproduction", "cli"),
 ]
 

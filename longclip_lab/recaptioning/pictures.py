@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from longclip_lab.data.pictures import SUFFIXES
 from longclip_lab.errors import LabError
-from longclip_lab.models import pictures_hash
+from longclip_lab.models.pictures import pictures_hash
 
 Content = Path | bytes | np.ndarray
 """A picture file, its bytes, or uint8 values [H, W, 3]."""
