@@ -1,8 +1,9 @@
 """What one process holds at the peak of a training step, by formula. Everything in bytes.
 
 The peak is the end of the forward pass: all activations of the towers are there, and beside them
-what a step always holds; with gradient caching those of a micro-batch, and not beside the loss. Not counted: the allocator's fragments, the kernels' own
-workspace, batches that wait in worker processes.
+what a step always holds; with gradient caching those of a micro-batch, and not beside the loss. Not
+counted: the allocator's fragments, the kernels' own workspace, batches that wait in worker
+processes.
 
 G pairs of a global batch, W processes.
 """

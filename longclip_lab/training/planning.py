@@ -8,6 +8,7 @@ measured how fast pictures arrive (`arriving`).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -151,12 +152,8 @@ class Plan:
     @property
     def largest_micro_batch(self) -> int | None:
         """Pairs at a time that fit, None if not even one does."""
-        room = FILLED * self.gpu.memory
-        base = self.memory(1)
-        each = self.memory(2) - base
-        if base > room:
-            return None
-        return min(self.share, 1 + int((room - base) / each))
+        sizes = range(1, self.share + 1)
+        return bisect_right(sizes, FILLED * self.gpu.memory, key=self.memory) or None
 
     def __str__(self) -> str:
         from longclip_lab.training.plan_words import lines
