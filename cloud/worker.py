@@ -1,8 +1,8 @@
 """One process of a run: the command line, with its id and its exit code written down.
 
-    torchrun ... cloud/worker.py train longclip ...
+    torchrun ... cloud/worker.py COMMAND OPTIONS
 
-A launcher answers every exit code of a process with its own 1. `cloud/train.sh` gives the folder
+A launcher answers every exit code of a process with its own 1. `cloud/launch.sh` gives the folder
 LONGCLIP_LAB_NOTES, to know whom to pass a signal on to, and whether the run failed or was stopped.
 """
 

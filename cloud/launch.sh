@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Train on every GPU of every machine that SkyPilot has started, or on one machine without it:
+# A command on every GPU of every machine that SkyPilot has started, or of one machine without it:
 #
-#   cloud/train.sh [--cpu] METHOD OPTIONS        as longclip-lab train METHOD OPTIONS
+#   cloud/launch.sh [--cpu] COMMAND OPTIONS        as longclip-lab COMMAND OPTIONS, many times over
 #
-# The same on each machine. One process a GPU; with --cpu as many as SKYPILOT_NUM_GPUS_PER_NODE says.
+# It is started on each machine. One process a GPU; with --cpu so many as SKYPILOT_NUM_GPUS_PER_NODE
+# says.
 # SIGTERM is passed on to the processes, which save their state first. Exit codes:
 #
 #   0    the run has ended
 #   75   it was asked to stop and has saved its state: the same command with --resume goes on
 #   69   a process of another machine is gone
-#   else as longclip-lab train, or the launcher's 1 if a process has died without a word
+#   else as longclip-lab, or the launcher's 1 if a process has died without a word
 set -euo pipefail
 
 machines=${SKYPILOT_NUM_NODES:-1}
@@ -35,7 +36,7 @@ set -m
 python -m torch.distributed.run \
   --nnodes "$machines" --node-rank "$rank" --nproc-per-node "$processes" \
   --master-addr "$first" --master-port "${MASTER_PORT:-29500}" --max-restarts 0 \
-  "$(dirname "$0")/worker.py" train "$@" &
+  "$(dirname "$0")/worker.py" "$@" &
 launcher=$!
 set +m
 
