@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+SKY_VENV ?= .venv-sky
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
@@ -10,11 +11,11 @@ LIBRARY := $(shell find longclip_lab data -type f -not -path '*/__pycache__/*')
 RUN := book/_executed
 EXECUTED := $(RUN)/.done
 
-.PHONY: help quickstart lab test book bench clean
+.PHONY: help quickstart lab test book bench cloud-check cloud-dry-run clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 quickstart: $(INSTALLED) ## install, then the first lesson in five minutes, with a report to open
 	$(BIN)/longclip-lab quickstart
@@ -38,6 +39,14 @@ book: $(EXECUTED) ## the Jupyter Book, in book/_build/html
 bench: $(INSTALLED) ## speed and memory against the peers, as JSON
 	@$(BIN)/python -m pip install --quiet --no-deps clip-benchmark  # without its captioning metrics
 	@for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+cloud-check: ## have SkyPilot's own loader read the tasks in cloud/, in an environment of its own
+	test -d $(SKY_VENV) || $(PYTHON) -m venv $(SKY_VENV)
+	$(SKY_VENV)/bin/python -m pip install --quiet 'skypilot>=0.14.1,<0.15'
+	$(SKY_VENV)/bin/python cloud/check.py
+
+cloud-dry-run: $(INSTALLED) ## what the cloud tasks do, on made-up data in two processes of this machine
+	PATH="$(abspath $(BIN)):$$PATH" cloud/dry-run.sh runs/cloud-dry-run
 
 clean: ## remove what was built; .venv and runs/ stay
 	rm -rf book/_build $(RUN) dist .pytest_cache .ruff_cache .hypothesis
