@@ -13,9 +13,11 @@ import sys
 from pathlib import Path
 
 import sky
-from sky.jobs import recovery_strategy  # registers the strategies
-from sky.utils import registry, yaml_utils
+from sky.jobs import recovery_strategy
+from sky.utils import yaml_utils
 
+# By way of the module that fills it.
+STRATEGIES = recovery_strategy.registry.JOBS_RECOVERY_STRATEGY_REGISTRY
 BUCKET = ("BUCKET", "s3://a-bucket")
 
 
@@ -30,7 +32,7 @@ def read(path: Path) -> sky.Task:
     for resources in task.resources:
         recovery = resources.job_recovery
         if recovery is not None:
-            registry.JOBS_RECOVERY_STRATEGY_REGISTRY.from_str(recovery["strategy"])
+            STRATEGIES.from_str(recovery["strategy"])
     return task
 
 
@@ -49,7 +51,7 @@ def told(task: sky.Task) -> str:
 
 def main() -> int:
     tasks = sorted(Path(__file__).parent.glob("*.yaml"))
-    known = ", ".join(sorted(registry.JOBS_RECOVERY_STRATEGY_REGISTRY))
+    known = ", ".join(sorted(STRATEGIES))
     print(f"skypilot {sky.__version__}; strategies of recovery: {known}")
     for path in tasks:
         try:

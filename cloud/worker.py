@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
-from longclip_lab.cli import main
+from longclip_lab.cli import STOPPED, main
+
+PATIENCE = 600.0
+"""Seconds that a process which has been stopped waits for those of its machine."""
 
 
 def noted(arguments: list[str]) -> int:
@@ -27,7 +31,19 @@ def noted(arguments: list[str]) -> int:
         raise
     finally:
         (notes / f"{rank}.code").write_text(f"{code}\n", encoding="utf-8")
+    if code == STOPPED:
+        wait_for_others(notes)
     return code
+
+
+def wait_for_others(notes: Path) -> None:
+    """Until all processes of this machine have ended: with the first that leaves, the launcher ends
+    the others, and the main process may still be writing the checkpoint."""
+    until = time.monotonic() + PATIENCE
+    while len(list(notes.glob("*.code"))) < int(os.environ["LOCAL_WORLD_SIZE"]):
+        if time.monotonic() > until:
+            return
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from longclip_lab.commands import say
 from longclip_lab.training.recipes import METHODS, DataScale, Preset, Scale, recipe_for
+
+if TYPE_CHECKING:
+    from longclip_lab.training.planning import Plan
 
 PAIRS = {"3M": 3_000_000, "12M": 12_000_000, "30M": 30_000_000, "100M": 100_000_000}
 SHAREGPT4V = 1_246_901 - 1_000
@@ -62,8 +65,19 @@ class PlanRun:
     """Print one JSON object instead of sentences."""
 
     def run(self) -> None:
-        from dataclasses import replace
+        from longclip_lab.training import planning
 
+        made = self.plan()
+        table = planning.comparison(made)
+        if self.json:
+            facts = {"plan": made.to_dict(), "table": table.to_dict(orient="index")}
+            print(json.dumps(facts, indent=2))
+            return
+        say(str(made))
+        say(table.to_string())
+
+    def plan(self) -> Plan:
+        """The plan that these options ask for."""
         from longclip_lab.training import planning
 
         recipe = recipe_for(self.method, self.scale, self.preset, self.data_scale)
@@ -76,15 +90,15 @@ class PlanRun:
         )
         tuned = self.method == "longclip"
         pairs = self.pairs or recipe.pairs or (SHAREGPT4V if tuned else PAIRS[self.data_scale])
-        share = planning.UTILISATION if self.utilisation is None else self.utilisation
-        made = planning.plan(
-            recipe, self.gpus, pairs, self.model if tuned else None, self.long_tokens,
-            self.short_tokens, share, self.dollars, self.arriving, self.spot,
-        )  # fmt: skip
-        table = planning.comparison(made)
-        if self.json:
-            facts = {"plan": made.to_dict(), "table": table.to_dict(orient="index")}
-            print(json.dumps(facts, indent=2))
-            return
-        say(str(made))
-        say(table.to_string())
+        return planning.plan(
+            recipe,
+            self.gpus,
+            pairs,
+            self.model if tuned else None,
+            self.long_tokens,
+            self.short_tokens,
+            planning.UTILISATION if self.utilisation is None else self.utilisation,
+            self.dollars,
+            self.arriving,
+            self.spot,
+        )
