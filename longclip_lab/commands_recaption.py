@@ -84,9 +84,9 @@ class Recaption:
             data,
             self.dst,
             asking,
-            self.root,
-            self.batch_size,
-            self.per_file,
+            root=self.root,
+            batch_size=self.batch_size,
+            per_file=self.per_file,
             progress=self.progress,
         )
         found = self._checked(data) if self.check and done.finished else None

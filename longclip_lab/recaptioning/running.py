@@ -48,6 +48,7 @@ def recaption(
     data: Any,
     folder: str | os.PathLike[str],
     asking: Asking | None = None,
+    *,
     root: str | os.PathLike[str] | None = None,
     batch_size: int = 8,
     per_file: int = PER_FILE,

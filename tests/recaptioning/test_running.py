@@ -1,0 +1,181 @@
+"""Whole recaptionings: resumed, in several processes, with broken pictures, of other models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from longclip_lab import world
+from longclip_lab.errors import LabError
+from longclip_lab.recaptioning import (
+    Asking,
+    load_captioner,
+    open_folder,
+    read_lines,
+    read_record,
+    recaption,
+)
+
+BRIEF = Asking(max_new_tokens=16)
+SAMPLED = Asking(max_new_tokens=16, temperature=1.0, seed=3)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return world.pairs(20)
+
+
+@pytest.fixture(scope="module")
+def whole(llava, pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    done = recaption(llava, pairs, folder, SAMPLED, batch_size=3, per_file=4)
+    assert (done.files, done.written, done.counted, done.finished) == (5, 5, True, True)
+    return folder
+
+
+def test_every_picture_gets_a_line_and_the_record_counts_them(whole, llava, pairs):
+    assert sorted(path.name for path in whole.iterdir()) == [
+        *(f"{number:06d}.jsonl" for number in range(5)),
+        "recaption.json",
+    ]
+    lines = read_lines(whole)
+    assert [line.key for line in lines] == [f"{i:06d}" for i in range(20)]
+    assert {line.captioner for line in lines} == {"LLaVA"}
+    first = json.loads((whole / "000000.jsonl").read_text().splitlines()[0])
+    assert set(first) == {"key", "captioner", "caption", "tokens", "finished"}
+    record = read_record(whole)
+    assert (record["pictures"], record["captions"], record["skipped"]) == (20, 20, {})
+    assert record["settings"]["asking"]["prompt"] == "Describe the image in detail."
+    assert record["settings"]["data"]["hash"] == pairs.source["hash"]
+    assert record["settings"]["weights"] == llava.facts["weights"]
+    counts = record["statistics"]
+    assert counts["unfinished"] == sum(not line.finished for line in lines) / 20
+    assert counts["generated_per_text"] == sum(line.tokens for line in lines) / 20
+
+
+def test_several_processes_write_what_one_writes(whole, llava, pairs, tmp_path):
+    finished = []
+    for number in (2, 0, 1):
+        place = (number, 3)
+        done = recaption(llava, pairs, tmp_path, SAMPLED, batch_size=5, per_file=4, place=place)
+        finished.append((done.files, done.counted, done.finished))
+    assert finished == [(1, False, False), (2, False, False), (2, True, True)]
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_what_is_whole_is_kept(whole, llava, pairs, tmp_path):
+    recaption(llava, pairs, tmp_path, SAMPLED, per_file=4)
+    (tmp_path / "000003.jsonl").unlink()
+    kept = (tmp_path / "000001.jsonl").stat().st_mtime_ns
+    done = recaption(llava, pairs, tmp_path, SAMPLED, per_file=4)
+    assert (done.written, done.counted) == (1, False)  # it had been counted before
+    assert (tmp_path / "000001.jsonl").stat().st_mtime_ns == kept
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_captions_made_otherwise_are_refused(whole, folders, llava, pairs):
+    other = load_captioner(folders["other"])
+    before = contents(whole)
+    for captioner, data, asking, message in (
+        (other, pairs, SAMPLED, "weights was 'sha256:"),
+        (llava, pairs, Asking(prompt="What is it?", max_new_tokens=16), "asking.prompt was"),
+        (llava, world.pairs(20, seed=9), SAMPLED, "data.seed was 5, now 9"),
+    ):
+        with pytest.raises(LabError, match=message):
+            recaption(captioner, data, whole, asking, per_file=4)
+    with pytest.raises(LabError, match=r"data\.files was 5, now 1"):
+        recaption(llava, pairs, whole, SAMPLED)
+    assert contents(whole) == before
+
+
+def test_files_of_unknown_origin_are_not_added_to(llava, pairs, tmp_path):
+    (tmp_path / "notes.jsonl").write_text("{}\n")
+    with pytest.raises(LabError, match=r"no recaption\.json that says whose"):
+        recaption(llava, pairs, tmp_path, BRIEF)
+
+
+def test_broken_pictures_are_counted_and_named(llava, pairs, tmp_path):
+    root = tmp_path / "pictures"
+    (root / "deep").mkdir(parents=True)
+    for i in range(5):
+        Image.fromarray(pairs.images[i]).save(root / "deep" / f"{i}.png")
+    (root / "letter.jpg").write_text("Dear reader,")
+    (root / "cut.png").write_bytes((root / "deep" / "0.png").read_bytes()[:800])
+    (root / ".hidden.png").write_bytes(b"")
+    folder = tmp_path / "captions"
+    for place in ((1, 2), (0, 2)):
+        recaption(llava, open_folder(root), folder, BRIEF, root=root, per_file=4, place=place)
+    record = read_record(folder)
+    assert (record["pictures"], record["captions"]) == (7, 5)
+    (names,) = record["skipped"].values()
+    assert [name.split(" ")[0] for name in names] == ["cut.png", "letter.jpg"]
+    assert names[1] == "letter.jpg (not a picture)"
+    assert "damaged" in names[0]
+    assert [line.key for line in read_lines(folder)] == [f"deep/{i}.png" for i in range(5)]
+
+
+def test_lines_of_another_form_are_refused(tmp_path):
+    with pytest.raises(LabError, match=r"holds no recaption\.json"):
+        read_record(tmp_path)
+    (tmp_path / "a.jsonl").write_text('{"key": "1"}\n')
+    with pytest.raises(LabError, match=r"a\.jsonl, line 1: expected a caption"):
+        read_lines(tmp_path)
+    line = {"key": "1", "captioner": "x", "caption": "y", "tokens": 1, "finished": True}
+    (tmp_path / "a.jsonl").write_text(2 * (json.dumps(line) + "\n"))
+    with pytest.raises(LabError, match="line 2: there already is a caption of 1"):
+        read_lines(tmp_path)
+
+
+def command(folders, folder, *more):
+    return [
+        *("-m", "longclip_lab.cli", "recaption", str(folders["llava"]), str(folder)),
+        *("--data", "world", "--pairs", "20", "--per-file", "2", "--max-new-tokens", "120"),
+        *("--no-progress", *more),
+    ]
+
+
+def test_killed_in_the_middle_it_goes_on(folders, llava, pairs, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    asking = Asking(max_new_tokens=120)
+    recaption(llava, pairs, whole, asking, batch_size=1, per_file=2)
+    started = subprocess.Popen([sys.executable, *command(folders, killed, "--batch-size", "1")])
+    until = time.monotonic() + 100
+    while not (killed / "000002.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.005)
+    os.kill(started.pid, signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
+    assert not read_record(killed)["finished"]
+    for path in killed.glob("*.jsonl"):
+        assert path.read_text() == (whole / path.name).read_text()
+    done = recaption(llava, pairs, killed, asking, batch_size=1, per_file=2)
+    assert 0 < done.written < 10
+    found = {name: text for name, text in contents(killed).items() if not name.startswith(".")}
+    assert found == contents(whole)
+
+
+def test_under_accelerate_launch(folders, llava, pairs, tmp_path):
+    alone, launched = tmp_path / "alone", tmp_path / "launched"
+    recaption(llava, pairs, alone, Asking(max_new_tokens=120), per_file=2)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    done = subprocess.run(
+        [*launch, *command(folders, launched)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20 captions of 20 pictures" in done.stdout
+    assert contents(launched) == contents(alone)
