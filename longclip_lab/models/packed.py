@@ -4,6 +4,7 @@ Sorting and trimming leave the padding within a batch. Here the tokens of all te
 one long row for the layers that work on each token alone; only the attention is run text by text
 (texts of one length together). The last block is run for the end tokens only, as nothing else of
 it is read. On a GPU many small attentions cost more than the padding: there it is not used.
+Serves training as well as inference: see `benchmarks/official_step.py`.
 
 B texts, T tokens, P all tokens of the batch, W width, H heads, X width of a head, D embedding.
 """
@@ -26,12 +27,11 @@ def can_pack(model: nn.Module) -> bool:
     )
 
 
-@torch.no_grad()
 def encode_packed(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     """Text features [B, D] of a model that `can_pack`, as `encode_tokens` gives them.
 
-    For inference: no gradient flows. Runs the parts of the blocks, not the blocks: hooks on these
-    are not called.
+    Gradients flow as there. Runs the parts of the blocks, not the blocks: hooks on these are not
+    called, and what works by them, FSDP2 and gradient checkpointing, does not.
     """
     tower = text_tower(model)
     lengths_B = end_positions(model, tokens_BT) + 1
@@ -40,7 +40,8 @@ def encode_packed(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     used_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B.unsqueeze(1)
     dtype = tower.transformer.get_cast_dtype()
     states_PW = tower.token_embedding(tokens_BT[order_B][used_BT]).to(dtype)
-    states_PW = states_PW + tower.positional_embedding[used_BT.nonzero()[:, 1]].to(dtype)
+    positions_P = used_BT.nonzero()[:, 1]
+    states_PW = states_PW + F.embedding(positions_P, tower.positional_embedding).to(dtype)
     groups = torch.stack(lengths_B.unique_consecutive(return_counts=True), dim=1).tolist()
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
@@ -57,16 +58,15 @@ def _attention(
     """Causal attention within each text; `groups` lists (length, number of texts of it)."""
     attn = block.attn
     projected = F.linear(block.ln_1(states_PW), attn.in_proj_weight, attn.in_proj_bias)
-    attended_PW = torch.empty_like(states_PW)
-    end = 0
-    for length, count in groups:
-        start, end = end, end + length * count
-        rows = slice(start, end)
-        heads = projected[rows].view(count, length, 3, attn.num_heads, -1)
+    # Split and joined, not sliced and written: the gradient of every slice would be as long as P.
+    parts = projected.split([length * count for length, count in groups])
+    attended = []
+    for part, (length, count) in zip(parts, groups, strict=True):
+        heads = part.view(count, length, 3, attn.num_heads, -1)
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         values_BHTX = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        attended_PW[rows].view(count, length, attn.num_heads, -1).copy_(values_BHTX.transpose(1, 2))
-    return attn.out_proj(attended_PW)
+        attended.append(values_BHTX.transpose(1, 2).reshape(length * count, -1))
+    return attn.out_proj(torch.cat(attended))
 
 
 def _end_attention(

@@ -37,6 +37,20 @@ def test_any_lengths_in_any_order(random_tokens, lengths):
         torch.testing.assert_close(encode_packed(model, tokens_BT), model.encode_text(tokens_BT))
 
 
+def test_gradients_are_those_of_the_padded_texts(random_tokens):
+    model = build().double()
+    tokens_BT = random_tokens([3, 24, 3, 11, 1], 50, 24)
+    weights_BD = torch.randn(5, 32, dtype=torch.float64)
+    gradients = []
+    for encode in (encode_packed, lambda model, tokens_BT: model.encode_text(tokens_BT)):
+        model.zero_grad()
+        (encode(model, tokens_BT) * weights_BD).sum().backward()
+        text = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        gradients.append(text)
+    assert gradients[0].keys() == gradients[1].keys()
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize(
     "options",
     [
