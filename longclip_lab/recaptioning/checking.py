@@ -97,7 +97,7 @@ class Hallucinated:
         rows = {}
         for name, told in _SHARES.items():
             share = getattr(self, name)
-            percents = [round(100 * v, 1) for v in (share.value, share.low, share.high)]
+            percents = [round(100 * v, 1) + 0.0 for v in (share.value, share.low, share.high)]
             rows[told] = dict(zip(("%", "low", "high"), percents, strict=True)) | {"of": share.n}
         return pd.DataFrame.from_dict(rows, orient="index")
 

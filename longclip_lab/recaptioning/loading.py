@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.recaptioning.captioner import Captioner, prepare
@@ -52,6 +52,8 @@ def load_captioner(
     config = _asked(AutoConfig, model, revision)
     family = family_of(config.model_type, family)
     processor = _asked(AutoProcessor, model, revision)
+    if not isinstance(processor, ProcessorMixin):
+        raise LabError(f"{model} (a {config.model_type}) brings no processor for pictures.")
     network = _network(model, revision, DTYPES[dtype])
     _complete(processor, config, family, model)
     ends = prepare(network, processor)
