@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,7 +48,8 @@ class Hallucinated:
     the scene has not. `coloured_N` counts how often a thing is named with its colour, and
     `wrong_N` how often the scene has no such thing of this colour. `words_N` and `unknown_N` count
     the words and those that the world does not know; `unknown` lists these, the most frequent
-    first.
+    first. `absent_elsewhere_N` and `wrong_elsewhere_N` hold each caption against the next scene:
+    what a writer who does not look would get.
     """
 
     named_N: np.ndarray
@@ -57,6 +58,8 @@ class Hallucinated:
     wrong_N: np.ndarray
     words_N: np.ndarray
     unknown_N: np.ndarray
+    absent_elsewhere_N: np.ndarray
+    wrong_elsewhere_N: np.ndarray
     unknown: dict[str, int]
 
     @property
@@ -84,21 +87,30 @@ class Hallucinated:
         """The share of captions that name nothing the world has, right or wrong."""
         return _share(self.named_N == 0, np.ones(len(self.named_N)))
 
+    @property
+    def elsewhere(self) -> dict[str, Interval]:
+        """`kinds`, `captions` and `colours` if each caption were the next picture's."""
+        other = replace(self, absent_N=self.absent_elsewhere_N, wrong_N=self.wrong_elsewhere_N)
+        return {name: getattr(other, name) for name in ("kinds", "captions", "colours")}
+
     def to_dict(self) -> dict:
         """JSON-able: the five shares (None of nothing) and the most frequent unknown words."""
-        found = {name: getattr(self, name) for name in _SHARES}
-        shares = {name: share.to_dict() if share.n else None for name, share in found.items()}
-        return {**shares, "unknown": dict(list(self.unknown.items())[:20])}
+        shares = _told({name: getattr(self, name) for name in _SHARES})
+        most = dict(list(self.unknown.items())[:20])
+        return {**shares, "elsewhere": _told(self.elsewhere), "unknown": most}
 
     def table(self):
-        """A DataFrame with a row for each share, in percent with a 95% interval (Wilson's)."""
+        """A DataFrame with a row for each share, in percent with a 95% interval (Wilson's), and
+        what it were if each caption belonged to the next picture."""
         import pandas as pd
 
-        rows = {}
+        rows, elsewhere = {}, self.elsewhere
         for name, told in _SHARES.items():
             share = getattr(self, name)
             percents = [round(100 * v, 1) + 0.0 for v in (share.value, share.low, share.high)]
             rows[told] = dict(zip(("%", "low", "high"), percents, strict=True)) | {"of": share.n}
+            if name in elsewhere:
+                rows[told]["elsewhere %"] = round(100 * elsewhere[name].value, 1)
         return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -126,11 +138,14 @@ def hallucinated(captions: Sequence[str], scenes: Sequence[Scene]) -> Hallucinat
     known = {word.lower() for word in world_words()} | set(SYNONYMS)
     known |= {f"{kind}s" for kind in KINDS}
     counts, unknown = [], Counter()
-    for caption, scene in zip(captions, scenes, strict=True):
+    following = [*scenes[1:], scenes[0]]
+    for caption, scene, other in zip(captions, scenes, following, strict=True):
         words = [word for word in words_of(caption.lower()) if word.isalnum()]
         strange = [word for word in words if word not in known]
         unknown.update(strange)
-        counts.append([*_compared(claims(caption), scene), len(words), len(strange)])
+        said = claims(caption)
+        _, absent, _, wrong = _compared(said, other)
+        counts.append([*_compared(said, scene), len(words), len(strange), absent, wrong])
     columns = np.array(counts, dtype=int).T
     return Hallucinated(*columns, unknown=dict(unknown.most_common()))
 
@@ -160,6 +175,10 @@ def _compared(said: list[Claim], scene: Scene) -> tuple[int, int, int, int]:
     coloured = [(claim.kind, claim.colour) for claim in said if claim.colour]
     absent = kinds - {kind for kind, _ in there}
     return len(kinds), len(absent), len(coloured), sum(pair not in there for pair in coloured)
+
+
+def _told(shares: dict[str, Interval]) -> dict[str, dict | None]:
+    return {name: share.to_dict() if share.n else None for name, share in shares.items()}
 
 
 def _plain(word: str) -> str:
