@@ -175,7 +175,7 @@ def _told_counts(counts: dict[str, Any], limit: int) -> list[str]:
         f"  of CLIP's tokens, start and end included: {over}",
         f"  {100 * counts['unfinished']:7.1f}% cut at {limit} tokens, "
         f"{100 * counts['empty']:.1f}% empty, {100 * counts['repeated']:.1f}% the same as "
-        "another picture's",
+        "another picture's of the same file",
     ]
 
 

@@ -1,12 +1,13 @@
 """The files of a recaptioning: lines of captions, and `recaption.json`, which says what they are.
 
-A file of captions is whole or not there; beside it stands `NAME.skipped.json` if pictures of its
-run could not be read. Both are written before the next run begins.
+A file of captions is whole or not there. `counts/NAME.json` holds its sums, and the names of the
+pictures of its run that could not be read.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
 from longclip_lab.text import text_statistics
 
-RECORD = "recaption.json"
+RECORD, COUNTS = "recaption.json", "counts"
 CONTEXTS = (77, 128, 248)
 """CLIP's context, LoTLIP's and Long-CLIP's."""
 
@@ -33,9 +34,9 @@ class Line:
 
 
 def write_lines(folder: Path, name: str, lines: list[Line], skipped: dict[str, list[str]]) -> None:
-    """Write the captions of one run, and the names of the pictures that it left out."""
-    if skipped:
-        atomic_write(folder / f"{name}.skipped.json", json.dumps(skipped, indent=1) + "\n")
+    """Write the captions of one run, their counts and the pictures that it left out."""
+    counted = {"counts": _counts(lines), "skipped": skipped}
+    atomic_write(folder / COUNTS / f"{name}.json", json.dumps(counted, indent=1) + "\n")
     # Last, as the file of captions is what says that the run is done.
     atomic_write(
         folder / f"{name}.jsonl",
@@ -50,7 +51,8 @@ def read_lines(folder: str | Path) -> list[Line]:
     """
     lines, seen = [], set()
     for path in sorted(Path(folder).glob("*.jsonl")):
-        for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        # Not splitlines(), which also cuts at marks that JSON lets stand in a text.
+        for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
             line = _line(path, number, text)
             if line.key in seen:
                 raise LabError(
@@ -128,47 +130,62 @@ def _differing(before: Any, now: Any, name: str = "") -> list[str]:
 def summary(folder: Path, names: Iterable[str], left_out: dict[str, list[str]]) -> dict[str, Any]:
     """What a finished recaptioning counts to: captions, pictures skipped, statistics.
 
-    `left_out` are those that the data set itself was opened without.
+    `left_out` are those that the data set itself was opened without. Only the files' own counts
+    are read, so that millions of captions are counted as fast as they were shared out.
     """
-    lines = read_lines(folder)
     skipped = {reason: list(keys) for reason, keys in left_out.items()}
+    total: Counter[str] = Counter()
     for name in names:
-        path = folder / f"{name}.skipped.json"
-        if path.exists():
-            for reason, keys in json.loads(path.read_text(encoding="utf-8")).items():
-                skipped.setdefault(reason, []).extend(keys)
+        counted = json.loads((folder / COUNTS / f"{name}.json").read_text(encoding="utf-8"))
+        total.update(counted["counts"])
+        for reason, keys in counted["skipped"].items():
+            skipped.setdefault(reason, []).extend(keys)
+    captions = total["captions"]
     return {
-        "pictures": len(lines) + sum(len(keys) for keys in skipped.values()),
-        "captions": len(lines),
+        "pictures": captions + sum(len(keys) for keys in skipped.values()),
+        "captions": captions,
         "skipped": skipped,
-        "statistics": caption_statistics(lines) if lines else None,
+        "statistics": _means(total) if captions else None,
     }
 
 
-def caption_statistics(lines: list[Line]) -> dict[str, Any]:
+def _counts(lines: list[Line]) -> dict[str, int]:
+    """Sums over the captions of one file."""
+    if not lines:
+        return {"captions": 0}
+    texts = [line.caption for line in lines]
+    by_bert = text_statistics(texts, "bert", contexts=())
+    by_clip = text_statistics(texts, "clip", contexts=CONTEXTS)
+    times = Counter(texts)
+    return {
+        "captions": len(texts),
+        "subcaptions": round(by_bert.subcaptions_per_text * len(texts)),
+        "tokens": round(by_bert.tokens_per_text * len(texts)),
+        "generated": sum(line.tokens for line in lines),
+        **{f"over {cut.context}": cut.texts for cut in by_clip.cuts},
+        "unfinished": sum(not line.finished for line in lines),
+        "empty": sum(not text for text in texts),
+        "repeated": sum(bool(text) and times[text] > 1 for text in texts),
+    }
+
+
+def _means(total: Counter[str]) -> dict[str, Any]:
     """Counts as in LoTLIP's Tables 1 and 6, and what tells a captioner gone wrong.
 
     Sub-captions and BERT's tokens (without its two special ones) are means per text; a text is
     `longer_than` a context by CLIP's tokens, start and end included. `repeated` are captions that
-    another picture has as well. All but the means are shares of the captions.
+    another picture of the same file has as well. All but the means are shares of the captions.
     """
-    texts = [line.caption for line in lines]
-    by_bert = text_statistics(texts, "bert", contexts=())
-    by_clip = text_statistics(texts, "clip", contexts=CONTEXTS)
-    count: dict[str, int] = {}
-    for text in texts:
-        count[text] = count.get(text, 0) + 1
+
+    def share(name: str) -> float:
+        return round(total[name] / total["captions"], 6)
+
     return {
-        "subcaptions_per_text": round(by_bert.subcaptions_per_text, 4),
-        "tokens_per_text": round(by_bert.tokens_per_text, 4),
-        "generated_per_text": round(sum(line.tokens for line in lines) / len(lines), 4),
-        "longer_than": {str(cut.context): round(cut.share, 6) for cut in by_clip.cuts},
-        "unfinished": _share(not line.finished for line in lines),
-        "empty": _share(not text for text in texts),
-        "repeated": _share(bool(text) and count[text] > 1 for text in texts),
+        "subcaptions_per_text": share("subcaptions"),
+        "tokens_per_text": share("tokens"),
+        "generated_per_text": share("generated"),
+        "longer_than": {str(context): share(f"over {context}") for context in CONTEXTS},
+        "unfinished": share("unfinished"),
+        "empty": share("empty"),
+        "repeated": share("repeated"),
     }
-
-
-def _share(flags: Iterable[bool]) -> float:
-    flags = list(flags)
-    return round(sum(flags) / len(flags), 6)

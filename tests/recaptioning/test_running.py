@@ -17,19 +17,23 @@ from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.recaptioning import (
     Asking,
+    Line,
     load_captioner,
     open_folder,
     read_lines,
     read_record,
     recaption,
 )
+from longclip_lab.recaptioning.records import write_lines
+from longclip_lab.text import text_statistics
 
 BRIEF = Asking(max_new_tokens=16)
 SAMPLED = Asking(max_new_tokens=16, temperature=1.0, seed=3)
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +50,9 @@ def whole(llava, pairs, tmp_path_factory):
 
 
 def test_every_picture_gets_a_line_and_the_record_counts_them(whole, llava, pairs):
-    assert sorted(path.name for path in whole.iterdir()) == [
+    assert list(contents(whole)) == [
         *(f"{number:06d}.jsonl" for number in range(5)),
+        *(f"counts/{number:06d}.json" for number in range(5)),
         "recaption.json",
     ]
     lines = read_lines(whole)
@@ -61,6 +66,9 @@ def test_every_picture_gets_a_line_and_the_record_counts_them(whole, llava, pair
     assert record["settings"]["data"]["hash"] == pairs.source["hash"]
     assert record["settings"]["weights"] == llava.facts["weights"]
     counts = record["statistics"]
+    texts = text_statistics([line.caption for line in lines], "bert")
+    assert counts["tokens_per_text"] == texts.tokens_per_text
+    assert counts["subcaptions_per_text"] == texts.subcaptions_per_text
     assert counts["unfinished"] == sum(not line.finished for line in lines) / 20
     assert counts["generated_per_text"] == sum(line.tokens for line in lines) / 20
 
@@ -126,6 +134,13 @@ def test_broken_pictures_are_counted_and_named(llava, pairs, tmp_path):
     assert [line.key for line in read_lines(folder)] == [f"deep/{i}.png" for i in range(5)]
 
 
+def test_any_text_survives_its_file(tmp_path):
+    texts = ["a\u2028b\x85c", "two\nlines\r\n", '"', "", "\u00e9\U0001f600"]
+    lines = [Line(str(i), "x", text, 1, True) for i, text in enumerate(texts)]
+    write_lines(tmp_path, "000000", lines, {})
+    assert read_lines(tmp_path) == lines
+
+
 def test_lines_of_another_form_are_refused(tmp_path):
     with pytest.raises(LabError, match=r"holds no recaption\.json"):
         read_record(tmp_path)
@@ -161,8 +176,8 @@ def test_killed_in_the_middle_it_goes_on(folders, llava, pairs, tmp_path):
         assert path.read_text() == (whole / path.name).read_text()
     done = recaption(llava, pairs, killed, asking, batch_size=1, per_file=2)
     assert 0 < done.written < 10
-    found = {name: text for name, text in contents(killed).items() if not name.startswith(".")}
-    assert found == contents(whole)
+    found = contents(killed)
+    assert {name: text for name, text in found.items() if ".part" not in name} == contents(whole)
 
 
 def test_under_accelerate_launch(folders, llava, pairs, tmp_path):
