@@ -17,7 +17,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.objectives import OBJECTIVES
 from longclip_lab.objectives.filip import ROWS_AT_ONCE
 from longclip_lab.training.costs import ModelCost, cost_of
-from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.recipe import TEXT_PARTS, Recipe
 
 if TYPE_CHECKING:
     from longclip_lab.models import Clip
@@ -122,7 +122,7 @@ def step_memory(
 
 def _kept_of_a_pair(cost: ModelCost, recipe: Recipe, lengths: list[int], half: bool) -> int:
     text, image = cost.text, cost.image
-    passes = [(text, length, recipe.text_parts) for length in lengths]
+    passes = [(text, length, recipe.text_parts or TEXT_PARTS) for length in lengths]
     if not recipe.lock_image:
         passes.append((image, image.tokens, 1))
     kept = sum(tower.stem_kept * (HALF if half else FLOAT) for tower, _, _ in passes)

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from longclip_lab.models import Clip, encode_corner_tokens, encode_text_tokens
+from longclip_lab.models.packed import can_pack, encode_packed
 from longclip_lab.models.text_tower import encode_tokens, text_tower
 from longclip_lab.models.token_features import finish_image, frozen_part, image_states
 from longclip_lab.objectives import OBJECTIVES, ImageSide, Settings, Step, TextSide
 from longclip_lab.training.batches import Batch, Texts
-from longclip_lab.training.recipe import Recipe
-from longclip_lab.training.sharding import local, rows_here
+from longclip_lab.training.recipe import TEXT_PARTS, Recipe
+from longclip_lab.training.sharding import is_sharded, local, rows_here
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 SPARED = {"positional_embedding", "pos_embed", "cls_token", "reg_token", "corner_embedding"}
@@ -94,11 +95,22 @@ class Towers(nn.Module):
         if self.token_wise:
             tokens_BTD, mask_BT = encode_text_tokens(self.model, texts.ids_BT)
             return TextSide(tokens_BTD[:, :1], tokens_BTD, mask_BT, identity_B)
-        encode = encode_corner_tokens if corners else encode_tokens
-        features = encode_in_parts(self.model, texts, recipe.text_parts, encode)
+        if not corners and self.packs:
+            features = encode_packed(self.model, texts.ids_BT)
+        else:
+            encode = encode_corner_tokens if corners else encode_tokens
+            parts = recipe.text_parts or TEXT_PARTS
+            features = encode_in_parts(self.model, texts, parts, encode)
         # Not a view: FSDP2 hangs hooks on what a module returns, and warns of views.
         features_BCD = features if corners else torch.stack([features], dim=1)
         return TextSide(features_BCD, identity_B=identity_B)
+
+    @property
+    def packs(self) -> bool:
+        """Whether texts run end to end: on a CPU, unless something else works by blocks."""
+        by_blocks = self.recipe.text_parts or self.recipe.grad_checkpointing or is_sharded(self)
+        on_cpu = self.model.logit_scale.device.type == "cpu"
+        return on_cpu and not by_blocks and can_pack(self.model)
 
 
 def needs(recipe: Recipe, what: str) -> bool:

@@ -101,8 +101,9 @@ def test_the_callers_random_numbers_are_left_alone(tiny, few):
 
 
 def test_gradient_checkpointing_changes_nothing(tiny, few):
-    plain = run(tiny, few, replace(QUICK, steps=2))
-    checkpointed = run(tiny, few, replace(QUICK, steps=2, grad_checkpointing=True))
+    # Texts in the same parts: AdamW makes much of what rounding does to a gradient of zero.
+    plain = run(tiny, few, replace(QUICK, steps=2, text_parts=4))
+    checkpointed = run(tiny, few, replace(QUICK, steps=2, text_parts=4, grad_checkpointing=True))
     for name, tensor in weights(plain.model).items():
         assert torch.allclose(tensor, weights(checkpointed.model)[name], atol=1e-5), name
 
