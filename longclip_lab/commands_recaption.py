@@ -146,7 +146,8 @@ class Recaption:
 
 def told(done: Recaptioned, found: Hallucinated | None = None) -> str:
     """What a call has done, and what a check has found, for a terminal."""
-    head = f"{done.folder}: {done.written} of {done.files} files written, the others were there"
+    there = done.files - done.written
+    head = f"{done.folder}: {done.written} files written, {there} were there"
     if not done.finished:
         return f"{head}; other processes still have to write theirs"
     record, counts = done.record, done.record["statistics"]

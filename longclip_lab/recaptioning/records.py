@@ -52,7 +52,8 @@ def read_lines(folder: str | Path) -> list[Line]:
     lines, seen = [], set()
     for path in sorted(Path(folder).glob("*.jsonl")):
         # Not splitlines(), which also cuts at marks that JSON lets stand in a text.
-        for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], 1):
+        whole = path.read_text(encoding="utf-8").removesuffix("\n")
+        for number, text in enumerate(whole.split("\n") if whole else [], 1):
             line = _line(path, number, text)
             if line.key in seen:
                 raise LabError(

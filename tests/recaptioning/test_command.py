@@ -27,14 +27,14 @@ def test_a_folder_of_pictures(folders, tmp_path, capsys):
     arguments = (folders["llava"], captions, "--root", root, "--captioner", "sharegpt4v")
     assert run(*arguments, "--sharegpt4v", table) == 0
     out = capsys.readouterr().out
-    assert "1 of 1 files written" in out
+    assert "1 files written, 0 were there" in out
     assert "ShareGPT4V (llava, float32) on folder: 5 captions of 6 pictures" in out
     assert "left out, broken picture: 1 (bad.jpg (" in out
     assert "tokens a text by BERT's tokenizer" in out
     assert "cut at 16 tokens" in out
     assert len(json.loads(table.read_text())) == 5
     assert run(*arguments) == 0
-    assert "0 of 1 files written, the others were there" in capsys.readouterr().out
+    assert "0 files written, 1 were there" in capsys.readouterr().out
     assert run(*arguments, "--prompt", "What is it?") == 2
     err = capsys.readouterr().err
     assert "asking.prompt was 'Describe the image in detail.', now 'What is it?'" in err
