@@ -26,6 +26,7 @@ from transformers import (
     LlavaNextProcessor,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    T5Config,
 )
 
 from longclip_lab.recaptioning import load_captioner
@@ -110,9 +111,13 @@ def save_llava(folder, seed=0, next_one=False):
     return _save(model, folder)
 
 
-def save_instructblip(folder, seed=0):
+def save_instructblip(folder, seed=0, t5=False):
     torch.manual_seed(seed)
     words = tokenizer()
+    encoder_decoder = T5Config(
+        vocab_size=len(words), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+        decoder_start_token_id=0, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
     config = InstructBlipConfig(
         vision_config=InstructBlipVisionConfig(**VISION),
         qformer_config=InstructBlipQFormerConfig(
@@ -123,7 +128,7 @@ def save_instructblip(folder, seed=0):
             intermediate_size=64,
             encoder_hidden_size=32,
         ),
-        text_config=language(len(words)),
+        text_config=encoder_decoder if t5 else language(len(words)),
         num_query_tokens=4,
         image_token_index=4,
     )
@@ -150,6 +155,7 @@ def folders(tmp_path_factory):
         "other": save_llava(home / "other", seed=1),
         "next": save_llava(home / "next", next_one=True),
         "instructblip": save_instructblip(home / "instructblip"),
+        "instructblip-t5": save_instructblip(home / "instructblip-t5", t5=True),
     }
 
 

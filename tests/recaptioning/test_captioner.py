@@ -25,7 +25,7 @@ def images():
     return [Image.fromarray(image) for image in world.pairs(8).images]
 
 
-@pytest.fixture(scope="module", params=["llava", "instructblip", "next"])
+@pytest.fixture(scope="module", params=["llava", "instructblip", "instructblip-t5", "next"])
 def captioner(request, folders):
     return load_captioner(folders[request.param])
 
@@ -62,6 +62,19 @@ def test_the_model_is_asked_in_its_own_format(folders, images):
     assert asked["ShareGPT4V"].startswith("<s> <unk> <unk>")
     assert asked["ShareGPT4V"].endswith(turn)
     assert asked["InstructBLIP"] == "<s> Describe the image ."
+
+
+@torch.no_grad()
+def test_what_is_generated_follows_the_prompt_and_the_picture(captioner, images):
+    model, tokenizer = captioner.model, captioner.processor.tokenizer
+    inputs = dict(captioner._inputs(images, BRIEF.prompt))
+    if model.config.text_config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = torch.zeros(len(images), 1, dtype=torch.long)
+    first_B = model(**inputs).logits[:, -1].argmax(1)
+    said = captioner.describe(images, KEYS, Asking(max_new_tokens=1))
+    for token, one in zip(first_B.tolist(), said, strict=True):
+        ended = token in captioner.ends
+        assert one == (tokenizer.decode([token], skip_special_tokens=True), 1 - ended, ended)
 
 
 def test_the_end_is_seen_and_not_counted(llava, images):
