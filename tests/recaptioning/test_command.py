@@ -11,6 +11,7 @@ from longclip_lab import world
 from longclip_lab.cli import main
 
 QUICK = ("--max-new-tokens", "16", "--no-progress")
+TWO = ("--data", "world", "--pairs", "2")
 
 
 def run(*arguments) -> int:
@@ -59,9 +60,9 @@ def test_the_world_is_checked(folders, tmp_path, capsys):
         (["{model}", "{dst}"], "Say where the pictures are with --root"),
         (["{model}", "{dst}", "--root", "nowhere"], "There is no folder nowhere"),
         (["{model}", "{dst}", "--root", ".", "--check"], "give --data world"),
-        (["nowhere", "{dst}", "--data", "world", "--pairs", "2"], "cannot be loaded"),
-        (["{model}", "{dst}", "--data", "world", "--batch-size", "0"], "batch_size"),
-        (["{model}", "{dst}", "--data", "world", "--top-p", "2"], "top_p"),
+        (["nowhere", "{dst}", *TWO], "cannot be loaded"),
+        (["{model}", "{dst}", *TWO, "--batch-size", "0"], "batch_size"),
+        (["{model}", "{dst}", *TWO, "--top-p", "2"], "top_p"),
     ],
 )
 def test_bad_input_gets_one_line(folders, tmp_path, arguments, message, capsys):
