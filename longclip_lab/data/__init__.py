@@ -1,7 +1,8 @@
-"""Image-text pairs on disk: COCO's layout, published layouts of long captions, benchmarks.
+"""Image-text pairs on disk: COCO's layout, published layouts of long captions, benchmarks, shards.
 
 Whatever the source, a data set is a value with `.images`, `.short`, `.long`, `.captions`,
-`.skipped` and `.source`, so that training, evaluation and probing need not know which it is.
+`.skipped` and `.source`, so that training, evaluation and probing need not know which it is. Only
+shards are none: too large for that, they are streamed (`ShardSet`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from longclip_lab.data.layouts import LAYOUTS, Columns
 from longclip_lab.data.pairs import Pairs
 from longclip_lab.data.recaptioned import recaptioned
 from longclip_lab.data.registry import DATA_NAMES, open_data
+from longclip_lab.data.shards import ShardSet, check_shards, open_shards, write_shards
 from longclip_lab.data.subcaptions import (
     DrawnTexts,
     choose_caption,
@@ -41,7 +43,9 @@ __all__ = [
     "DrawnTexts",
     "Pairs",
     "Protocol",
+    "ShardSet",
     "Verification",
+    "check_shards",
     "choose_caption",
     "coco",
     "coco_boxes",
@@ -50,8 +54,10 @@ __all__ = [
     "keep_known_words",
     "open_benchmark",
     "open_data",
+    "open_shards",
     "recaptioned",
     "sample_subcaptions",
     "statistics",
     "verify",
+    "write_shards",
 ]

@@ -41,20 +41,31 @@ def check_picture(path: Path) -> PictureCheck:
     if not path.is_file():
         return check_presence(path)
     content = path.read_bytes()
+    found = decoded(content, draft=True)
+    if isinstance(found, str):
+        return PictureCheck(path, defect=found)
+    return PictureCheck(path, digest=hashlib.sha256(content).hexdigest())
+
+
+def decoded(content: bytes, draft: bool = False) -> Image.Image | str:
+    """The picture in a file's bytes, in RGB, or what is wrong with it; with `draft`, a small one of
+    which every byte was read all the same."""
     if not content:
-        return PictureCheck(path, defect="empty file")
+        return "empty file"
     try:
         with Image.open(io.BytesIO(content)) as image:
+            if not draft:
+                return image.convert("RGB")
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
+            return image
     except UnidentifiedImageError:
-        return PictureCheck(path, defect="not a picture")
+        return "not a picture"
     except Image.DecompressionBombError:
-        return PictureCheck(path, defect="too many pixels")
+        return "too many pixels"
     except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
         # Pillow's decoders report damaged data under any of these.
-        return PictureCheck(path, defect=f"damaged: {error}")
-    return PictureCheck(path, digest=hashlib.sha256(content).hexdigest())
+        return f"damaged: {error}"
 
 
 def check_pictures(

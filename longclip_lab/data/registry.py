@@ -8,9 +8,10 @@ from typing import Any
 from longclip_lab.data.coco import coco
 from longclip_lab.data.layouts import LAYOUTS
 from longclip_lab.data.recaptioned import recaptioned
+from longclip_lab.data.shards import open_shards
 from longclip_lab.errors import LabError, suggest
 
-DATA_NAMES = ("world", "coco", *LAYOUTS)
+DATA_NAMES = ("world", "coco", *LAYOUTS, "shards")
 
 
 def open_data(
@@ -26,7 +27,8 @@ def open_data(
     """Open a data set by name: `world` is drawn (`n`, `seed`), the others are read below `root`.
 
     `coco` has COCO's own layout; `dreamlip`, `lotlip` and `sharegpt4v` have long captions as
-    published (see `recaptioned`).
+    published (see `recaptioned`); `shards` are what `write_shards` wrote, `root` their folder or
+    address.
 
     Raises LabError for an unknown name and for a `root` that is missing or makes no sense.
 
@@ -47,6 +49,13 @@ def open_data(
                 "annotations/ and val2017/."
             )
         return coco(root, split or "val2017", skip_bad, verify, progress)
+    if name == "shards":
+        if root is None or split is not None:
+            raise LabError(
+                "Shards are read from where they were written: give root (--root DIR or URL), and "
+                "no split."
+            )
+        return open_shards(root)
     if name in LAYOUTS:
         if root is None:
             raise LabError(
