@@ -9,7 +9,6 @@ time of the other. The papers: the share of the GPUs' peak that their published 
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from dataclasses import replace
 
@@ -21,7 +20,7 @@ from longclip_lab.training import recipe_for
 from longclip_lab.training.costs import cost_of
 from longclip_lab.training.planning import plan
 
-BATCH, STEPS = 16, 5
+BATCH, STEPS = 16, 10
 SIZES = {
     "known": {"width": 192, "layers": 4, "text_layers": 3},
     "predicted": {"width": 256, "layers": 6, "text_layers": 6},
@@ -49,27 +48,27 @@ def built(width: int, layers: int, text_layers: int) -> tuple[torch.nn.Module, f
     return model, 3.0 * BATCH * (cost.image.flops() + cost.text.flops())
 
 
-def step_seconds(model: torch.nn.Module) -> float:
-    """The median of a few training steps."""
+def a_step(model: torch.nn.Module) -> float:
+    """Seconds of a training step."""
     pixels_B3HW = torch.rand(BATCH, 3, 128, 128)
     ids_BT = torch.randint(1, 999, (BATCH, 248))
-    taken = []
-    for _ in range(STEPS + 1):
-        began = time.perf_counter()
-        image_BD, text_BD = model.encode_image(pixels_B3HW), model.encode_text(ids_BT)
-        contrastive_loss(image_BD, text_BD, model.logit_scale.exp()).backward()
-        model.zero_grad()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
+    began = time.perf_counter()
+    image_BD, text_BD = model.encode_image(pixels_B3HW), model.encode_text(ids_BT)
+    contrastive_loss(image_BD, text_BD, model.logit_scale.exp()).backward()
+    model.zero_grad()
+    return time.perf_counter() - began
+
+
+def step_seconds(models: list[torch.nn.Module]) -> list[float]:
+    """The fastest of a few steps of each, taken in turn: others may use the processor as well."""
+    rounds = [[a_step(model) for model in models] for _ in range(STEPS + 1)]
+    return [min(taken) for taken in zip(*rounds[1:], strict=True)]
 
 
 def main() -> None:
     torch.manual_seed(0)
-    found = {}
-    for name, sizes in SIZES.items():
-        model, flops = built(**sizes)
-        found[name] = (flops, step_seconds(model))
-    (flops, seconds), (other_flops, other_seconds) = found["known"], found["predicted"]
+    (known, flops), (predicted, other_flops) = (built(**sizes) for sizes in SIZES.values())
+    seconds, other_seconds = step_seconds([known, predicted])
     recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
     lotlip = plan(recipe, "A100:8", 100_000_000)
     both_padded = replace(recipe_for("longclip", "paper", "paper"), grad_checkpointing=False)
