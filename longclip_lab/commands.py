@@ -153,13 +153,17 @@ def readable(clip: Any, data: Any) -> Any:
 
 def warn_of_words(clip: Any, name: str, words: dict[str, int]) -> None:
     """Say that a model cannot read all words of a data set."""
-    if words.get("left_out"):
-        message = (
-            f"{clip.name} knows the {len(clip.tokenizer.words)} words of the drawn world; "
-            f"{words['left_out']} of the {words['of']} words of {name} are left out. "
-            "Expect nothing of the scores."
-        )
-        warnings.warn(message, LabWarning, stacklevel=3)
+    if not words.get("left_out") and "known" not in words:
+        return
+    if "known" in words:
+        left_out = f"all other words of {name} are left out, uncounted"
+    else:
+        left_out = f"{words['left_out']} of the {words['of']} words of {name} are left out"
+    message = (
+        f"{clip.name} knows the {len(clip.tokenizer.words)} words of the drawn world; {left_out}. "
+        "Expect nothing of the scores."
+    )
+    warnings.warn(message, LabWarning, stacklevel=3)
 
 
 def announced(data: Any) -> Any:

@@ -28,6 +28,7 @@ from longclip_lab.data.shards import ShardSet, check_shards, open_shards, write_
 from longclip_lab.data.subcaptions import (
     DrawnTexts,
     choose_caption,
+    draw_subcaptions,
     draw_texts,
     sample_subcaptions,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "choose_caption",
     "coco",
     "coco_boxes",
+    "draw_subcaptions",
     "draw_texts",
     "get_protocol",
     "keep_known_words",

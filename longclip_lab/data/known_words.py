@@ -51,8 +51,11 @@ def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
     models cannot read photographs' captions as they are. This makes the whole path run on them;
     scores mean nothing. `source["words"]` holds how many words there were and how many were left
     out. A caption of which nothing is left becomes a full stop. The world's own pairs come back as
-    they are, and so do pairs for any other tokenizer.
+    they are, and so do pairs for any other tokenizer. Shards of photographs lose their words as
+    they are read, uncounted.
     """
+    if hasattr(pairs, "known_to") and hasattr(tokenizer, "words"):
+        return pairs if pairs.pictures == "values" else pairs.known_to(tokenizer.words)
     if not isinstance(pairs, Pairs) or not hasattr(tokenizer, "words"):
         return pairs
     filtered = KnownWords(tokenizer.words)

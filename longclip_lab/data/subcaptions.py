@@ -51,7 +51,7 @@ def sample_subcaptions(
     >>> sample_subcaptions(captions, 2, seed=0), sample_subcaptions(captions, 2, seed=1)
     ('A red cat', 'It sits. It is red')
     """
-    return _draw(captions_by_captioner, n, np.random.default_rng(seed))[0]
+    return draw_subcaptions(captions_by_captioner, n, np.random.default_rng(seed))[0]
 
 
 def draw_texts(
@@ -67,7 +67,7 @@ def draw_texts(
     texts, fewer, chosen = [], 0, Counter()
     for index, of_picture in enumerate(captions):
         try:
-            drawn = _draw(of_picture, n, np.random.default_rng((seed, epoch, index)))
+            drawn = draw_subcaptions(of_picture, n, np.random.default_rng((seed, epoch, index)))
         except LabError as error:
             raise LabError(f"Picture {index}: {error}") from None
         texts.append(drawn[0])
@@ -95,10 +95,10 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(split_subcaptions(text))
 
 
-def _draw(
+def draw_subcaptions(
     captions: Mapping[str, str], n: int | None, rng: np.random.Generator
 ) -> tuple[str, str, int]:
-    """The text, whose it is, and how many sub-captions that caption has."""
+    """What `sample_subcaptions` gives, whose caption it is of, and how many that one has."""
     if n is not None and n < 1:
         raise LabError(
             f"Sub-captions: expected at least 1 (or None for all), got {n}; to train without long "

@@ -40,6 +40,7 @@ DISPLAY = {
     "micro_batch",
     "checkpoint_minutes",
     "skip_not_finite",
+    "skip_broken",
     "sharding",
 }
 # What torch and safetensors raise for a file that is missing, cut short or holds code.

@@ -167,6 +167,16 @@ class Recipe:
     """Share of wrong facts in the world's long captions, where sub-captions are drawn."""
     workers: int = 0
     """Processes that decode pictures from disk; 0 decodes in the training process."""
+    lanes: int = 8
+    """Shards are read in so many places at once, and a batch takes the same number of pairs from
+    each; must divide the batch size, and the number of processes must divide it."""
+    shuffle_window: int = 1024
+    """Shards: pairs that a lane shuffles together. Each lane holds so many compressed pictures."""
+    resample: bool = False
+    """Shards: draw them with replacement for ever instead of every pair once an epoch; needs
+    steps."""
+    skip_broken: float = 0.05
+    """Shards: share of broken pairs, replaced by others, above which the run stops."""
     log_every: int = 1
     """Steps between two lines of log.jsonl."""
     checkpoint_every: int = 50
@@ -198,6 +208,8 @@ class Recipe:
             raise LabError(
                 "length_grouped sorts pairs by length and tears siblings apart. Choose one of them."
             )
+        if self.resample and self.steps is None:
+            raise LabError("With resample there are no epochs: give steps.")
         if self.subcaptions is not None and self.length_grouped:
             raise LabError(
                 "length_grouped sorts pairs by the length of their long text, which is drawn anew "

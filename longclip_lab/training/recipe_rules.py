@@ -21,7 +21,7 @@ RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
         ("k", "batch_size", "steps", "epochs", "text_parts", "pairs", "log_every",
          "checkpoint_every", "keep_checkpoints", "token_limit",
-         "micro_batch"),
+         "micro_batch", "lanes", "shuffle_window"),
         "a whole number of at least 1",
         _counts,
     ),
@@ -43,7 +43,7 @@ RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda x: 0 <= x < math.inf,
     ),
     (
-        ("label_smoothing", "alt_text_noise", "hallucination"),
+        ("label_smoothing", "alt_text_noise", "hallucination", "skip_broken"),
         "from 0 to 1",
         lambda x: 0 <= x <= 1,
     ),

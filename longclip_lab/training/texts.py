@@ -5,7 +5,7 @@ B texts of one process's batch, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from longclip_lab.data import choose_caption, draw_texts, sample_subcaptions
+from longclip_lab.data import choose_caption, draw_subcaptions, draw_texts
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip
 from longclip_lab.text import sample_sentences
@@ -121,16 +121,52 @@ class DrawnTexts:
     def batch(self, rows: Sequence[int]) -> Texts:
         """The texts of these pictures in the epoch of `rows` (`Rows`; else the first)."""
         epoch = getattr(rows, "epoch", 0)
-        texts = [self.draw(epoch, index) for index in rows]
-        batch = self.tokenizer.encode_batch(texts, self.limit)
-        lengths_B = np.asarray(batch.lengths, dtype=np.int64)
-        ids_BT = np.ascontiguousarray(batch.ids[:, : lengths_B.max()], dtype=np.int64)
-        identity_B = np.array([
-            int.from_bytes(blake2b(ids_T[:length].tobytes(), digest_size=8).digest(), "big",
-                           signed=True)
-            for ids_T, length in zip(ids_BT, lengths_B, strict=True)
-        ])  # fmt: skip
-        return Texts(*map(torch.from_numpy, (ids_BT, lengths_B, identity_B)))
+        return tokenized(self.tokenizer, [self.draw(epoch, index) for index in rows], self.limit)[0]
+
+
+def tokenized(tokenizer: Any, texts: Sequence[str], limit: int) -> tuple[Texts, int]:
+    """Texts as token ids, padded to the longest of them, and how many were cut at `limit`."""
+    batch = tokenizer.encode_batch(texts, limit)
+    lengths_B = np.asarray(batch.lengths, dtype=np.int64)
+    ids_BT = np.ascontiguousarray(batch.ids[:, : lengths_B.max()], dtype=np.int64)
+    identity_B = np.array([
+        int.from_bytes(blake2b(ids_T[:length].tobytes(), digest_size=8).digest(), "big",
+                       signed=True)
+        for ids_T, length in zip(ids_BT, lengths_B, strict=True)
+    ])  # fmt: skip
+    texts_B = Texts(*map(torch.from_numpy, (ids_BT, lengths_B, identity_B)))
+    return texts_B, int(batch.num_truncated)
+
+
+class Draws:
+    """What a recipe reads of a picture: a function of its texts, the epoch and its number.
+
+    `draws_long` and `draws_short` say whether that changes from epoch to epoch.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.draws_long = recipe.subcaptions is not None
+        self.draws_short = recipe.rewrites or recipe.objective == "debias-clip"
+
+    @property
+    def count(self) -> int | None:
+        """Sub-captions of a long text; None for all."""
+        return None if self.recipe.subcaptions == "all" else self.recipe.subcaptions
+
+    def long(self, epoch: int, index: int, captions: Mapping[str, str]) -> tuple[str, str, int]:
+        """Some sub-captions of one captioner's caption, whose it is, and how many it has."""
+        # As `draw_texts` does.
+        rng = np.random.default_rng((self.recipe.seed, epoch, index))
+        return draw_subcaptions(captions, self.count, rng)
+
+    def short(self, epoch: int, index: int, long: str, captions: Sequence[str]) -> str:
+        """With `rewrites` one of a picture's captions; for debias-clip some sentences of its long
+        caption behind the first."""
+        rng = np.random.default_rng((self.recipe.seed, epoch, index, _SHORT))
+        if self.recipe.objective == "debias-clip":
+            return sample_sentences(long, rng)
+        return choose_caption(captions, rng)
 
 
 def long_texts(clip: Clip, data: Any, recipe: Recipe) -> tuple[TextTable | DrawnTexts, Drawn]:
@@ -139,40 +175,27 @@ def long_texts(clip: Clip, data: Any, recipe: Recipe) -> tuple[TextTable | Drawn
     Raises LabError for captioners that the data do not have.
     """
     limit = token_limit(clip, recipe)
-    n = recipe.subcaptions
-    if n is None:
+    draws = Draws(recipe)
+    if not draws.draws_long:
         table = TextTable(clip, data.long, limit)
         return table, Drawn(len(data.long), 0, {}, table.num_truncated)
-    n = None if n == "all" else n
     captions = captions_of(data, recipe.captioners)
-    first = draw_texts(captions[:COUNTED], n, recipe.seed, epoch=0)
+    first = draw_texts(captions[:COUNTED], draws.count, recipe.seed, epoch=0)
     batch = clip.tokenizer.encode_batch(first.texts, limit)
     drawn = Drawn(len(first.texts), first.fewer, first.by_captioner, int(batch.num_truncated))
-
-    def draw(epoch: int, index: int) -> str:
-        rng = np.random.default_rng((recipe.seed, epoch, index))  # as draw_texts does
-        return sample_subcaptions(captions[index], n, rng)
-
-    return DrawnTexts(clip, draw, limit), drawn
+    return DrawnTexts(clip, lambda e, i: draws.long(e, i, captions[i])[0], limit), drawn
 
 
 def short_texts(clip: Clip, data: Any, recipe: Recipe) -> TextTable | DrawnTexts:
-    """The short texts of a recipe: the raw ones, or drawn anew every epoch.
-
-    With `rewrites` one of a picture's captions; for debias-clip some sentences of its long caption
-    behind the first.
-    """
+    """The short texts of a recipe: the raw ones, or drawn anew every epoch (`Draws.short`)."""
     limit = token_limit(clip, recipe)
-    if recipe.objective == "debias-clip":
-        sources, choose = data.long, sample_sentences
-    elif recipe.rewrites:
-        sources, choose = data.captions, choose_caption
-    else:
+    draws = Draws(recipe)
+    if not draws.draws_short:
         return TextTable(clip, data.short, limit)
+    captions = data.captions if recipe.rewrites else [[] for _ in data.long]
 
     def draw(epoch: int, index: int) -> str:
-        rng = np.random.default_rng((recipe.seed, epoch, index, _SHORT))
-        return choose(sources[index], rng)
+        return draws.short(epoch, index, data.long[index], captions[index])
 
     return DrawnTexts(clip, draw, limit)
 
@@ -186,12 +209,17 @@ def captions_of(data: Any, wanted: Sequence[str] = ()) -> list[dict[str, str]]:
     captions = list(getattr(data, "captioners", None) or ({"long": text} for text in data.long))
     if not wanted:
         return captions
-    known = sorted({who for of_picture in captions for who in of_picture})
-    for who in wanted:
-        if who not in known:
-            raise LabError(f"The data have no captioner {who!r}. {suggest(who, known)}")
+    check_captioners(wanted, {who for of_picture in captions for who in of_picture})
     chosen = [{who: by[who] for who in wanted if who in by} for by in captions]
     for index, of_picture in enumerate(chosen):
         if not of_picture:
             raise LabError(f"Picture {index} has no long caption by {' or '.join(wanted)}.")
     return chosen
+
+
+def check_captioners(wanted: Sequence[str], known: Iterable[str]) -> None:
+    """Raise LabError for a captioner that the data do not have."""
+    known = sorted(known)
+    for who in wanted:
+        if who not in known:
+            raise LabError(f"The data have no captioner {who!r}. {suggest(who, known)}")

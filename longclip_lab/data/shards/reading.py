@@ -153,7 +153,8 @@ class ShardSet:
 
     def known_to(self, words: Sequence[str]) -> ShardSet:
         """The same pairs with only these words in their texts (`data.keep_known_words`)."""
-        return replace(self, words=frozenset(words))
+        source = {**self.source, "words": {"known": len(set(words))}}
+        return replace(self, words=frozenset(words), source=source)
 
     def pair_key(self, number: int, key: str) -> str:
         """A pair's key among all shards: joined sets have the set's name in front."""
