@@ -29,10 +29,12 @@ class Recaption:
     """A folder with the model (safetensors) and its processor, or an id on the hub."""
     dst: Positional[Path]
     """Folder for the captions, one file of lines for every shard or run of pictures."""
-    data: Literal["world", "folder", "coco", "sharegpt4v", "dreamlip", "lotlip"] = "folder"
-    """Whose pictures to describe: every picture of a folder, a data set, or the drawn world."""
-    root: Path | None = None
-    """The folder of the pictures, or of the data set."""
+    data: Literal["world", "folder", "shards", "coco", "sharegpt4v", "dreamlip", "lotlip"] = (
+        "folder"
+    )
+    """Whose pictures to describe: every picture of a folder, shards, a data set, or the world's."""
+    root: str | None = None
+    """The folder of the pictures or of the data set; of shards also their address (s3://, ..)."""
     split: str | None = None
     """Part of the data set."""
     pairs: int = 1000
@@ -73,6 +75,10 @@ class Recaption:
     def run(self) -> None:
         if self.check and self.data != "world":
             raise LabError("--check compares with the drawn world; give --data world.")
+        if self.sharegpt4v is not None:
+            from longclip_lab.recaptioning.joining import check_files
+
+            check_files(self.data)
         asking = self._asking()
         data = self._open()
         captioner = self._load()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from longclip_lab.data.pictures import SUFFIXES
+from longclip_lab.data import ShardSet
+from longclip_lab.data.pictures import SUFFIXES, decoded
+from longclip_lab.data.shards import Broken, Sample
 from longclip_lab.errors import LabError
 from longclip_lab.models.pictures import pictures_hash
 
-Content = Path | bytes | np.ndarray
-"""A picture file, its bytes, or uint8 values [H, W, 3]."""
+Content = Path | bytes | np.ndarray | str
+"""A picture file, its bytes, or uint8 values [H, W, 3]; or, as a text, why there is none."""
 
 PER_FILE = 1000
 
@@ -73,11 +74,15 @@ def open_folder(root: str | os.PathLike[str]) -> Folder:
 def picture_runs(
     data: Any, root: str | os.PathLike[str] | None = None, per_file: int = PER_FILE
 ) -> PictureRuns:
-    """The pictures of `data` (`Pairs`, the world, a `Folder`), `per_file` to a file.
+    """The pictures of `data` (`Pairs`, the world, a `Folder`), `per_file` to a file; or of shards.
 
     A picture on disk has its path below `root` as key, or below the folder that all of them share;
-    a drawn one its number. Raises LabError for a picture outside `root`.
+    a drawn one its number, one in a shard the shard's own key. Raises LabError for a picture
+    outside `root`.
     """
+    if isinstance(data, ShardSet):
+        runs = [_shard_run(data, number) for number in range(len(data.shards))]
+        return PictureRuns(data.name, data.source, runs, data.skipped)
     if per_file < 1:
         raise LabError(f"per_file: expected at least 1 picture, got {per_file}.")
     if len(data.images) == 0:
@@ -106,24 +111,28 @@ def picture_keys(
     return [path.relative_to(home).as_posix() for path in paths]
 
 
-def decoded(content: Content) -> Image.Image | str:
+def decoded_content(content: Content) -> Image.Image | str:
     """The picture in RGB, or what is wrong with it."""
+    if isinstance(content, str):
+        return content
     if isinstance(content, np.ndarray):
         return Image.fromarray(content)
     try:
-        raw = content if isinstance(content, bytes) else content.read_bytes()
+        return decoded(content if isinstance(content, bytes) else content.read_bytes())
     except FileNotFoundError:
         return "missing"
-    try:
-        with Image.open(io.BytesIO(raw)) as opened:
-            return opened.convert("RGB")
-    except UnidentifiedImageError:
-        return "not a picture"
-    except Image.DecompressionBombError:
-        return "too many pixels"
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        # Pillow's decoders report damaged data under any of these.
-        return f"damaged: {error}"
+
+
+def _shard_run(shards: ShardSet, number: int) -> Run:
+    """Joined sets have the set's name in front: one folder of captions holds them all."""
+    name = shards.shards[number].name.removesuffix(".tar").replace("/", ".")
+    return Run(name, lambda: map(_sample, shards.samples(number)))
+
+
+def _sample(sample: Sample | Broken) -> tuple[str, Content]:
+    if isinstance(sample, Broken):
+        return sample.name, sample.detail or sample.reason
+    return sample.key, sample.image
 
 
 def _is_hidden(path: Path) -> bool:

@@ -19,7 +19,13 @@ from tqdm import tqdm
 
 from longclip_lab.errors import LabError
 from longclip_lab.recaptioning.captioner import Asking, Captioner
-from longclip_lab.recaptioning.pictures import PER_FILE, PictureRuns, Run, decoded, picture_runs
+from longclip_lab.recaptioning.pictures import (
+    PER_FILE,
+    PictureRuns,
+    Run,
+    decoded_content,
+    picture_runs,
+)
 from longclip_lab.recaptioning.records import Line, claim, summary, write_lines, write_record
 
 BROKEN = "broken picture"
@@ -137,7 +143,7 @@ def _describe(
 
 def _readable(run: Run, skipped: dict[str, list[str]]) -> Iterator[tuple[str, Image.Image]]:
     for key, content in run.pictures():
-        picture = decoded(content)
+        picture = decoded_content(content)
         if isinstance(picture, str):
             skipped.setdefault(BROKEN, []).append(f"{key} ({picture})")
         else:

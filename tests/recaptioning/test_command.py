@@ -62,6 +62,7 @@ def test_the_world_is_checked(folders, tmp_path, capsys):
         (["{model}", "{dst}", "--root", ".", "--check"], "give --data world"),
         (["nowhere", "{dst}", *TWO], "cannot be loaded"),
         (["{model}", "{dst}", *TWO, "--batch-size", "0"], "batch_size"),
+        (["{model}", "{dst}", *TWO, "--sharegpt4v", "a.json"], "names picture files"),
         (["{model}", "{dst}", *TWO, "--top-p", "2"], "top_p"),
     ],
 )

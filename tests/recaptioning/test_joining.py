@@ -136,5 +136,8 @@ def test_they_become_sharegpt4vs_json(llava, on_disk, tmp_path):
     first = json.loads(table.read_text())[0]
     assert first["image"] == "train/0.png"
     assert first["conversations"][0]["value"] == "<image>\nDescribe the image in detail."
+    recaption(llava, world.pairs(2), tmp_path / "world", BRIEF)
+    with pytest.raises(LabError, match="those of world are none"):
+        to_sharegpt4v(tmp_path / "world", table)
     read = data.recaptioned(root, "sharegpt4v", table=table, verify=True)
     assert read.long == with_captions(photos, tmp_path / "captions").long
