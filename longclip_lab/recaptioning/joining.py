@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from longclip_lab.recaptioning.records import Line, read_lines, read_record
 def with_captions(data: Any, *folders: str | os.PathLike[str]) -> Pairs | ShardSet:
     """The pairs, or shards, with the captions in these folders (one each) as their `captioners`.
 
-    LoTLIP trains on a raw text and several long ones a picture; `long` becomes the first folder's.
+    LoTLIP trains on a raw text and several long ones a picture; `long` becomes the first new one.
     Captioners that the data had are kept. A picture is found by the end of its path, so it does not
-    matter where the data lie now. Pictures without a caption from one of the folders (broken,
-    empty) are left out, counted and named in `skipped`; those of shards when they are read.
+    matter where the data lie now. Pictures without any new caption (broken, empty) are left out,
+    counted and named in `skipped`; those of shards when they are read. `source` says how many
+    pictures each captioner has described.
 
     Raises LabError for captions of other pictures, of a world drawn otherwise or of other shards,
     by a captioner that is already there, and if no picture is left.
@@ -33,35 +35,26 @@ def with_captions(data: Any, *folders: str | os.PathLike[str]) -> Pairs | ShardS
         raise LabError("Say which folders of captions to add.")
     if isinstance(data, ShardSet):
         return _with_captions_of_shards(data, folders)
-    captioners = [dict(by) for by in getattr(data, "captioners", None) or [{}] * len(data)]
-    names: dict[str, list[str]] = {}
-    complete = np.ones(len(data), dtype=bool)
+    before = [dict(by) for by in getattr(data, "captioners", None) or [{}] * len(data)]
+    new: list[dict[str, str]] = [{} for _ in range(len(data))]
     for folder in folders:
-        found = _captions_of(data, folder)
-        for index, line in enumerate(found):
-            if line is None or not line.caption:
-                complete[index] = False
-            elif line.captioner in captioners[index]:
-                raise _twice(line.captioner)
-            else:
-                captioners[index][line.captioner] = line.caption
-    kept = np.flatnonzero(complete)
+        for index, line in enumerate(_captions_of(data, folder)):
+            if line is not None and line.caption:
+                _add(line, new[index], before[index])
+    kept = np.flatnonzero([bool(by_captioner) for by_captioner in new])
     if not len(kept):
         raise LabError(f"{' and '.join(map(str, folders))}: no caption of {data.name}'s pictures.")
-    missing = np.flatnonzero(~complete)
-    if len(missing):
-        keys = picture_keys(data.images)
-        names = {NO_CAPTION: [keys[index] for index in missing]}
-    first = read_record(folders[0])["settings"]["captioner"]
+    missing = sorted(set(range(len(data))) - set(kept.tolist()))
+    names = _at(picture_keys(data.images), missing)
     return Pairs(
         name=data.name,
         images=data.images[kept] if isinstance(data.images, np.ndarray) else _at(data.images, kept),
         short=_at(data.short, kept),
-        long=[captioners[index][first] for index in kept],
+        long=[next(iter(new[index].values())) for index in kept],
         captions=_at(data.captions, kept),
-        skipped={**data.skipped, **names},
-        source={**data.source, "recaptioned": [_facts(folder) for folder in folders]},
-        captioners=_at(captioners, kept),
+        skipped={**data.skipped, **({NO_CAPTION: names} if names else {})},
+        source={**data.source, "recaptioned": _facts(folders, new)},
+        captioners=[before[index] | new[index] for index in kept],
     )
 
 
@@ -121,11 +114,9 @@ def _with_captions_of_shards(data: ShardSet, folders: Sequence[str | os.PathLike
     for folder in folders:
         _check_same(data, folder)
         for line in read_lines(folder):
-            by_captioner = captions.setdefault(line.key, {})
-            if line.captioner in by_captioner or line.captioner in data.captioners:
-                raise _twice(line.captioner)
-            by_captioner[line.captioner] = line.caption
-    return data.with_captions(captions, [_facts(folder) for folder in folders])
+            if line.caption:
+                _add(line, captions.setdefault(line.key, {}), data.captioners)
+    return data.with_captions(captions, _facts(folders, captions.values()))
 
 
 def _check_same(data: Any, folder: str | os.PathLike[str]) -> None:
@@ -139,8 +130,12 @@ def _check_same(data: Any, folder: str | os.PathLike[str]) -> None:
         )
 
 
-def _twice(captioner: str) -> LabError:
-    return LabError(f"There are two sets of captions by {captioner}; write one under another name.")
+def _add(line: Line, new: dict[str, str], before: Collection[str]) -> None:
+    if line.captioner in new or line.captioner in before:
+        raise LabError(
+            f"There are two sets of captions by {line.captioner}; write one under another name."
+        )
+    new[line.captioner] = line.caption
 
 
 def _key(path: Path, lines: dict[str, Line]) -> str | None:
@@ -149,10 +144,18 @@ def _key(path: Path, lines: dict[str, Line]) -> str | None:
     return next((end for end in ends if end in lines), None)
 
 
-def _facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    settings = read_record(folder)["settings"]
-    return {key: settings[key] for key in ("captioner", "model", "weights", "asking")}
+def _facts(
+    folders: Sequence[str | os.PathLike[str]], new: Iterable[dict[str, str]]
+) -> list[dict[str, Any]]:
+    """What `source` says of new captions: by whom, and of how many pictures."""
+    pictures = Counter(who for by_captioner in new for who in by_captioner)
+    settings = [read_record(folder)["settings"] for folder in folders]
+    return [
+        {key: one[key] for key in ("captioner", "model", "weights", "asking")}
+        | {"pictures": pictures[one["captioner"]]}
+        for one in settings
+    ]
 
 
-def _at(values: Any, kept: np.ndarray) -> list[Any]:
-    return [values[index] for index in kept]
+def _at(values: Any, indices: Iterable[int]) -> list[Any]:
+    return [values[index] for index in indices]

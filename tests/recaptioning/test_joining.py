@@ -106,6 +106,14 @@ def test_pictures_without_a_caption_are_named(llava, on_disk, tmp_path):
     joined = with_captions(photos, folder)
     assert joined.skipped == {"no new caption": ["2.png", "14.png", "15.png"]}
     assert len(joined) == 13
+    assert joined.source["recaptioned"][0]["pictures"] == 13
+    # Another captioner that has described them keeps those pictures in.
+    other = replace(llava, name="other")
+    recaption(other, photos, tmp_path / "other", BRIEF)
+    both = with_captions(photos, folder, tmp_path / "other")
+    assert (len(both), both.skipped) == (16, {})
+    assert [set(both.captioners[index]) for index in (0, 2)] == [{"LLaVA", "other"}, {"other"}]
+    assert [facts["pictures"] for facts in both.source["recaptioned"]] == [13, 16]
 
 
 def test_captions_of_other_pictures_are_refused(llava, described, on_disk, tmp_path):
