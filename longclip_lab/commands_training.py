@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from longclip_lab.commands import Files, load_model, readable, say
 from longclip_lab.training.recipes import METHODS, DataScale, Preset, Recipe, Scale, recipe_for
 
-TrainingData = Literal["world", "coco", "dreamlip", "lotlip", "sharegpt4v"]
+TrainingData = Literal["world", "coco", "dreamlip", "lotlip", "sharegpt4v", "shards"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,10 @@ class Train(Files):
     data_scale: DataScale = "3M"
     """The others, at paper scale: which of LoTLIP's published data scales; sets the defaults."""
     data: TrainingData = "world"
-    """The world's training set, a folder in COCO's layout, or long captions as published."""
+    """The world's training set, a folder in COCO's layout, long captions as published, or shards:
+    their folder or address (s3://, gs://, https://) is --root."""
+    root: str | None = None
+    """Folder of the data set; of shards also an address."""
     out: Path | None = None
     """Folder for log, checkpoints and the trained model."""
     features: Path | None = None
@@ -103,6 +106,10 @@ class Train(Files):
         from longclip_lab.commands import announced
         from longclip_lab.data import open_data
 
+        if self.data == "shards":
+            shards = open_data("shards", self.root, self.split)
+            say(f"{shards.name}: {len(shards)} pairs in {len(shards.shards)} shards")
+            return shards
         return announced(
             open_data(
                 self.data,
@@ -150,5 +157,9 @@ def _tell(run: Any) -> None:
             f"long texts, first epoch: {recipe.subcaptions} sub-captions each ({said}); "
             f"{drawn.fewer} of {drawn.pictures} captions have fewer, all of which were read"
         )
+    if run.broken:
+        some = ", ".join(list(run.broken)[:5])
+        more = f" and {len(run.broken) - 5} more" if len(run.broken) > 5 else ""
+        say(f"{len(run.broken)} broken pairs, others stood in for them: {some}{more}")
     if run.folder is not None:
         say(f"written to {run.folder}; the model is in {run.folder / 'model'}")

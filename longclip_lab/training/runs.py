@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from longclip_lab.data import ShardSet
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import Clip, save
 from longclip_lab.training.batches import TrainingPairs
@@ -25,6 +26,8 @@ from longclip_lab.training.log import Progress
 from longclip_lab.training.loop import Loop
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.recipe_rules import check
+from longclip_lab.training.streaming import StreamedPairs
+from longclip_lab.training.streaming_record import all_broken
 from longclip_lab.training.texts import Drawn
 from longclip_lab.training.towers import needs
 
@@ -50,6 +53,8 @@ class Run:
     """What the first epoch's draw of sub-captions gave; None where none are drawn."""
     skipped_steps: list[int] = field(default_factory=list)
     """Steps whose loss or gradient was not finite, left out as `Recipe.skip_not_finite` allows."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """Pairs of shards that could not be used, by name, and why; others stood in for them."""
 
 
 def train(
@@ -65,8 +70,8 @@ def train(
 ) -> Run:
     """Train a copy of `clip` by `recipe`; without one, the recipe's own new model.
 
-    `data` has `.images`, `.short`, `.long` and `.source`, and for sub-captions `.captioners`; by
-    default the world's training set. With `out`, the folder gets the log, checkpoints and at the
+    `data` has `.images`, `.short`, `.long` and `.source`, and for sub-captions `.captioners`, or
+    are shards (`data.open_shards`); by default the world's training set. With `out`, the folder gets the log, checkpoints and at the
     end `model/`, which `ll.load` reads. `resume=True` goes on from the last checkpoint in `out`
     and ends, on a CPU, at bit-identical weights; if there is none yet it starts. `on_step` is
     called with each logged row. `features` is the folder where a locked tower's features of these
@@ -102,6 +107,8 @@ def train(
         if accelerator.is_main_process:
             claim(folder, identity, _facts(pairs, data, clip, total), resume)
         accelerator.wait_for_everyone()
+        if isinstance(pairs, StreamedPairs):
+            pairs.note_in(folder, accelerator.process_index)
     if recipe.lock_image and recipe.store_features:
         home = features if features is not None or folder is None else folder / "features"
         pairs.stored = _store(accelerator, trained, data, recipe, home, progress)
@@ -118,7 +125,10 @@ def train(
     seconds = time.perf_counter() - began
     drawn = pairs.drawn if recipe.subcaptions else None
     truncated, skipped = pairs.num_truncated, loop.skipped
-    return Run(trained, loop.log.history, folder, seconds, recipe, truncated, drawn, skipped)
+    streamed = isinstance(pairs, StreamedPairs)
+    broken = all_broken(accelerator, pairs.broken, folder) if streamed else {}
+    history = loop.log.history
+    return Run(trained, history, folder, seconds, recipe, truncated, drawn, skipped, broken)
 
 
 def _train_launched(
@@ -143,8 +153,15 @@ def _train_launched(
         bar.close()
 
 
-def source_of(clip: Clip, data: Any, recipe: Recipe) -> TrainingPairs:
+def source_of(clip: Clip, data: Any, recipe: Recipe) -> TrainingPairs | StreamedPairs:
     """What hands out the batches of `data`."""
+    if isinstance(data, ShardSet):
+        return StreamedPairs(clip, data, recipe)
+    if recipe.resample:
+        raise LabError(
+            "resample draws whole shards, and these data are none: write them with `longclip-lab "
+            "data shard`, or leave it off."
+        )
     return TrainingPairs(clip, data, recipe)
 
 
@@ -168,7 +185,9 @@ def _training_data(recipe: Recipe) -> Any:
     )
 
 
-def _facts(pairs: TrainingPairs, data: Any, clip: Clip, total: int) -> dict[str, Any]:
+def _facts(
+    pairs: TrainingPairs | StreamedPairs, data: Any, clip: Clip, total: int
+) -> dict[str, Any]:
     """What `run.json` says beside the run's identity."""
     facts = {
         "total_steps": total,
