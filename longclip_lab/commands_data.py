@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg, subcommand
 
 from longclip_lab.commands import say
+from longclip_lab.commands_data_shards import CheckShards, WriteShards
 from longclip_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -126,12 +127,14 @@ class Stats:
 
 @dataclass(kw_only=True)
 class Data:
-    """Benchmarks and texts on disk: list, verify, stats."""
+    """Data on disk: list, verify and stats of benchmarks and texts; shard and check for shards."""
 
     action: Annotated[
         Annotated[List, subcommand("list", prefix_name=False)]
         | Annotated[Verify, subcommand("verify", prefix_name=False)]
-        | Annotated[Stats, subcommand("stats", prefix_name=False)],
+        | Annotated[Stats, subcommand("stats", prefix_name=False)]
+        | Annotated[WriteShards, subcommand("shard", prefix_name=False)]
+        | Annotated[CheckShards, subcommand("check", prefix_name=False)],
         arg(name=""),
     ]
 

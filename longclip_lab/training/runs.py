@@ -71,12 +71,12 @@ def train(
     """Train a copy of `clip` by `recipe`; without one, the recipe's own new model.
 
     `data` has `.images`, `.short`, `.long` and `.source`, and for sub-captions `.captioners`, or
-    are shards (`data.open_shards`); by default the world's training set. With `out`, the folder gets the log, checkpoints and at the
-    end `model/`, which `ll.load` reads. `resume=True` goes on from the last checkpoint in `out`
-    and ends, on a CPU, at bit-identical weights; if there is none yet it starts. `on_step` is
-    called with each logged row. `features` is the folder where a locked tower's features of these
-    pictures are kept for all runs that share them; by default they are `out`'s own or, without
-    `out`, in memory.
+    are shards (`data.open_shards`); by default the world's training set. With `out`, the folder
+    gets the log, checkpoints and at the end `model/`, which `ll.load` reads. `resume=True` goes on
+    from the last checkpoint in `out` and ends, on a CPU, at bit-identical weights; if there is none
+    yet it starts. `on_step` is called with each logged row. `features` is the folder where a locked
+    tower's features of these pictures are kept for all runs that share them; by default they are
+    `out`'s own or, without `out`, in memory.
 
     With `processes` above 1 as many new processes of this machine share the work, a GPU each where
     there are any, from a notebook too; the result is the same but for rounding. In a script, call

@@ -12,6 +12,9 @@ from longclip_lab.data.shards.places import content_of, folders_below, joined
 from longclip_lab.data.shards.reading import Shard, ShardSet
 from longclip_lab.errors import LabError
 
+NAMED = "shards of "
+"""What the name of a set begins with."""
+
 
 def open_shards(url: str | Path) -> ShardSet:
     """The shards in a folder, given by its path or address (s3://, gs://, http://, memory://, ..).
@@ -54,7 +57,7 @@ def _shard_set(url: str, folder: str, manifest: Manifest) -> ShardSet:
         "hash": manifest.hash,
     }
     return ShardSet(
-        name=f"shards of {manifest.name}",
+        name=f"{NAMED}{manifest.name}",
         shards=shards,
         source=source,
         skipped=manifest.skipped or {},
@@ -81,7 +84,7 @@ def _joined_sets(parts: Sequence[ShardSet]) -> ShardSet:
         for reason, names in part.skipped.items():
             skipped.setdefault(reason, []).extend(f"{folder}/{name}" for name in names)
     return ShardSet(
-        name=" + ".join(part.name.removeprefix("shards of ") for part in parts),
+        name=NAMED + " + ".join(part.name.removeprefix(NAMED) for part in parts),
         shards=tuple(shard for part in parts for shard in part.shards),
         source={
             "dataset": "shards",

@@ -146,10 +146,18 @@ class ShardSet:
     def with_captions(self, captions: Mapping[str, Mapping[str, str]], facts: Any) -> ShardSet:
         """The same pairs with more long captions, {key: {captioner: caption}}, as `captioners`.
 
-        `long` becomes the first of a pair's new ones. Pairs without any are named as left out when
-        they are read. `facts` is what `source` says of the captions.
+        `long` becomes the first of a pair's new ones. Pairs without one by every new captioner are
+        named as left out when they are read. `facts` is what `source` says of the captions.
         """
-        return replace(self, added=captions, source={**self.source, "recaptioned": facts})
+        captions = {
+            key: {who: text for who, text in by.items() if text.strip()}
+            for key, by in captions.items()
+        }
+        every = {who for by in captions.values() for who in by}
+        whole = {key: by for key, by in captions.items() if len(by) == len(every)}
+        captioners = {**self.captioners, **dict.fromkeys(sorted(every), len(whole))}
+        source = {**self.source, "recaptioned": facts}
+        return replace(self, added=whole, captioners=captioners, source=source)
 
     def known_to(self, words: Sequence[str]) -> ShardSet:
         """The same pairs with only these words in their texts (`data.keep_known_words`)."""
@@ -182,7 +190,7 @@ class ShardSet:
             return Broken(name, BROKEN, texts)
         key = self.pair_key(number, key)
         if self.added is not None:
-            new = {who: text for who, text in self.added.get(key, {}).items() if text.strip()}
+            new = self.added.get(key)
             if not new:
                 return Broken(name, NO_CAPTION)
             captioners = {**texts.captioners, **new}

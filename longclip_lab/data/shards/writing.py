@@ -24,7 +24,7 @@ from longclip_lab.data.shards.manifest import (
     read_sidecar,
     whole_manifest,
 )
-from longclip_lab.data.shards.opening import open_shards
+from longclip_lab.data.shards.opening import NAMED, open_shards
 from longclip_lab.data.shards.reading import NO_CAPTION, ShardSet
 from longclip_lab.data.shards.samples import Broken, PairRows, Sample, checksum
 from longclip_lab.data.usable import Defects, told
@@ -166,7 +166,8 @@ def _first_manifest(data: Any, per_shard: int, tokenizer: str) -> Manifest:
     pictures = data.pictures if isinstance(data, ShardSet) else ("values" if drawn else "files")
     identity = {"data": data.source, "per_shard": per_shard, "tokenizer": tokenizer}
     identity = json.loads(json.dumps(identity))
-    return Manifest(FORMAT, False, data.name, identity, pictures, skipped=dict(data.skipped))
+    name = data.name.removeprefix(NAMED)
+    return Manifest(FORMAT, False, name, identity, pictures, skipped=dict(data.skipped))
 
 
 def _claim(folder: Path, wanted: Manifest) -> Manifest:
