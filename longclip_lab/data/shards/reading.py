@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -146,18 +147,17 @@ class ShardSet:
     def with_captions(self, captions: Mapping[str, Mapping[str, str]], facts: Any) -> ShardSet:
         """The same pairs with more long captions, {key: {captioner: caption}}, as `captioners`.
 
-        `long` becomes the first of a pair's new ones. Pairs without one by every new captioner are
-        named as left out when they are read. `facts` is what `source` says of the captions.
+        `long` becomes the first of a pair's new ones. Pairs without any are named as left out when
+        they are read. `facts` is what `source` says of the captions.
         """
         captions = {
             key: {who: text for who, text in by.items() if text.strip()}
             for key, by in captions.items()
         }
-        every = {who for by in captions.values() for who in by}
-        whole = {key: by for key, by in captions.items() if len(by) == len(every)}
-        captioners = {**self.captioners, **dict.fromkeys(sorted(every), len(whole))}
+        counted = Counter(who for by in captions.values() for who in by)
+        captioners = {**self.captioners, **counted}
         source = {**self.source, "recaptioned": facts}
-        return replace(self, added=whole, captioners=captioners, source=source)
+        return replace(self, added=captions, captioners=captioners, source=source)
 
     def known_to(self, words: Sequence[str]) -> ShardSet:
         """The same pairs with only these words in their texts (`data.keep_known_words`)."""
