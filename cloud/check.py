@@ -29,6 +29,8 @@ def read(path: Path) -> sky.Task:
     task = sky.Task.from_yaml_config(yaml_utils.read_yaml(str(path)), env_overrides=[BUCKET])
     task.validate_name()
     task.validate_run()
+    for storage in task.storage_mounts.values():
+        storage._validate_storage_spec(storage.name)  # else only when it is launched
     for resources in task.resources:
         recovery = resources.job_recovery
         if recovery is not None:
@@ -56,7 +58,7 @@ def main() -> int:
     for path in tasks:
         try:
             print(told(read(path)))
-        except ValueError as error:
+        except (ValueError, sky.exceptions.StorageError) as error:
             print(f"error: {path.name}: {error}", file=sys.stderr)
             return 1
     print(f"{len(tasks)} tasks read")
