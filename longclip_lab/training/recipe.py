@@ -171,7 +171,8 @@ class Recipe:
     """Shards are read in so many places at once, and a batch takes the same number of pairs from
     each; must divide the batch size, and the number of processes must divide it."""
     shuffle_window: int = 1024
-    """Shards: pairs that a lane shuffles together. Each lane holds so many compressed pictures."""
+    """Shards: pairs that a lane shuffles together. A lane holds these and the next ones, as files
+    in memory."""
     resample: bool = False
     """Shards: draw them with replacement for ever instead of every pair once an epoch; needs
     steps."""

@@ -26,7 +26,11 @@ BLOCK = 2**23
 """Bytes that are asked of a bucket at a time."""
 TIMEOUT = 60.0
 _BROKEN_OFF = (OSError, http.client.HTTPException, asyncio.TimeoutError)
-_HOPELESS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_HOPELESS = (PermissionError, IsADirectoryError)
+
+
+class MissingError(LabError):
+    """There is no such file."""
 
 
 class Stream:
@@ -50,6 +54,8 @@ class Stream:
                 if self.file is None:
                     self.file, self.size = _opened(self.url, self.position)
                 content = self.file.read(count)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise MissingError(f"{self.url} cannot be read: {_said(error)}.") from None
             except _HOPELESS as error:
                 raise LabError(f"{self.url} cannot be read: {_said(error)}.") from None
             except _BROKEN_OFF as error:
@@ -79,12 +85,12 @@ def joined(url: str, name: str) -> str:
 
 def content_of(url: str) -> bytes | None:
     """A whole small file, or None if there is none. Raises LabError as `Stream` does."""
-    if not _is_there(url):
-        return None
     stream, parts = Stream(url), []
     try:
         while part := stream.read():
             parts.append(part)
+    except MissingError:
+        return None
     finally:
         stream.close()
     return b"".join(parts)
@@ -103,21 +109,6 @@ def folders_below(url: str) -> list[str]:
     )
 
 
-def _is_there(url: str) -> bool:
-    if _is_web(url):
-        try:
-            with urllib.request.urlopen(_request(url, method="HEAD"), timeout=TIMEOUT):
-                return True
-        except urllib.error.HTTPError as error:
-            if error.code in (403, 404, 410):
-                return False
-            raise LabError(f"{url} cannot be read: {error}.") from None
-        except _BROKEN_OFF as error:
-            raise LabError(f"{url} cannot be reached: {_said(error)}.") from None
-    system, path = _system(url)
-    return system.isfile(path)
-
-
 def _opened(url: str, start: int) -> tuple[BinaryIO, int | None]:
     """The file from byte `start` on, and its whole size where that is said."""
     if not _is_web(url):
@@ -128,10 +119,13 @@ def _opened(url: str, start: int) -> tuple[BinaryIO, int | None]:
         return file, system.size(path)
     headers = {"Range": f"bytes={start}-"} if start else {}
     try:
-        response = urllib.request.urlopen(_request(url, headers), timeout=TIMEOUT)
+        request = urllib.request.Request(url, headers=headers)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code in (403, 404, 410):
+        if error.code in (404, 410):
             raise FileNotFoundError(str(error)) from None
+        if error.code in (401, 403):
+            raise PermissionError(str(error)) from None
         raise
     told = response.headers.get("Content-Length")
     if start and response.status != http.client.PARTIAL_CONTENT:
@@ -149,10 +143,6 @@ def _system(url: str) -> tuple[Any, str]:
         raise LabError(f"{url} needs another package: {error}.") from None
     except ValueError as error:
         raise LabError(f"{url} is no address that fsspec knows: {error}.") from None
-
-
-def _request(url: str, headers: dict[str, str] | None = None, method: str = "GET") -> Any:
-    return urllib.request.Request(url, headers=headers or {}, method=method)
 
 
 def _is_web(url: str) -> bool:
