@@ -104,6 +104,8 @@ def test_a_task_trains_and_can_be_started_again(path):
     assert command.data == "shards"
     # A batch has as many pairs from every lane, and a process reads whole lanes.
     assert recipe.batch_size % recipe.lanes == recipe.lanes % gpus_of(task) == 0
+    # In a window of two rows hardly anything is shuffled.
+    assert recipe.shuffle_window >= 4 * recipe.batch_size // recipe.lanes
     assert not recipe.lock_image or not recipe.store_features
     spot = task["resources"]["use_spot"]
     assert spot == ("spot" in path.stem)
