@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from longclip_lab.errors import LabError
 from longclip_lab.objectives.checks import check_finite
 from longclip_lab.objectives.contrastive import cross_entropy_both_ways, normalize
-from longclip_lab.objectives.gathering import gather
+from longclip_lab.objectives.gathering import gather, pad_to_longest
 
 ROWS_AT_ONCE = 64
 
@@ -33,15 +33,15 @@ def filip_loss(
     is the mean of both cross-entropies, a scalar in nats. The paper's reduction of tokens to the
     top 25% before they are gathered is a saving that we leave out.
 
-    Tokens need not be normalised. Every process must bring as many tokens. Only R rows of the
+    Tokens need not be normalised. T may differ between processes. Only R rows of the
     [G, G, P, T] similarities exist at a time.
     Raises LabError for shapes that do not fit, a text without tokens, NaN features.
     """
     _check(image_tokens_BPD, text_tokens_BTD, text_mask_BT)
     image_GPD = normalize(gather(image_tokens_BPD))
-    text_GTD = normalize(gather(text_tokens_BTD))
+    text_GTD = normalize(gather(pad_to_longest(text_tokens_BTD)))
     # Not every backend gathers bools.
-    mask_GT = gather(text_mask_BT.to(torch.uint8)).bool()
+    mask_GT = gather(pad_to_longest(text_mask_BT.to(torch.uint8))).bool()
     check_finite(image_tokens=image_GPD, text_tokens=text_GTD)
     with torch.autocast(image_GPD.device.type, enabled=False):
         rows = [

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 
@@ -24,6 +25,16 @@ def gather(features_BD: torch.Tensor) -> torch.Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return features_BD
     return _Gather.apply(features_BD)
+
+
+def pad_to_longest(values: torch.Tensor) -> torch.Tensor:
+    """[B, T, ...] with zeros (False) up to the largest T that any process has, to be gathered."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values
+    longest = torch.tensor(values.shape[1], device=values.device)
+    dist.all_reduce(longest, op=dist.ReduceOp.MAX)
+    missing = int(longest) - values.shape[1]
+    return F.pad(values, (0, 0) * (values.ndim - 2) + (0, missing))
 
 
 class _Gather(torch.autograd.Function):

@@ -1,13 +1,14 @@
 """Loss and gradients of one step of several methods, in one process or in each of many.
 
     python gradients.py REQUEST OUT
-    accelerate launch --cpu --num_processes 2 gradients.py REQUEST OUT
+    ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 gradients.py REQUEST OUT
 
 REQUEST is a pickle of data and cases; OUT gets what `gradients` gives, from the first process.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from dataclasses import replace
@@ -58,6 +59,7 @@ def gradients(recipe: Recipe, data, clip=None):
 def main(request: str, out: str) -> None:
     with open(request, "rb") as file:
         data, cases = pickle.load(file)
+    assert Accelerator().num_processes == int(os.environ.get("WORLD_SIZE", "1"))
     found = {name: gradients(recipe, data) for name, recipe in cases.items()}
     if Accelerator().is_main_process:
         torch.save(found, out)

@@ -230,14 +230,11 @@ train(None, recipe, web, out=sys.argv[2], progress=False)
 
 
 @pytest.mark.parametrize("method", ["lotlip", "siglip", "filip"])
-def test_two_processes_do_what_one_does(method, web, tmp_path):
+def test_two_processes_do_what_one_does(method, web, tmp_path, in_processes):
     recipe = small(method, steps=4, learning_rate=1e-4)
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    arguments = [*launch, script, hand_over(tmp_path, web, recipe), tmp_path / "run"]
-    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_processes(2, script, hand_over(tmp_path, web, recipe), tmp_path / "run")
     alone = run(recipe, web)
     both = models.load(tmp_path / "run" / "model")
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -83,7 +80,7 @@ def test_any_micro_batch_gives_the_gradient_of_the_whole(name, size, web, whole)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_and_micro_batches_together(processes, web, whole, tmp_path):
+def test_processes_and_micro_batches_together(processes, web, whole, tmp_path, in_processes):
     cases = dict(CASES)
     if processes == 2:
         cases |= {f"{name}, cached": replace(r, micro_batch=3) for name, r in CASES.items()}
@@ -92,13 +89,7 @@ def test_processes_and_micro_batches_together(processes, web, whole, tmp_path):
         cases = {f"{name}, cached": replace(r, micro_batch=1) for name, r in CASES.items()}
     request = tmp_path / "request.pickle"
     request.write_bytes(pickle.dumps((web, cases)))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
-    arguments = [*launch, processes, one_step.__file__, request, tmp_path / "found.pt"]
-    done = subprocess.run(
-        list(map(str, arguments)), capture_output=True, text=True, timeout=280,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_processes(processes, one_step.__file__, request, tmp_path / "found.pt")
     for name, found in torch.load(tmp_path / "found.pt", weights_only=True).items():
         assert_same(found, whole[re.sub(", (cached|sharded)", "", name)])
 

@@ -266,14 +266,12 @@ def features(clip, few):
     return [torch.nn.functional.normalize(features_ND, dim=1) for features_ND in both]
 
 
-def test_two_processes_do_what_one_does(tiny, few, tmp_path):
-    recipe = replace(QUICK, steps=3, learning_rate=1e-4)
+def test_two_processes_do_what_one_does(tiny, few, tmp_path, in_processes):
+    # A larger epsilon: AdamW makes whole steps of what is rounding in a gradient near zero.
+    recipe = replace(QUICK, steps=3, learning_rate=1e-4, eps=1e-5)
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    arguments = [*launch, script, hand_over(tmp_path, few, recipe), tmp_path / "run"]
-    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
+    in_processes(2, script, hand_over(tmp_path, few, recipe), tmp_path / "run")
     both = weights(models.load(tmp_path / "run" / "model"))
     alone = run(tiny, few, recipe)
     for name, tensor in weights(alone.model).items():
