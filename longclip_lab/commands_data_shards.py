@@ -41,6 +41,8 @@ class WriteShards:
     of whom the first one's becomes the long text."""
     tokenizer: Literal["clip", "bert", "lotlip", "world"] = "clip"
     """Whose tokens the manifest counts, and batches of similar length go by."""
+    workers: int = 0
+    """Processes that write a shard each; 0 writes them in this one."""
     skip_bad: bool = False
     """Leave out broken or missing pictures and empty texts, counted and named, instead of
     stopping."""
@@ -57,7 +59,13 @@ class WriteShards:
 
             data = with_captions(data, *self.captions)
         shards = write_shards(
-            data, folder, self.per_shard, self.skip_bad, self.tokenizer, self.progress
+            data,
+            folder,
+            self.per_shard,
+            self.skip_bad,
+            self.tokenizer,
+            self.workers,
+            self.progress,
         )
         say(told(shards))
         say_skipped(shards.skipped)

@@ -52,18 +52,22 @@ def shards(web, tmp_path_factory):
     return data.write_shards(web, tmp_path_factory.mktemp("shards"), 15, tokenizer="world")
 
 
+def change_picture(path, key):
+    """Flip the bits of a byte in the middle of a pair's picture."""
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        info = tar.getmember(f"{key}.png")
+    content[info.offset_data + info.size // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
 @pytest.fixture
 def damaged(web, tmp_path):
     """Shards of which two pictures have changed, and one tar was cut short behind half of it."""
     folder = tmp_path / "damaged"
     data.write_shards(web, folder, 15, tokenizer="world")
     for number, key in ((1, "000000017"), (4, "000000066")):
-        path = folder / f"shard-{number:06d}.tar"
-        content = bytearray(path.read_bytes())
-        with tarfile.open(path) as tar:
-            info = tar.getmember(f"{key}.png")
-        content[info.offset_data + info.size // 2] ^= 0xFF
-        path.write_bytes(content)
+        change_picture(folder / f"shard-{number:06d}.tar", key)
     path = folder / "shard-000005.tar"
     with tarfile.open(path) as tar:
         cut = tar.getmember("000000087.png").offset_data + 100
@@ -185,6 +189,22 @@ def test_broken_pairs_are_named_and_replaced_within_the_window(tiny, web, damage
     assert "checksum" in streamed.broken.get(BROKEN[0], "checksum")
 
 
+def test_one_per_cent_of_broken_pairs_trains_to_the_end_and_is_counted(tiny, tmp_path):
+    shards = data.write_shards(world.pairs(200, seed=6), tmp_path / "shards", 30)
+    names = ["shard-000001.tar/000000044", "shard-000006.tar/000000181"]
+    for name in names:
+        path = tmp_path / "shards" / name.partition("/")[0]
+        change_picture(path, name.partition("/")[2])
+    recipe = replace(QUICK, batch_size=10, lanes=2, shuffle_window=20, token_limit=16)
+    recipe = replace(recipe, steps=None, epochs=1)
+    trained = train(tiny, recipe, shards, tmp_path / "run", progress=False)
+    assert len(trained.history) == 20
+    assert list(trained.broken) == names
+    record = json.loads((tmp_path / "run" / "broken-samples.json").read_text())
+    assert list(record) == names
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["broken"]["pairs"] == 2
+
+
 def test_too_much_that_is_broken_stops_the_run(tiny, damaged):
     with pytest.raises(LabError, match=r"more than skip_broken \(0\.01\) allows: shard-00000"):
         train(tiny, replace(QUICK, skip_broken=0.01), damaged, progress=False)
@@ -222,7 +242,7 @@ train(clip, recipe, data.open_shards(url), out=out, progress=False, on_step=kill
 
 
 def test_killed_in_the_middle_of_damaged_shards_it_ends_at_the_same_bits(tiny, damaged, tmp_path):
-    recipe = replace(QUICK, steps=14, skip_broken=0.1, token_limit=32)
+    recipe = replace(QUICK, steps=13, skip_broken=0.1, token_limit=16)
     expected = train(tiny, recipe, damaged, out=tmp_path / "whole", progress=False)
     folder = damaged.shards[0].url.rpartition("/")[0]
     arguments = [sys.executable, "-c", KILLED, folder, tmp_path / "run", repr(recipe)]

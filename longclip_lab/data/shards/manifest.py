@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,7 @@ from longclip_lab.errors import LabError
 
 FORMAT = "longclip-lab-shards-1"
 MANIFEST = "manifest.json"
+SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")
 CONTEXTS = (77, 128, 248)
 """CLIP's context, LoTLIP's and Long-CLIP's."""
 FRAME = 2
@@ -98,9 +100,12 @@ def read_manifest(content: bytes, where: str) -> Manifest:
             f"{where} is of the format {manifest.format!r}; this version of the lab reads "
             f"{FORMAT!r}. Write the shards anew."
         )
-    return Manifest(
-        **{**vars(manifest), "shards": [ShardFacts(**shard) for shard in manifest.shards or []]}
-    )
+    shards = [ShardFacts(**shard) for shard in manifest.shards or []]
+    for shard in shards:
+        # Manifests are copied from elsewhere: their names must not reach other files.
+        if not SHARD_NAME.fullmatch(shard.name):
+            raise LabError(f"{where} names a shard {shard.name!r}; expected shard-000000.tar.")
+    return Manifest(**{**vars(manifest), "shards": shards})
 
 
 def whole_manifest(start: Manifest, names: Sequence[str], sidecars: Sequence[Sidecar]) -> Manifest:

@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +37,8 @@ PER_SHARD = 2000
 _OURS = re.compile(r"manifest\.json|shard-\d{6,}\.(tar|json)")
 _UNFINISHED = re.compile(rf"\.({_OURS.pattern})\..*\.part")
 _AT_ONCE = 2**20
+_WORK: _Work
+"""What a worker process writes shards of."""
 
 
 def write_shards(
@@ -44,13 +47,15 @@ def write_shards(
     per_shard: int = PER_SHARD,
     skip_bad: bool = False,
     tokenizer: str = "clip",
+    workers: int = 0,
     progress: bool = False,
 ) -> ShardSet:
     """Write `data` (`Pairs`, pairs of the world, or shards) as webdataset tars, and open them.
 
     A shard holds the next `per_shard` pairs: the picture file's own bytes (PNG for drawn pictures)
     and KEY.json with short, long, captions, captioners and the picture's name. The same data give
-    the same bytes. Tokens are counted by `tokenizer` (`text.get_tokenizer`).
+    the same bytes. Tokens are counted by `tokenizer` (`text.get_tokenizer`). `workers` processes
+    write a shard each; 0 writes them in this one.
 
     An interrupted call is gone on with by the same call: whole shards are kept if their checksum
     holds. Every picture is decoded once. One that is broken or missing and a text that is empty
@@ -58,15 +63,16 @@ def write_shards(
     counted and named in the manifest. Raises LabError as well if the folder holds anything else, or
     shards of other data.
     """
-    if per_shard < 1:
-        raise LabError(f"per_shard: expected at least 1 pair, got {per_shard}.")
+    if per_shard < 1 or workers < 0:
+        raise LabError(
+            f"Expected at least 1 pair per shard and 0 workers, got {per_shard} and {workers}."
+        )
     folder = Path(folder)
     start = _claim(folder, _first_manifest(data, per_shard, tokenizer))
     work = _Work(data, folder, per_shard, skip_bad, tokenizer)
-    names, sidecars = [], []
-    for number in tqdm(range(work.shards), "shards", disable=not progress):
-        names.append(f"shard-{number:06d}.tar")
-        sidecars.append(_whole(folder / names[-1]) or work.write(number, folder / names[-1]))
+    made = _made(work, workers)
+    sidecars = list(tqdm(made, "shards", work.shards, disable=not progress))
+    names = [work.path(number).name for number in range(work.shards)]
     manifest = whole_manifest(start, names, sidecars)
     if not manifest.pairs:
         raise LabError(f"{data.name} leaves no pair to write. {told(manifest.skipped)}.")
@@ -92,8 +98,15 @@ class _Work:
     def shards(self) -> int:
         return -(-len(self.data) // self.per_shard)
 
-    def write(self, number: int, path: Path) -> Sidecar:
-        """The tar, and then its sidecar."""
+    def path(self, number: int) -> Path:
+        """Where a shard goes."""
+        return self.folder / f"shard-{number:06d}.tar"
+
+    def write(self, number: int) -> Sidecar:
+        """A shard's tar, and then its sidecar, unless both are there."""
+        path = self.path(number)
+        if (found := _whole(path)) is not None:
+            return found
         first = number * self.per_shard
         last = min(first + self.per_shard, len(self.data))
         with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -131,6 +144,29 @@ class _Work:
                 "written is kept."
             )
         return Sidecar(**{**vars(sidecar), "captioners": dict(captioners), "skipped": defects})
+
+
+def _made(work: _Work, workers: int) -> Iterator[Sidecar]:
+    """Every shard's sidecar, in order."""
+    if workers == 0:
+        yield from map(work.write, range(work.shards))
+        return
+    with ProcessPoolExecutor(workers, initializer=_take, initargs=(work,)) as pool:
+        try:
+            yield from pool.map(_write, range(work.shards))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _take(work: _Work) -> None:
+    # Once a process: a large set's texts are not sent with every shard.
+    global _WORK
+    _WORK = work
+
+
+def _write(number: int) -> Sidecar:
+    return _WORK.write(number)
 
 
 class _Hashed:

@@ -62,7 +62,8 @@ def test_webdataset_reads_them(on_disk, drawn, tmp_path):
 
 def test_the_same_data_give_the_same_bytes(on_disk, tmp_path):
     first, second = (
-        data.write_shards(on_disk, tmp_path / name, per_shard=10) for name in ("one", "two")
+        data.write_shards(on_disk, tmp_path / name, per_shard=10, workers=workers)
+        for name, workers in (("one", 0), ("two", 2))
     )
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert first.source == second.source
@@ -150,8 +151,9 @@ def test_what_cannot_be_used_is_named_and_left_out_if_asked(on_disk, tmp_path):
     long = [*on_disk.long[:6], "  ", *on_disk.long[7:]]
     damaged = replace(on_disk, images=images, long=long)
     try:
-        with pytest.raises(LabError, match=r"Pairs 0 to 9 of files: 2 x broken picture: .*broken3"):
-            data.write_shards(damaged, tmp_path, per_shard=10)
+        for workers in (0, 1):
+            with pytest.raises(LabError, match=r"Pairs 0 to 9 of files: 2 x broken.*broken3"):
+                data.write_shards(damaged, tmp_path, per_shard=10, workers=workers)
         shards = data.write_shards(damaged, tmp_path, per_shard=10, skip_bad=True)
     finally:
         images[3].unlink()
