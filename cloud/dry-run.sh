@@ -55,5 +55,5 @@ machine 0
 wait "$second"
 echo "gone on with: exit codes 0 and 0"
 
-say longclip-lab eval "$folder/run/model" --benchmark world/long-retrieval \
+say longclip-lab eval "$folder/run/model" --benchmark world/short-retrieval \
   --out "$folder/scores" --no-progress

@@ -153,11 +153,11 @@ def test_the_script_passes_on_what_the_command_says(tmp_path):
 
 
 def test_a_dry_run_is_stopped_gone_on_with_by_two_machines_and_evaluated(tmp_path):
-    code, out, said = run([CLOUD / "dry-run.sh", tmp_path, "10"])
+    code, out, said = run([CLOUD / "dry-run.sh", tmp_path, "8"])
     assert code == 0, said
     assert "stopped: exit code 75" in out
     rows = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(row)["step"] for row in rows] == list(range(1, 11))
+    assert [json.loads(row)["step"] for row in rows] == list(range(1, 9))
     assert (tmp_path / "run" / "model").is_dir()
     (record,) = (tmp_path / "scores").glob("*.json")
     scores = json.loads(record.read_text(encoding="utf-8"))["scores"]
