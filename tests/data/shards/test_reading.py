@@ -14,6 +14,7 @@ from longclip_lab import data
 from longclip_lab.cli import main
 from longclip_lab.data.shards import Broken, places
 from longclip_lab.errors import LabError
+from longclip_lab.text import get_tokenizer
 
 
 @pytest.fixture
@@ -177,3 +178,15 @@ def test_sidecars_of_another_writing_are_refused(folder, on_disk, tmp_path):
     (folder / "shard-000001.json").write_bytes((tmp_path / "other/shard-000000.json").read_bytes())
     with pytest.raises(LabError, match="speak of different shards"):
         keys(data.open_shards(folder), 1)
+
+
+def test_a_model_that_knows_few_words_is_given_no_others(on_disk, tmp_path):
+    strange = on_disk.subset(range(2))
+    strange.short[0], strange.captioners[1]["a"] = "A zeppelin over a boat.", "Zeppelins."
+    shards = data.write_shards(strange, tmp_path, per_shard=10)
+    known = data.keep_known_words(shards, get_tokenizer("world"))
+    first, second = known.samples(0)
+    assert first.texts.short == "A over a boat ."
+    assert second.texts.captioners["a"] == "."
+    assert known.source["words"] == {"known": len(set(get_tokenizer("world").words))}
+    assert data.keep_known_words(shards, get_tokenizer("clip")) is shards
