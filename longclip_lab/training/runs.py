@@ -122,13 +122,24 @@ def train(
     if folder is not None and accelerator.is_main_process:
         save(trained, folder / "model")
     accelerator.wait_for_everyone()
-    seconds = time.perf_counter() - began
-    drawn = pairs.drawn if recipe.subcaptions else None
-    truncated, skipped = pairs.num_truncated, loop.skipped
+    return _run_of(loop, trained, pairs, time.perf_counter() - began)
+
+
+def _run_of(loop: Loop, clip: Clip, pairs: TrainingPairs | StreamedPairs, seconds: float) -> Run:
+    """What came of a run that has ended."""
+    recipe, folder = loop.recipe, loop.folder
     streamed = isinstance(pairs, StreamedPairs)
-    broken = all_broken(accelerator, pairs.broken, folder) if streamed else {}
-    history = loop.log.history
-    return Run(trained, history, folder, seconds, recipe, truncated, drawn, skipped, broken)
+    return Run(
+        clip,
+        loop.log.history,
+        folder,
+        seconds,
+        recipe,
+        pairs.num_truncated,
+        pairs.drawn if recipe.subcaptions else None,
+        loop.skipped,
+        all_broken(loop.accelerator, pairs.broken, folder) if streamed else {},
+    )
 
 
 def _train_launched(
