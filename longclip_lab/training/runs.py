@@ -104,11 +104,7 @@ def train(
     folder = None if out is None else Path(out)
     if folder is not None:
         identity = describe(recipe, dict(getattr(data, "source", {})), clip.model)
-        if accelerator.is_main_process:
-            claim(folder, identity, _facts(pairs, data, clip, total), resume)
-        accelerator.wait_for_everyone()
-        if isinstance(pairs, StreamedPairs):
-            pairs.note_in(folder, accelerator.process_index)
+        _settle(accelerator, folder, identity, _facts(pairs, data, clip, total), resume, pairs)
     if recipe.lock_image and recipe.store_features:
         home = features if features is not None or folder is None else folder / "features"
         pairs.stored = _store(accelerator, trained, data, recipe, home, progress)
@@ -119,26 +115,42 @@ def train(
         loop.log.close()
     trained.model = loop.trained()
     _finish(trained, recipe, data, total)
-    if folder is not None and accelerator.is_main_process:
-        save(trained, folder / "model")
+    return _run_of(loop, trained, pairs, began)
+
+
+def _settle(
+    accelerator: Accelerator,
+    folder: Path,
+    identity: dict[str, Any],
+    facts: dict[str, Any],
+    resume: bool,
+    pairs: TrainingPairs | StreamedPairs,
+) -> None:
+    """Make the folder this run's, for all processes."""
+    if accelerator.is_main_process:
+        claim(folder, identity, facts, resume)
     accelerator.wait_for_everyone()
-    return _run_of(loop, trained, pairs, time.perf_counter() - began)
+    if isinstance(pairs, StreamedPairs):
+        pairs.note_in(folder, accelerator.process_index)
 
 
-def _run_of(loop: Loop, clip: Clip, pairs: TrainingPairs | StreamedPairs, seconds: float) -> Run:
-    """What came of a run that has ended."""
-    recipe, folder = loop.recipe, loop.folder
+def _run_of(loop: Loop, clip: Clip, pairs: TrainingPairs | StreamedPairs, began: float) -> Run:
+    """What came of a run that has ended; the model is saved."""
+    accelerator, recipe, folder = loop.accelerator, loop.recipe, loop.folder
+    if folder is not None and accelerator.is_main_process:
+        save(clip, folder / "model")
+    accelerator.wait_for_everyone()
     streamed = isinstance(pairs, StreamedPairs)
     return Run(
         clip,
         loop.log.history,
         folder,
-        seconds,
+        time.perf_counter() - began,
         recipe,
         pairs.num_truncated,
         pairs.drawn if recipe.subcaptions else None,
         loop.skipped,
-        all_broken(loop.accelerator, pairs.broken, folder) if streamed else {},
+        all_broken(accelerator, pairs.broken, folder) if streamed else {},
     )
 
 
