@@ -140,11 +140,12 @@ def work(way: str, name: str, size: int, micro: int, gradient: Path) -> dict[str
     ctypes.CDLL(None).malloc_trim(0)
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak
-    began = time.perf_counter()
+    clock, processor = time.perf_counter(), time.process_time()
     step(batch)
-    seconds, peak = time.perf_counter() - began, peak_bytes() - before
+    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    peak = peak_bytes() - before
     torch.save({name: p.grad for name, p in clip.model.named_parameters()}, gradient)
-    return {"seconds": seconds, "peak_megabytes": peak / 1e6}
+    return {"seconds": clock, "cpu_seconds": processor, "peak_megabytes": peak / 1e6}
 
 
 def compare(name: str, size: int, micro: int, repetitions: int) -> dict:
@@ -161,7 +162,7 @@ def compare(name: str, size: int, micro: int, repetitions: int) -> dict:
         gradients = {way: torch.load(Path(folder) / way, weights_only=True) for way in WAYS}
     median = {
         what: {way: float(np.median([row[what] for row in rows])) for way, rows in found.items()}
-        for what in ("seconds", "peak_megabytes")
+        for what in ("seconds", "cpu_seconds", "peak_megabytes")
     }
     scales = {way: of_way.pop("logit_scale").item() for way, of_way in gradients.items()}
     flat = {way: torch.cat([g.flatten() for g in of.values()]) for way, of in gradients.items()}
@@ -175,6 +176,9 @@ def compare(name: str, size: int, micro: int, repetitions: int) -> dict:
             way: median["peak_megabytes"]["whole"] / median["peak_megabytes"][way] for way in others
         },
         "time_ratio": {way: median["seconds"][way] / median["seconds"]["whole"] for way in others},
+        "cpu_time_ratio": {
+            way: median["cpu_seconds"][way] / median["cpu_seconds"]["whole"] for way in others
+        },
         "gradient_difference": {
             way: ((flat[way] - flat["whole"]).norm() / flat["whole"].norm()).item()
             for way in others
