@@ -86,3 +86,16 @@ def test_kept_positions_hold_still_even_under_weight_decay(tiny, freeze, moved):
     changed_T = (positions_TW != before_TW).any(dim=1)
     assert int(changed_T[:20].sum()) == moved
     assert bool(changed_T[20:].all())
+
+
+@pytest.mark.parametrize("changes", [{"text_parts": 4}, {"grad_checkpointing": True}])
+def test_texts_end_to_end_change_nothing_but_the_time(tiny, few, changes):
+    recipe = replace(Recipe(), **changes)
+    texts = TextTable(tiny, few.long).batch(range(len(few.long)))
+    packed, by_parts = (
+        prepare(replace(tiny, model=copy.deepcopy(tiny.model)), r) for r in (Recipe(), recipe)
+    )
+    assert packed.packs
+    assert not by_parts.packs
+    one, other = (towers.text_side(texts).pooled_BD for towers in (packed, by_parts))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
