@@ -47,8 +47,9 @@ class Run:
     """Time spent in this call."""
     recipe: Recipe
     """What was done."""
-    num_truncated: dict[str, int]
-    """How many "long" and "short" texts did not fit the model's context."""
+    num_truncated: dict[str, int | None]
+    """How many "long" and "short" texts did not fit the model's context; of shards whose tokens
+    were counted otherwise, of those that were read."""
     drawn: Drawn | None = None
     """What the first epoch's draw of sub-captions gave; None where none are drawn."""
     skipped_steps: list[int] = field(default_factory=list)

@@ -76,9 +76,9 @@ class StreamedPairs:
         return np.zeros(len(self), dtype=np.int64)
 
     @property
-    def num_truncated(self) -> dict[str, int]:
+    def num_truncated(self) -> dict[str, int | None]:
         """How many "long" and "short" texts do not fit: of all, where the manifest knows, else of
-        those that this process has read so far."""
+        those that this process has read so far; None before it has read any."""
         draws, found = Draws(self.recipe), {}
         drawn = {"long": draws.draws_long, "short": draws.draws_short}
         unread = {"long": "short", "short": "long"}
@@ -86,7 +86,7 @@ class StreamedPairs:
             if self.recipe.captions == unread[which]:
                 found[which] = 0
             elif is_drawn or self.tokenizer.name != self.shards.tokens["tokenizer"]:
-                found[which] = self.counts[which]
+                found[which] = self.counts[which] if self.counts["read"] else None
             else:
                 texts = self.shards.tokens[which]["texts_by_length"]
                 found[which] = longer_than(texts, self.limit)
@@ -99,7 +99,7 @@ class StreamedPairs:
             return None
         by = {key[1]: count for key, count in self.counts.items() if isinstance(key, tuple)}
         read, fewer = self.counts["drawn"], self.counts["fewer"]
-        return Drawn(read, fewer, dict(sorted(by.items())), self.num_truncated["long"])
+        return Drawn(read, fewer, dict(sorted(by.items())), self.num_truncated["long"] or 0)
 
     def batches(
         self, first: int, last: int, rank: int = 0, processes: int = 1
@@ -153,6 +153,7 @@ class StreamedPairs:
         loader = DataLoader(
             _Stream(self.reader, mine, first, last),
             batch_size=None,
+            collate_fn=_as_it_is,
             num_workers=workers,
             # Its own generator, or starting to iterate would draw from torch's global one.
             generator=torch.Generator().manual_seed(0),
@@ -177,6 +178,11 @@ class StreamedPairs:
             f"{lost} of {read} pairs that were read are broken, more than skip_broken "
             f"({self.recipe.skip_broken:g}) allows: {some}. `longclip-lab data check` names all."
         )
+
+
+def _as_it_is(part: Part | LabError) -> Part | LabError:
+    """torch's own copy of a Counter counts everything twice."""
+    return part
 
 
 class _Stream(IterableDataset):

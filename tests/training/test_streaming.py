@@ -315,10 +315,13 @@ def test_what_is_cut_and_drawn_is_counted(tiny, web, shards, tmp_path):
     assert 0 < expected["long"] == StreamedPairs(tiny, shards, limited).num_truncated["long"]
     by_clip = data.write_shards(web, tmp_path, 50)
     streamed = StreamedPairs(tiny, by_clip, limited)
+    assert streamed.num_truncated["long"] is None
     whole(streamed.batches(0, 12))
     assert 0 < streamed.num_truncated["long"] <= expected["long"]
-    drawn = train(tiny, replace(QUICK, subcaptions=3), shards, progress=False).drawn
-    assert drawn.pictures == sum(drawn.by_captioner.values()) == 80
+    for workers in (0, 2):
+        recipe = replace(QUICK, subcaptions=3, workers=workers)
+        drawn = train(tiny, recipe, shards, progress=False).drawn
+        assert drawn.pictures == sum(drawn.by_captioner.values()) == 80
     assert set(drawn.by_captioner) == {"surveyor", "painter", "reporter"}
 
 

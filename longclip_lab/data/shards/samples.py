@@ -46,7 +46,8 @@ class PairTexts:
             said += [*texts.captioners, *texts.captioners.values()]
         except (ValueError, TypeError, AttributeError, RecursionError):
             return NO_TEXTS
-        return texts if all(isinstance(text, str) for text in said) else NO_TEXTS
+        fits = isinstance(texts.captions, list) and all(isinstance(text, str) for text in said)
+        return texts if fits else NO_TEXTS
 
 
 @dataclass(frozen=True)
