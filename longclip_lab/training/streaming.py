@@ -78,7 +78,7 @@ class StreamedPairs:
     @property
     def num_truncated(self) -> dict[str, int | None]:
         """How many "long" and "short" texts do not fit: of all, where the manifest knows, else of
-        those that this process has read so far; None before it has read any."""
+        those that this process has read of the first epoch; None if it has read none."""
         draws, found = Draws(self.recipe), {}
         drawn = {"long": draws.draws_long, "short": draws.draws_short}
         unread = {"long": "short", "short": "long"}
@@ -86,7 +86,7 @@ class StreamedPairs:
             if self.recipe.captions == unread[which]:
                 found[which] = 0
             elif is_drawn or self.tokenizer.name != self.shards.tokens["tokenizer"]:
-                found[which] = self.counts[which] if self.counts["read"] else None
+                found[which] = self.counts[which] if self.counts["texts"] else None
             else:
                 texts = self.shards.tokens[which]["texts_by_length"]
                 found[which] = longer_than(texts, self.limit)
@@ -94,8 +94,8 @@ class StreamedPairs:
 
     @property
     def drawn(self) -> Drawn | None:
-        """What the draws of long texts gave that this process has read so far."""
-        if self.recipe.captions == "short":
+        """What the first epoch's draw of long texts gave, as far as this process has read it."""
+        if not self.counts["texts"] or self.recipe.captions == "short":
             return None
         by = {key[1]: count for key, count in self.counts.items() if isinstance(key, tuple)}
         read, fewer = self.counts["drawn"], self.counts["fewer"]

@@ -28,8 +28,9 @@ from longclip_lab.training.texts import Draws, Texts, token_limit, tokenized
 class Part(NamedTuple):
     """Some lanes' share of a batch, and the news: broken pairs found on the way, and counts.
 
-    `counts` are "read" (pairs read), "lost" (of which broken), "long" and "short" (texts that were
-    cut), "drawn" and "fewer" (`texts.Drawn`) and ("by", captioner).
+    `counts` are "read" (pairs read) and "lost" (of which broken); and of the first epoch "texts"
+    (pairs in batches), "long" and "short" (texts that were cut), "drawn" and "fewer"
+    (`texts.Drawn`) and ("by", captioner).
     """
 
     batch: Batch
@@ -207,6 +208,9 @@ class LaneReader:
         window, _ = self.order.window_at(step)
         # Resampled there are no epochs, and a pair that comes again should be drawn anew.
         epoch = window.number if self.order.resample else window.epoch
+        if window.epoch > 0:
+            counts = Counter()  # what is said of texts is said of the first epoch
+        counts["texts"] += len(chosen)
         long = short = None
         if self.recipe.captions != "short":
             long = self._texts("long", [self._long(epoch, one, counts) for one in chosen], counts)
