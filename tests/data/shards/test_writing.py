@@ -17,6 +17,7 @@ import webdataset
 from PIL import Image
 
 from longclip_lab import data
+from longclip_lab.cli import main
 from longclip_lab.data.shards import Broken
 from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer, text_statistics
@@ -91,6 +92,7 @@ def test_the_manifest_counts(on_disk, drawn, tmp_path):
 WRITE = """
 import os, pickle, signal, sys
 from longclip_lab import data
+from longclip_lab.cli import main
 from longclip_lab.data.shards import samples
 
 row = samples.PairRows.row
@@ -187,3 +189,27 @@ def test_shards_with_more_captions(on_disk, tmp_path):
     assert again.captioners == {"a": 29, "b": 29, "new": 29}
     assert again.skipped == {"no new caption": ["shard-000001.tar/000000029"]}
     assert list(again.samples(0))[3].texts.long == "A thing. It is number 3."
+
+
+def test_the_command_writes_captions_in(on_disk, tmp_path, capsys):
+    shards = data.write_shards(on_disk, tmp_path / "one", per_shard=16)
+    captions = tmp_path / "captions"
+    captions.mkdir()
+    said = [
+        {"key": f"{index:09d}", "captioner": "new", "caption": "A thing.", "tokens": 3,
+         "finished": True}
+        for index in range(28)
+    ]  # fmt: skip
+    (captions / "000000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
+    facts = {"captioner": "new", "model": "made up", "weights": "", "asking": {}}
+    record = {"finished": True, "settings": {**facts, "data": {"hash": shards.source["hash"]}}}
+    (captions / "recaption.json").write_text(json.dumps(record))
+    places = [str(tmp_path / "one"), str(tmp_path / "two")]
+    command = ["data", "shard", *places, "--data", "shards", "--captions", str(captions)]
+    assert main([*command, "--no-progress"]) == 0
+    out = capsys.readouterr().out
+    assert "28 pairs in 1 shards" in out
+    assert "left out, no new caption: 2" in out
+    assert "a 28, b 28, new 28" in out
+    assert main(["data", "shard", places[1], "--data", "shards"]) == 2
+    assert "takes SRC and DST" in capsys.readouterr().err
