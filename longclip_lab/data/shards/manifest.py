@@ -1,7 +1,7 @@
 """What is written beside the tars, so that nobody has to read them to know what they hold.
 
 FOLDER/shard-000000.tar    pairs KEY.jpg (png, ..) and KEY.json
-FOLDER/shard-000000.json   sidecar: SHA-256 of the tar; key, checksum and token lengths of each pair
+FOLDER/shard-000000.json   sidecar: SHA-256 of the tar; key, place, checksum, token lengths of pairs
 FOLDER/manifest.json       where the pairs are from, what was left out, all shards, token statistics
 
 A sidecar is written when its tar is whole, the manifest says "finished" when all of them are.
@@ -34,12 +34,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What one tar holds. `checksums` are CRC-32 (`samples.checksum`); token lengths count start
-    and end; `skipped` names the pairs of its part of the data that were left out, by reason."""
+    """What one tar holds, pair by pair: `offsets` is the byte where it begins, `checksums` are
+    CRC-32 (`samples.checksum`), token lengths count start and end. `skipped` names the pairs of its
+    part of the data that were left out, by reason."""
 
     sha256: str
     bytes: int
     keys: list[str]
+    offsets: list[int]
     checksums: list[int]
     long_tokens: list[int]
     short_tokens: list[int]

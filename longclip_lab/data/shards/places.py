@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import time
 import urllib.error
 import urllib.request
@@ -34,14 +35,14 @@ class MissingError(LabError):
 
 
 class Stream:
-    """A file that is read once, from its first byte to its last.
+    """A file that is read once, from byte `position` to its last.
 
     A connection that breaks off is taken up where it broke: what a network lost for a moment is no
     damage. Raises LabError if the file cannot be opened or does not come back.
     """
 
-    def __init__(self, url: str):
-        self.url, self.position, self.size = url, 0, None
+    def __init__(self, url: str, position: int = 0):
+        self.url, self.position, self.size = url, position, None
         self.file: Any = None
 
     def read(self, count: int = -1) -> bytes:
@@ -122,6 +123,8 @@ def _opened(url: str, start: int) -> tuple[BinaryIO, int | None]:
         request = urllib.request.Request(url, headers=headers)
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return io.BytesIO(), start  # the file has ended before
         if error.code in (404, 410):
             raise FileNotFoundError(str(error)) from None
         if error.code in (401, 403):

@@ -111,15 +111,15 @@ class ShardSet:
     def samples(self, number: int, start: int = 0) -> Iterator[Sample | Broken]:
         """The pairs of a shard from the one at `start` on: one for each key of its sidecar.
 
-        The tar is read once, from front to back. Of a damaged one everything is used that can be
-        read; every pair that cannot comes as `Broken`.
+        The tar is read once, from that pair to its end. Of a damaged one everything is used that
+        can be read; every pair that cannot comes as `Broken`.
         """
         shard, sidecar = self.shards[number], self.sidecar(number)
         # Importing webdataset imports torch, which whoever reads only manifests need not wait for.
         from webdataset.tariterators import group_by_keys
 
         places = {key: place for place, key in enumerate(sidecar.keys)}
-        stream = Stream(shard.url)
+        stream = Stream(shard.url, sidecar.offsets[start] if start < shard.pairs else 0)
         place = start
         try:
             files = _members(stream, places, start)

@@ -121,7 +121,7 @@ class _Work:
         from webdataset import TarWriter
 
         count = get_tokenizer(self.tokenizer)
-        sidecar = Sidecar("", 0, [], [], [], [], {}, {})
+        sidecar = Sidecar("", 0, [], [], [], [], [], {}, {})
         captioners: Counter[str] = Counter()
         defects: Defects = {}
         with TarWriter(file, encoder=False, mtime=0) as tar:
@@ -130,6 +130,7 @@ class _Work:
                     defects.setdefault(row.reason, []).append(str(row))
                     continue
                 members, key = row.members(), f"{number:09d}"
+                sidecar.offsets.append(tar.tarstream.offset)
                 tar.write({"__key__": key, **members})
                 sidecar.keys.append(key)
                 sidecar.checksums.append(checksum(members))

@@ -190,3 +190,29 @@ def test_a_model_that_knows_few_words_is_given_no_others(on_disk, tmp_path):
     assert second.texts.captioners["a"] == "."
     assert known.source["words"] == {"known": len(set(get_tokenizer("world").words))}
     assert data.keep_known_words(shards, get_tokenizer("clip")) is shards
+
+
+@pytest.mark.parametrize("start", [0, 1, 9])
+def test_reading_begins_where_it_is_asked_to(folder, server, monkeypatch, start):
+    handed, read = [], places.Stream.read
+
+    def counted(stream, count=-1):
+        handed.append(read(stream, count))
+        return handed[-1]
+
+    monkeypatch.setattr(places.Stream, "read", counted)
+    for url in (folder, server[0]):
+        shards = data.open_shards(url)
+        size = shards.shards[2].bytes - shards.sidecar(2).offsets[start]
+        handed.clear()
+        assert keys(shards, 2, start) == [f"{20 + n}" for n in range(start, 10)]
+        # A server without ranges sends everything, and the beginning is thrown away unread.
+        assert sum(map(len, handed)) <= size
+
+
+def test_a_tar_that_ends_before_the_pair(folder):
+    path = folder / "shard-000000.tar"
+    path.write_bytes(path.read_bytes()[:5000])
+    samples = list(data.open_shards(folder).samples(0, 8))
+    assert [sample.name[-2:] for sample in samples] == ["08", "09"]
+    assert all(isinstance(sample, Broken) for sample in samples)
