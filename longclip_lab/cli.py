@@ -29,15 +29,15 @@ from longclip_lab.commands_recaption import Recaption
 from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_search import Search
 from longclip_lab.commands_training import Train, default_options
-from longclip_lab.errors import LabError, LabWarning, StoppedError
+from longclip_lab.errors import LabError, LabWarning, PeerLostError, StoppedError
 
-BAD_INPUT, INTERRUPTED, STOPPED = 2, 130, 75
-"""75 is EX_TEMPFAIL of sysexits.h: try again."""
+BAD_INPUT, INTERRUPTED, STOPPED, PEER_LOST = 2, 130, 75, 69
+"""75 is EX_TEMPFAIL of sysexits.h: try again. 69 is its EX_UNAVAILABLE."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it went well, 2 for bad input, 130 when interrupted, 75 if a run was
-    asked to stop and can go on."""
+    asked to stop and can go on, 69 if another process of it is gone."""
     command = None
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 say(_cost(time.perf_counter() - began))
         except StoppedError as error:
             return _complain(str(error), STOPPED)
+        except PeerLostError as error:
+            return _complain(str(error), PEER_LOST)
         except LabError as error:
             return _complain(str(error), BAD_INPUT)
         except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough

@@ -24,6 +24,13 @@ class StoppedError(LabError):
     """
 
 
+class PeerLostError(LabError):
+    """Another process of the run has ended or cannot be reached.
+
+    The command line exits with a code of its own, as after StoppedError.
+    """
+
+
 class LabWarning(UserWarning):
     """The call goes on, but its result may not mean what the caller thinks."""
 

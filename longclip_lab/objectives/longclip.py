@@ -6,7 +6,6 @@ Shapes: B batch of one process, G global batch, D embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -76,11 +75,7 @@ def longclip_loss(
     Raises LabError for k < 1, an unknown objective or `components_of`, shapes that do not fit,
     NaN features.
     """
-    if objective not in get_args(Objective):
-        raise LabError(f"No objective {objective!r}. {suggest(objective, get_args(Objective))}")
-    if components_of is not None and components_of not in get_args(ComponentsOf):
-        known = get_args(ComponentsOf)
-        raise LabError(f"No components_of {components_of!r}. {suggest(components_of, known)}")
+    _check_choices(objective, components_of)
     check_components(k)
     check_pairs(image_BD, long_BD, "image and long caption features")
     if objective == "long":
@@ -94,16 +89,22 @@ def longclip_loss(
     image_GD = normalize(image_GD)
     coarse_GD, kept = image_GD, image_GD.new_ones(())
     if objective == "pcm":
-        whose = components_of or ("process" if faithful else "batch")
-        project = primary_components_svd if faithful else primary_components
-        projected_GD = _coarse(image_BD, image_GD, k, project, whose)
-        kept = _variance_kept(projected_GD, image_GD)
-        coarse_GD = projected_GD if faithful else normalize(projected_GD)
+        coarse_GD = _coarse(image_BD, image_GD, k, faithful, components_of)
+        kept = _variance_kept(coarse_GD, image_GD)
+        coarse_GD = coarse_GD if faithful else normalize(coarse_GD)
     long = symmetric_cross_entropy(image_GD, normalize(long_GD), logit_scale, label_smoothing)
     short = symmetric_cross_entropy(
         coarse_GD, normalize(short_GD), logit_scale, label_smoothing, same_short_GG
     )
     return LossParts(long + short_weight * short, long, short, kept)
+
+
+def _check_choices(objective: str, components_of: str | None) -> None:
+    if objective not in get_args(Objective):
+        raise LabError(f"No objective {objective!r}. {suggest(objective, get_args(Objective))}")
+    if components_of is not None and components_of not in get_args(ComponentsOf):
+        known = get_args(ComponentsOf)
+        raise LabError(f"No components_of {components_of!r}. {suggest(components_of, known)}")
 
 
 def _long_only(
@@ -123,11 +124,12 @@ def _coarse(
     image_BD: torch.Tensor,
     image_GD: torch.Tensor,
     k: int,
-    project: Callable[[torch.Tensor, int], torch.Tensor],
-    components_of: ComponentsOf,
+    faithful: bool,
+    components_of: ComponentsOf | None,
 ) -> torch.Tensor:
     """The coarse features of the global batch, not yet normalised, [G, D]."""
-    of_process = components_of == "process"
+    project = primary_components_svd if faithful else primary_components
+    of_process = (components_of or ("process" if faithful else "batch")) == "process"
     batch = len(image_BD) if of_process else len(image_GD)
     if batch <= k + 1:
         scope = "of this process" if of_process else "of all processes"

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.multiprocessing as mp
 
-from longclip_lab.errors import LabError, LabWarning, StoppedError
+from longclip_lab.errors import LabError, LabWarning, PeerLostError, StoppedError
 from longclip_lab.models import Clip, load, save
 from longclip_lab.training.faults import listening
 from longclip_lab.training.log import Progress
+from longclip_lab.training.peers import LOST, lost
 
 if TYPE_CHECKING:
     from longclip_lab.training.runs import Run
@@ -46,14 +47,14 @@ def train_in_processes(
     """`training.train(clip, **arguments)` in `processes` processes; returns the first one's run.
 
     Rows of the log, warnings and errors come back as they arise. If a process dies the others are
-    ended. Raises LabError for that, and whatever `train` raises.
+    ended. Raises PeerLostError for that, and whatever `train` raises.
     """
     check_can_launch(processes, arguments.get("data"))
     messages = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="longclip-lab-") as home, listening() as stop:
         if clip is not None:
             save(clip, Path(home) / "start")
-        given = (processes, _free_port(), home, clip is not None, arguments, messages)
+        given = (processes, free_port(), home, clip is not None, arguments, messages)
         context = mp.start_processes(
             _work, given, nprocs=processes, join=False, start_method="spawn"
         )
@@ -103,11 +104,15 @@ def _joined(context: mp.ProcessContext, listener: _Listener) -> bool:
         if listener.error is None and not _killed(context):
             raise
     listener.hear()
-    if listener.error is not None:
-        raise listener.error
-    number, code = next(iter(_killed(context) or _failed(context)))
+    killed = _killed(context)
+    heard = listener.error
+    if heard is not None and not (killed and isinstance(heard, PeerLostError)):
+        raise heard
+    if any(code == LOST for _, code in _failed(context)):
+        raise PeerLostError(lost("A process"))
+    number, code = next(iter(killed or _failed(context)))
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    raise LabError(
+    raise PeerLostError(
         f"Process {number} of {len(context.processes)} was ended {how}, so the others were ended "
         "too. A run with a folder goes on from its last checkpoint with resume=True (--resume)."
     )
@@ -220,7 +225,8 @@ def _warnings_to(messages: Any) -> Iterator[None]:
         yield
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]

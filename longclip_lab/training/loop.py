@@ -29,6 +29,7 @@ from longclip_lab.training.faults import (
 )
 from longclip_lab.training.gradient_cache import backward_in_parts
 from longclip_lab.training.log import Progress, RunLog
+from longclip_lab.training.peers import watching
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.sharding import average_scalars, clip_gradient, shard, whole_state
 from longclip_lab.training.towers import KeptPositions, parameter_groups, prepare
@@ -75,7 +76,7 @@ class Loop:
         devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
         try:
             self.clock = time.perf_counter()
-            with torch.random.fork_rng(devices), listening() as stop:
+            with torch.random.fork_rng(devices), watching(self.accelerator), listening() as stop:
                 for batch in pairs.batches(self.done, self.total, rank, processes):
                     if isinstance(batch, LabError):
                         raise batch
