@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from longclip_lab.objectives.checks import check_finite, check_pairs, check_twins
-from longclip_lab.objectives.gathering import gather
+from longclip_lab.objectives.gathering import gather, own_rows, total
 
 
 def contrastive_loss(
@@ -49,46 +49,59 @@ def symmetric_cross_entropy(
     label_smoothing: float,
     same_GG: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Both cross-entropies of the scaled inner products, averaged; features as they are."""
+    """Both cross-entropies of the scaled inner products, averaged; features as they are.
+
+    Of gathered features a process judges its own B rows, and the results are added up.
+    """
+    rows = own_rows(image_GD)
     with torch.autocast(image_GD.device.type, enabled=False):
-        logits_GG = logit_scale * (image_GD @ text_GD.mT)
-        return cross_entropy_both_ways(logits_GG, logits_GG.mT, label_smoothing, same_GG)
+        to_text_BG = logit_scale * (image_GD[rows] @ text_GD.mT)
+        alone = len(to_text_BG) == len(text_GD)
+        to_image_BG = to_text_BG.mT if alone else logit_scale * (text_GD[rows] @ image_GD.mT)
+        return cross_entropy_both_ways(to_text_BG, to_image_BG, label_smoothing, same_GG, rows)
 
 
 def cross_entropy_both_ways(
-    to_text_GG: torch.Tensor,
-    to_image_GG: torch.Tensor,
+    to_text_BG: torch.Tensor,
+    to_image_BG: torch.Tensor,
     label_smoothing: float,
     same_GG: torch.Tensor | None,
+    rows: slice,
 ) -> torch.Tensor:
-    """The mean of two cross-entropies whose right answers are on the diagonal.
+    """The mean of two cross-entropies whose right answers are on the diagonal, of all processes.
 
-    Rows of `to_text_GG` are pictures that choose among texts, rows of `to_image_GG` texts that
-    choose among pictures. `same_GG`: see `contrastive_loss`.
+    Rows of `to_text_BG` are pictures that choose among texts, rows of `to_image_BG` texts that
+    choose among pictures: those of `own_rows`. `same_GG`: see `contrastive_loss`.
     """
-    if same_GG is None:
-        targets_G = torch.arange(len(to_text_GG), device=to_text_GG.device)
-        to_text = F.cross_entropy(to_text_GG, targets_G, label_smoothing=label_smoothing)
-        to_image = F.cross_entropy(to_image_GG, targets_G, label_smoothing=label_smoothing)
-    else:
-        check_twins(same_GG, len(to_text_GG))
-        twins_GG = same_GG.to(to_text_GG.device).clone().fill_diagonal_(False)
-        to_text = _cross_entropy_without(twins_GG, to_text_GG, label_smoothing)
-        to_image = _cross_entropy_without(twins_GG.mT, to_image_GG, label_smoothing)
-    return (to_text + to_image) / 2
+    batch, answers = to_text_BG.shape
+    right_B = torch.arange(answers, device=to_text_BG.device)[rows]
+    twins_BG = None
+    if same_GG is not None:
+        check_twins(same_GG, answers)
+        twins_BG = same_GG[rows].to(to_text_BG.device).scatter(1, right_B[:, None], False)
+    both = sum(
+        _cross_entropy(logits_BG, right_B, label_smoothing, twins_BG)
+        for logits_BG in (to_text_BG, to_image_BG)
+    )
+    return total(both / 2 * (batch / answers))
 
 
-def _cross_entropy_without(
-    left_out_GG: torch.Tensor, logits_GG: torch.Tensor, label_smoothing: float
+def _cross_entropy(
+    logits_BG: torch.Tensor,
+    right_B: torch.Tensor,
+    label_smoothing: float,
+    left_out_BG: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Mean cross-entropy of the diagonal; answers of `left_out_GG` are not in the softmax."""
-    log_shares_GG = logits_GG.masked_fill(left_out_GG, -torch.inf).log_softmax(dim=1)
-    right_G = log_shares_GG.diagonal()
+    """Mean cross-entropy of the right answers; those of `left_out_BG` are not in the softmax."""
+    if left_out_BG is None:
+        return F.cross_entropy(logits_BG, right_B, label_smoothing=label_smoothing)
+    log_shares_BG = logits_BG.masked_fill(left_out_BG, -torch.inf).log_softmax(dim=1)
+    log_right_B = log_shares_BG.gather(1, right_B[:, None])[:, 0]
     if label_smoothing == 0:
-        return -right_G.mean()
-    answers_G = (~left_out_GG).sum(dim=1)
-    spread_G = log_shares_GG.masked_fill(left_out_GG, 0).sum(dim=1) / answers_G
-    return -((1 - label_smoothing) * right_G + label_smoothing * spread_G).mean()
+        return -log_right_B.mean()
+    answers_B = (~left_out_BG).sum(dim=1)
+    spread_B = log_shares_BG.masked_fill(left_out_BG, 0).sum(dim=1) / answers_B
+    return -((1 - label_smoothing) * log_right_B + label_smoothing * spread_B).mean()
 
 
 def normalize(features_BD: torch.Tensor) -> torch.Tensor:

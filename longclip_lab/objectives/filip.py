@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from longclip_lab.errors import LabError
 from longclip_lab.objectives.checks import check_finite
 from longclip_lab.objectives.contrastive import cross_entropy_both_ways, normalize
-from longclip_lab.objectives.gathering import gather, pad_to_longest
+from longclip_lab.objectives.gathering import gather, own_rows, pad_to_longest
 
 ROWS_AT_ONCE = 64
 
@@ -49,8 +49,10 @@ def filip_loss(
             for part_RPD in image_GPD.split(ROWS_AT_ONCE)
         ]
         of_image_GG, of_text_GG = (torch.cat(part) for part in zip(*rows, strict=True))
+        own = own_rows(image_GPD)
+        to_text_BG, to_image_BG = of_image_GG[own], of_text_GG.mT[own]
         return cross_entropy_both_ways(
-            logit_scale * of_image_GG, logit_scale * of_text_GG.mT, label_smoothing, same_GG
+            logit_scale * to_text_BG, logit_scale * to_image_BG, label_smoothing, same_GG, own
         )
 
 

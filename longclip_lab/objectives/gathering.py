@@ -18,23 +18,59 @@ def gather(features_BD: torch.Tensor) -> torch.Tensor:
 
     Every process must bring the same B. Without a process group, or with one process, the
     features come back as they are. The backward pass sums the gradients that all processes
-    send to a feature. So when every process computes the same loss on the global batch and
-    the parameters' gradients are averaged over processes, as DistributedDataParallel and
-    accelerate do, the result is the gradient that one process with the whole batch has.
+    send to a feature. So when every process computes the same loss on the global batch, or the
+    `total` of their shares, and the parameters' gradients are averaged over processes, as
+    DistributedDataParallel and accelerate do, the result is the gradient that one process with
+    the whole batch has.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _many():
         return features_BD
     return _Gather.apply(features_BD)
 
 
+def own_rows(features_GD: torch.Tensor) -> slice:
+    """Which rows of a gathered batch are this process's: all in one process."""
+    if not _many():
+        return slice(None)
+    share = len(features_GD) // dist.get_world_size()
+    return slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
+
+
+def total(share: torch.Tensor) -> torch.Tensor:
+    """The sum over all processes of each one's share of a loss, a scalar; the same in all of them.
+
+    For losses that judge `own_rows` alone, so that no process holds a table of G x G logits.
+    Each process has its own share's gradient alone, times their number: where gradients are summed
+    by `gather` and averaged over processes, the result is that of the whole loss in one process.
+    """
+    return _Total.apply(share) if _many() else share
+
+
 def pad_to_longest(values: torch.Tensor) -> torch.Tensor:
     """[B, T, ...] with zeros (False) up to the largest T that any process has, to be gathered."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _many():
         return values
     longest = torch.tensor(values.shape[1], device=values.device)
     dist.all_reduce(longest, op=dist.ReduceOp.MAX)
     missing = int(longest) - values.shape[1]
     return F.pad(values, (0, 0) * (values.ndim - 2) + (0, missing))
+
+
+def _many() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, share: torch.Tensor) -> torch.Tensor:
+        summed = share.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad * dist.get_world_size()
 
 
 class _Gather(torch.autograd.Function):

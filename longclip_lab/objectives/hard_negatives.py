@@ -9,7 +9,7 @@ import torch
 
 from longclip_lab.objectives.checks import check_finite, check_pairs
 from longclip_lab.objectives.contrastive import cross_entropy_both_ways, normalize
-from longclip_lab.objectives.gathering import gather
+from longclip_lab.objectives.gathering import gather, own_rows
 
 
 def hard_negative_loss(
@@ -35,7 +35,12 @@ def hard_negative_loss(
     image_GD, text_GD = gather(image_features_BD), gather(text_features_BD)
     check_finite(image_features=image_GD, text_features=text_GD)
     image_GD, text_GD = normalize(image_GD), normalize(text_GD)
+    rows = own_rows(image_GD)
+    own_B1 = torch.arange(len(image_GD), device=image_GD.device)[rows, None]
     with torch.autocast(image_GD.device.type, enabled=False):
-        alike_GG = (text_GD @ text_GD.mT).detach().fill_diagonal_(0)
-        logits_GG = logit_scale * (image_GD @ text_GD.mT + margin * alike_GG)
-        return cross_entropy_both_ways(logits_GG, logits_GG.mT, label_smoothing, same_GG)
+        alike_BG = (text_GD[rows] @ text_GD.mT).detach().scatter(1, own_B1, 0)
+        both_BG = [
+            logit_scale * (asking_GD[rows] @ answers_GD.mT + margin * alike_BG)
+            for asking_GD, answers_GD in ((image_GD, text_GD), (text_GD, image_GD))
+        ]
+        return cross_entropy_both_ways(*both_BG, label_smoothing, same_GG, rows)

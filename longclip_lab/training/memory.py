@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from longclip_lab.errors import LabError
 from longclip_lab.objectives import OBJECTIVES
 from longclip_lab.objectives.filip import ROWS_AT_ONCE
+from longclip_lab.objectives.siglip import JUDGED_AT_ONCE
 from longclip_lab.training.costs import ModelCost, cost_of
 from longclip_lab.training.recipe import TEXT_PARTS, Recipe
 
@@ -27,6 +28,8 @@ FEATURE_COPIES = 4
 """Features as they come, normalised, and the gradients of both."""
 LOGIT_COPIES = 4
 """Tables of logits [G, G] that a loss keeps: scaled, two log-softmaxes, their gradient."""
+SHARED_COPIES = 6
+"""With several processes these are [G / W, G], of which each direction needs its own three."""
 SIMILARITY_COPIES = 3
 """FILIP's similarities of a few pictures: as they are, masked, their gradient."""
 SHORT_TOKENS = 32
@@ -115,7 +118,7 @@ def step_memory(
         moments=2 * FLOAT * cost.trained // parts,
         activations=size * _kept_of_a_pair(cost, recipe, lengths, half),
         batch=share * _picture(cost, recipe) + _features(cost, recipe, lengths),
-        loss=_loss(cost, recipe, lengths),
+        loss=_loss(cost, recipe, lengths, share),
         apart=size < share,
     )
 
@@ -151,12 +154,16 @@ def _features(cost: ModelCost, recipe: Recipe, lengths: list[int]) -> int:
     return FEATURE_COPIES * FLOAT * recipe.batch_size * cost.embed_dim * each
 
 
-def _loss(cost: ModelCost, recipe: Recipe, lengths: list[int]) -> int:
+def _loss(cost: ModelCost, recipe: Recipe, lengths: list[int], share: int) -> int:
+    """`share` pairs of a process against all texts."""
     pairs = recipe.batch_size
     tables = len(lengths) + recipe.num_corner
-    logits = LOGIT_COPIES * FLOAT * pairs**2 * tables
+    if recipe.objective == "siglip":
+        return LOGIT_COPIES * FLOAT * min(share * pairs, max(JUDGED_AT_ONCE, pairs)) * tables
     if not _token_wise(recipe):
-        return logits
+        copies = LOGIT_COPIES if share == pairs else SHARED_COPIES
+        return copies * FLOAT * share * pairs * tables
+    logits = LOGIT_COPIES * FLOAT * pairs**2 * tables
     rows = min(ROWS_AT_ONCE, pairs)
     tokens = cost.image.tokens * max(lengths)
     return logits + SIMILARITY_COPIES * FLOAT * rows * pairs * tokens

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.loss import SigLipLoss
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from longclip_lab.errors import LabError
 from longclip_lab.objectives import (
@@ -30,6 +31,7 @@ from longclip_lab.objectives import (
     lotlip_loss,
     objective_loss,
     same_text,
+    siglip,
     sigmoid_loss,
 )
 
@@ -68,6 +70,36 @@ def test_sigmoid_loss_pair_by_pair(size, scale, bias, twins):
     same_BB = same_text(TEXTS[:size]) if twins else None
     loss = sigmoid_loss(image_BD, text_BD, scale, bias, same_BB)
     assert loss.item() == pytest.approx(total / size)
+
+
+def test_sigmoid_loss_in_chunks_is_the_loss_at_once(monkeypatch):
+    """Loss and gradients, and no table of all pairs at any time."""
+    size = 12
+    same_BB = torch.arange(size)[:, None] % 5 == torch.arange(size) % 5
+
+    class Widest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.is_floating_point():
+                self.elements = max(self.elements, result.numel())
+            return result
+
+    def run():
+        leaves = [draw(size, 5), draw(size, 5, seed=1), torch.tensor(9.0), torch.tensor(-3.0)]
+        leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+        with Widest() as widest:
+            loss = sigmoid_loss(*leaves, same_BB)
+            loss.backward()
+        return widest.elements, [loss, *(leaf.grad for leaf in leaves)]
+
+    whole, at_once = run()
+    monkeypatch.setattr(siglip, "JUDGED_AT_ONCE", 5 * size)
+    largest, chunked = run()
+    assert (whole, largest) == (size**2, 5 * size)
+    for found, expected in zip(chunked, at_once, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_sigmoid_loss_equals_open_clip():

@@ -19,6 +19,7 @@ from longclip_lab.objectives import (
     gather,
     longclip_loss,
     objective_loss,
+    siglip,
 )
 
 PROCESSES, BATCH, DIM, K = 2, 9, 12, 4
@@ -73,6 +74,8 @@ def process(rank: int, folder: str) -> None:
         "faithful": loss_and_gradients(mine, faithful=True),
         "family": family(slice(rank * BATCH, (rank + 1) * BATCH)),
     }
+    siglip.JUDGED_AT_ONCE = 4 * PROCESSES * BATCH
+    result["chunks"] = family(slice(rank * BATCH, (rank + 1) * BATCH))
     torch.save(result, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -94,9 +97,10 @@ def test_two_processes_equal_one(ranks):
     for result in ranks:
         assert torch.equal(result["gathered"], global_batch()[0])
         torch.testing.assert_close(result["default"][0], total)
-        torch.testing.assert_close(result["default"][1], scale_grad)
+    # Averaged over processes, as data-parallel training does with what these give rise to.
+    mean = sum(result["default"][1] for result in ranks) / PROCESSES
+    torch.testing.assert_close(mean, scale_grad)
     for index, expected_GD in enumerate(grads):
-        # Averaged over processes, as data-parallel training does with what these give rise to.
         mine_GD = torch.cat([result["default"][2 + index] for result in ranks]) / PROCESSES
         torch.testing.assert_close(mine_GD, expected_GD)
 
@@ -107,12 +111,14 @@ def test_faithful_takes_the_components_of_each_process(ranks):
     assert abs(ranks[0]["faithful"][0] - whole) > 1e-3
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_in_two_processes_equals_one(ranks, whole_family, name):
+@pytest.mark.parametrize(
+    ("name", "how"), [*((name, "family") for name in OBJECTIVES), ("siglip", "chunks")]
+)
+def test_every_objective_in_two_processes_equals_one(ranks, whole_family, name, how):
     loss, gradient_GD = whole_family[name]
     for result in ranks:
-        torch.testing.assert_close(result["family"][name][0], loss)
-    mine_GD = torch.cat([result["family"][name][1] for result in ranks]) / PROCESSES
+        torch.testing.assert_close(result[how][name][0], loss)
+    mine_GD = torch.cat([result[how][name][1] for result in ranks]) / PROCESSES
     torch.testing.assert_close(mine_GD, gradient_GD)
 
 

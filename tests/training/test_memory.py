@@ -63,10 +63,24 @@ def test_a_share_of_the_weights_where_they_are_sharded():
 def test_with_gradient_caching_the_loss_is_done_before_the_activations_come():
     recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
     cost = model_cost(recipe)
-    whole, cached = (step_memory(cost, recipe, [128, 32], 16, size) for size in (None, 64))
+    whole, cached = (step_memory(cost, recipe, [128, 32], 1, size) for size in (None, 64))
     assert whole.total == sum(whole.parts.values())
-    assert cached.total == sum(cached.parts.values()) - cached.activations
     assert cached.loss == whole.loss > cached.activations
+    assert cached.total == sum(cached.parts.values()) - cached.activations
+
+
+def test_processes_share_the_table_of_logits():
+    """[G / W, G] for each direction; of SigLIP no more than a chunk."""
+    lotlip = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
+    siglip = replace(recipe_for("siglip", "paper", data="100M"), store_features=False)
+    G = lotlip.batch_size
+    for recipe, expected in (
+        (lotlip, [4 * 4 * G**2 * 4, 6 * 4 * G // 16 * G * 4]),
+        (siglip, [4 * 4 * 2**24 * 2, 4 * 4 * G // 16 * G * 2]),
+    ):
+        cost = model_cost(recipe)
+        found = [step_memory(cost, recipe, [128, 32], processes, 64) for processes in (1, 16)]
+        assert [one.loss for one in found] == expected
 
 
 def test_of_a_model_at_hand():
