@@ -31,6 +31,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """What writers that were killed have left in `folder` itself: files and folders `.NAME.part`.
+
+    Nobody reads them; whoever knows that nobody else writes there may remove them.
+    """
+    return sorted(Path(folder).glob(".*.part"))
+
+
 def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Write `content` to `path` in one step and return the path."""
     with atomic_path(path) as temporary:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, leftovers
 
 RECORD, FEATURES, PART, DONE = "features.json", "features.npy", "features.npy.part", "done.npy"
 
@@ -32,7 +32,7 @@ def claim(home: Path, identity: Mapping[str, Any], meaning: Mapping[str, str], r
     if home.exists() and not home.is_dir():
         raise LabError(f"{home} is a file; stored features need a folder.")
     if not record.exists():
-        if home.exists() and any(home.iterdir()):
+        if home.exists() and set(home.iterdir()) - set(leftovers(home)):
             raise LabError(f"{home} is not empty and holds no stored features; give another.")
         atomic_write(record, json.dumps(identity, indent=2) + "\n")
     try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, leftovers
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.sharding import load_moments, load_weights
 
@@ -80,9 +81,10 @@ def claim(folder: Path, identity: dict[str, Any], facts: dict[str, Any], resume:
         raise LabError(f"{folder} is a file; a run needs a folder.")
     record = folder / "run.json"
     if not record.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and set(folder.iterdir()) - set(leftovers(folder)):
             raise LabError(f"{folder} is not empty and holds no run; give another folder.")
         atomic_write(record, json.dumps({**identity, **facts}, indent=2) + "\n")
+        _tidy(folder)
         return
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
@@ -96,6 +98,14 @@ def claim(folder: Path, identity: dict[str, Any], facts: dict[str, Any], resume:
             f"{folder} already holds this run; continue it with resume=True (--resume), or give "
             "another folder."
         )
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a process that was killed had not finished writing. A folder has one run."""
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for path in leftovers(place):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
@@ -127,21 +137,36 @@ def save_checkpoint(
     path = home / f"step-{step:06d}"
     if path.exists():
         return path
-    temporary = home / f".{path.name}.part"
+    temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_file(weights, temporary / "model.safetensors")
     torch.save({"step": step, "optimizer": moments}, temporary / "state.pt")
+    for file in temporary.iterdir():
+        _to_disk(file)
     temporary.rename(path)
     for old in checkpoint_paths(folder)[:-keep]:
-        shutil.rmtree(old)
+        # Out of the way first: one that is deleted by half must not look like a checkpoint.
+        shutil.rmtree(old.rename(_temporary(old)))
     return path
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write out what it holds back: the name must not outlive the content when
+    the machine loses its power, as a spot machine may."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((folder / "checkpoints").glob("step-*"))
+    paths = (folder / "checkpoints").glob("step-*")
+    return sorted(paths, key=lambda path: (len(path.name), path.name))
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -3,11 +3,13 @@
 A launcher ends the processes of its own machine when one dies. A machine that vanishes, or a
 process that hangs, leaves the others waiting in a collective for as long as the backend allows:
 minutes to for ever. So each process says every few seconds that it is there, in the store that
-torch already runs at MASTER_ADDR:MASTER_PORT, and listens to the others.
+torch already runs at MASTER_ADDR:MASTER_PORT, and listens to the others. A launcher that was killed
+leaves its processes running, in a folder where the next start wants to write: they end as well.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -58,6 +60,12 @@ def lost(who: str) -> str:
     )
 
 
+def _launcher() -> int | None:
+    """The id of the process that started this one, if it is a launcher, which outlives its own."""
+    spawned = multiprocessing.parent_process() is not None
+    return os.getppid() if spawned or "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
 class Watch(threading.Thread):
     """Says that this process is there, and looks whether the others are."""
 
@@ -77,6 +85,7 @@ class Watch(threading.Thread):
         self.end = end or _end
         self.prefix = f"longclip-lab/{Watch._runs}"
         self.left = threading.Event()
+        self.launcher = _launcher()
         self.beats = 0
 
     def run(self) -> None:
@@ -84,6 +93,9 @@ class Watch(threading.Thread):
         heard: dict[int, tuple[bytes, float]] = {}
         reached = time.monotonic()
         while not self.left.wait(self.every if self.beats else 0):
+            if self.launcher not in (None, os.getppid()):
+                self.end(lost("The launcher"))
+                return
             try:
                 if self.beats == 0:
                     patience = timedelta(seconds=self.silence)

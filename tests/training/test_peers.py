@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -70,6 +71,27 @@ def test_a_lost_process_ends_the_other_with_a_message(deed, survivor, lost):
         for process in both:
             process.kill()
             process.communicate()
+
+
+LAUNCHER = """
+import os, subprocess, sys
+
+child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)
+child.stdout.readline()
+os._exit(0)
+"""
+
+
+def test_a_lost_launcher_ends_its_processes_long_before_they_miss_its_store():
+    alone = ["-c", PEER.replace(", 2, every", ", 1, every"), "0", str(free_port()), "works", "60"]
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, *alone],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=30,  # the pipe is closed when the last process ends
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "made up"},
+    )
+    assert "error: The launcher of this run has ended" in done.stderr
 
 
 def test_nobody_misses_a_process_that_said_goodbye():
