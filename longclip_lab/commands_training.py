@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from longclip_lab.commands import Files, load_model, readable, say
+from longclip_lab.errors import LabError
 from longclip_lab.training.recipes import METHODS, DataScale, Preset, Recipe, Scale, recipe_for
 
 TrainingData = Literal["world", "coco", "dreamlip", "lotlip", "sharegpt4v", "shards"]
@@ -83,18 +85,41 @@ class Train(Files):
     --out."""
     resume: bool = False
     """Go on from the last checkpoint in --out."""
+    processes: int = 1
+    """Processes of this machine that share the work, a GPU each where there are any. On several
+    machines use torchrun."""
+    dry_run: bool = False
+    """Do not train: find the largest --micro-batch that fits by taking steps on made-up pairs."""
+    memory: float | None = None
+    """--dry-run: GB (10^9 bytes) a process may use; by default 90% of the GPU, or of what is free
+    here, shared by --processes."""
     recipe: OmitArgPrefixes[RecipeOptions] = field(default_factory=default_options)
 
     def run(self) -> None:
         default = recipe_for(self.method, self.scale, self.preset, self.data_scale)
         recipe = self.recipe.checked(default)
-        data = self._open()
+        if self.dry_run and "WORLD_SIZE" in os.environ:
+            raise LabError("A dry run takes one process. Say how many there will be: --processes N.")
+        data = None if self.dry_run else self._open()
         from longclip_lab import training
 
         clip = self._stretched(recipe) if self.method == "longclip" else self._with_corners(recipe)
+        processes = max(self.processes, int(os.environ.get("WORLD_SIZE", "1")))
+        _predict(clip, recipe, processes)
+        if self.dry_run:
+            memory = None if self.memory is None else 1e9 * self.memory
+            say(str(training.largest_micro_batch(clip, recipe, processes, memory)))
+            return
         data = data and readable(clip, data)
         run = training.train(
-            clip, recipe, data, self.out, self.resume, self.progress, features=self.features
+            clip,
+            recipe,
+            data,
+            self.out,
+            self.resume,
+            self.progress,
+            features=self.features,
+            processes=self.processes,
         )
         _tell(run)
 
@@ -138,6 +163,20 @@ class Train(Files):
             return clip
         kind, mask = training.extra_tokens(recipe)
         return models.add_corner_tokens(clip, recipe.num_corner, mask, kind, seed=recipe.seed)
+
+
+def _predict(clip: Any, recipe: Recipe, processes: int) -> None:
+    """What a step will hold, in one line, where there is a formula for it."""
+    from longclip_lab.training import memory_of
+
+    held = memory_of(clip, recipe, processes)
+    if held is None:
+        return
+    share = recipe.batch_size // processes
+    size = min(recipe.micro_batch or share, share)
+    parts = ", ".join(f"{what} {count / 1e9:.2f}" for what, count in held.parts.items())
+    each = " a process" if processes > 1 else ""
+    say(f"memory, predicted: {held.total / 1e9:.2f} GB{each} for {size} pairs at a time ({parts})")
 
 
 def _tell(run: Any) -> None:

@@ -19,6 +19,8 @@ _NAMES = {
     "new_model": "fresh",
     "extra_tokens": "fresh",
     "stored_features": "feature_store",
+    "memory_of": "memory",
+    "largest_micro_batch": "fitting",
 }
 
 __all__ = sorted(_NAMES)
