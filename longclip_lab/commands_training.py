@@ -99,7 +99,7 @@ class Train(Files):
         default = recipe_for(self.method, self.scale, self.preset, self.data_scale)
         recipe = self.recipe.checked(default)
         if self.dry_run and "WORLD_SIZE" in os.environ:
-            raise LabError("A dry run takes one process. Say how many there will be: --processes N.")
+            raise LabError("A dry run takes one process; --processes says how many there will be.")
         data = None if self.dry_run else self._open()
         from longclip_lab import training
 
