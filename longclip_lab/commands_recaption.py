@@ -22,8 +22,8 @@ _NAMED = 5
 class Recaption:
     """Describe pictures at length with an image-to-text model of transformers, as LoTLIP did.
 
-    Started by torchrun or accelerate launch, each process writes its share of the files. The same
-    command goes on where it was interrupted."""
+    Started by torchrun, each process writes its share of the files. The same command goes on where
+    it was interrupted."""
 
     model: Positional[str]
     """A folder with the model (safetensors) and its processor, or an id on the hub."""

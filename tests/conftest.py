@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -16,3 +20,26 @@ def made_up() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def in_processes() -> Callable[..., str]:
+    """A script or module (-m) with its arguments, in N processes; gives what they print.
+
+    By torchrun: `accelerate launch --cpu` starts a single process, whatever it is told.
+    """
+
+    def run(processes: int, *arguments: object) -> str:
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        done = subprocess.run(
+            [*launch, "--nproc_per_node", str(processes), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    return run

@@ -75,8 +75,8 @@ def recaption(
         root: folder that the pictures' keys are relative to.
         batch_size: pictures at a time. It does not change what is said, but for float noise.
         per_file: pictures to a file; shards keep their own.
-        place: (number of this process, number of processes); by default what torchrun or
-            accelerate launch say in RANK and WORLD_SIZE.
+        place: (number of this process, number of processes); by default what torchrun
+            says in RANK and WORLD_SIZE.
 
     Raises LabError if the folder holds captions by another model or prompt, or of other data.
     """

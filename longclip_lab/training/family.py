@@ -70,8 +70,8 @@ def lotlip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
         command   longclip-lab train lotlip --scale lab --data dreamlip --root DIR --out runs/lab
         hardware  one GPU of 24 GB; not run here, so neither time, cost nor score is claimed
     paper: ViT-B/16 and BERT-base; `data` sets the batch.
-        command   accelerate launch -m longclip_lab.cli train lotlip --scale paper --data-scale 3M
-                  --data lotlip --root DIR --out runs/3M
+        command   torchrun --nproc-per-node 8 -m longclip_lab.cli train lotlip --scale paper
+                  --data-scale 3M --data lotlip --root DIR --out runs/3M
         hardware  A100s with 80 GB, 133 days of one of them for 100M, in proportion for less
                   (section 7.5); not run here
         cost      those days at your price

@@ -2,7 +2,8 @@
 
 For notebooks, scripts and the command line. Each process is a new one (torch.multiprocessing,
 "spawn"): forking a notebook's kernel deadlocks as soon as it has used CUDA or threads. Across
-machines start the command with `torchrun` or `accelerate launch` instead.
+machines start the command with torchrun instead:
+`torchrun --nnodes N --nproc-per-node 8 ... -m longclip_lab.cli train ...`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The training loop: the same in one process and under `accelerate launch`."""
+"""The training loop: the same in one process and in any number of them."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 import threading
 import time
@@ -52,18 +53,56 @@ def watching(accelerator: Accelerator) -> Iterator[None]:
         watch.leave()
 
 
+@contextmanager
+def minding_launcher(every: float = EVERY) -> Iterator[None]:
+    """While the block runs, end this process with a message if its launcher is gone.
+
+    Raises PeerLostError if it is gone already: torch would look for it for many minutes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not _store_answers():
+        raise PeerLostError(lost("The launcher"))
+    gone, left = _launcher_gone(), threading.Event()
+
+    def mind() -> None:
+        while not left.wait(every):
+            if gone():
+                _end(lost("The launcher"))
+
+    threading.Thread(target=mind, daemon=True, name="longclip-lab-launcher").start()
+    try:
+        yield
+    finally:
+        left.set()
+
+
+def _launcher_gone() -> Callable[[], bool]:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        return lambda: not parent.is_alive()
+    # Whoever else has set WORLD_SIZE, a shell perhaps, may end before its processes do.
+    first = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+    return lambda: first not in (None, os.getppid())
+
+
+def _store_answers() -> bool:
+    """Whether torchrun's store is there, which it starts before its processes."""
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        with socket.create_connection(address, timeout=SILENCE):
+            return True
+    except OSError:
+        return False
+
+
 def lost(who: str) -> str:
     """What to say of a process that is gone."""
     return (
         f"{who} of this run has ended or cannot be reached, so this one ends too. Look at what the "
         "others said; a run with a folder goes on from its last checkpoint with --resume."
     )
-
-
-def _launcher() -> int | None:
-    """The id of the process that started this one, if it is a launcher, which outlives its own."""
-    spawned = multiprocessing.parent_process() is not None
-    return os.getppid() if spawned or "TORCHELASTIC_RUN_ID" in os.environ else None
 
 
 class Watch(threading.Thread):
@@ -85,7 +124,6 @@ class Watch(threading.Thread):
         self.end = end or _end
         self.prefix = f"longclip-lab/{Watch._runs}"
         self.left = threading.Event()
-        self.launcher = _launcher()
         self.beats = 0
 
     def run(self) -> None:
@@ -93,9 +131,6 @@ class Watch(threading.Thread):
         heard: dict[int, tuple[bytes, float]] = {}
         reached = time.monotonic()
         while not self.left.wait(self.every if self.beats else 0):
-            if self.launcher not in (None, os.getppid()):
-                self.end(lost("The launcher"))
-                return
             try:
                 if self.beats == 0:
                     patience = timedelta(seconds=self.silence)

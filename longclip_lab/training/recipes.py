@@ -85,7 +85,7 @@ def longclip(scale: Scale = "tiny", preset: Preset = "repository") -> Recipe:
                   --data coco --root DIR --split train2017 --out runs/lab
         hardware  one GPU; not run here, so neither time, cost nor score is claimed
     paper: ViT-B/16 with the published batch, over as many GPUs as it takes.
-        command   accelerate launch -m longclip_lab.cli train longclip --scale paper ...
+        command   torchrun --nproc-per-node 8 -m longclip_lab.cli train longclip --scale paper ..
         hardware  8 GPUs; not run here. Published: Urban-1k R@1 78.9 (image to text) and 79.5 (text
                   to image) after ShareGPT4V's 1M pairs, supplement Table 1
 

@@ -24,6 +24,7 @@ from longclip_lab.training.fresh import new_model
 from longclip_lab.training.launching import train_in_processes
 from longclip_lab.training.log import Progress
 from longclip_lab.training.loop import Loop
+from longclip_lab.training.peers import minding_launcher
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.recipe_rules import check
 from longclip_lab.training.streaming import StreamedPairs
@@ -58,6 +59,7 @@ class Run:
     """Pairs of shards that could not be used, by name, and why; others stood in for them."""
 
 
+@minding_launcher()
 def train(
     clip: Clip | None,
     recipe: Recipe,

@@ -180,17 +180,11 @@ def test_killed_in_the_middle_it_goes_on(folders, llava, pairs, tmp_path):
     assert {name: text for name, text in found.items() if ".part" not in name} == contents(whole)
 
 
-def test_under_accelerate_launch(folders, llava, pairs, tmp_path):
+def test_under_torchrun(folders, llava, pairs, tmp_path, in_processes):
     alone, launched = tmp_path / "alone", tmp_path / "launched"
     recaption(llava, pairs, alone, Asking(max_new_tokens=120), per_file=2)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    done = subprocess.run(
-        [*launch, *command(folders, launched)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "20 captions of 20 pictures" in done.stdout
+    said = in_processes(2, *command(folders, launched))
+    assert "5 files written, 0 were there" in said  # half of them, by each process
+    assert "10 files written" not in said
+    assert "20 captions of 20 pictures" in said
     assert contents(launched) == contents(alone)

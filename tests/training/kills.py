@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from longclip_lab import models
 
+Way = Callable[..., list[str]]
 PATIENCE = 120.0
 """Seconds that anything here may take before it counts as hanging."""
 
@@ -71,7 +72,8 @@ class Disturbed:
     def strike(self, aim: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Start it, kill it when it does what is aimed at, and see what it leaves behind."""
         with self.start() as started:
-            moment = AIMS[aim](self, time.time())
+            began = time.time()
+            moment = AIMS[aim](self, began)
             while not moment():
                 assert started.poll() is None, f"ended before it was killed: {self.err()}"
                 time.sleep(0.0005)
@@ -84,7 +86,7 @@ class Disturbed:
             assert not left, f"{len(left)} processes go on without the one that was killed"
             self.longest = max(self.longest, time.monotonic() - at)
         self.said.append(self.err())
-        self.struck[what_was_struck(self.folder)] += 1
+        self.struck[what_was_struck(self.folder, began)] += 1
         place = family.index(victim)
         self.killed["the only one" if len(family) == 1 else "launcher" if place == 0 else
                     f"process {place - 1}"] += 1  # fmt: skip
@@ -159,14 +161,20 @@ def _first(happened: Callable[[], object]) -> Callable[[], float]:
     return when
 
 
-def what_was_struck(folder: Path) -> str:
-    """What a run was doing when it was killed, by what there is."""
+def what_was_struck(folder: Path, began: float) -> str:
+    """What a run that began then was doing when it was killed, by what there is."""
+
+    def touched(paths: Iterable[Path]) -> bool:
+        return any(path.stat().st_mtime > began for path in paths)
+
     steps = folder / "checkpoints"
-    if (folder / "model" / "clip.json").exists():
+    if touched(folder.glob("model")):
         return "at its end"
-    if any(steps.glob(".*.part")):
+    if touched(steps.glob(".*.part")):
         return "while writing a checkpoint"
-    return "between two" if any(steps.glob("step-*")) else "before the first checkpoint"
+    if not any(steps.glob("step-*")):
+        return "before the first checkpoint"
+    return "between two" if touched(folder.glob("log.jsonl")) else "while starting again"
 
 
 def assert_whole(folder: Path, keep: int = 2) -> None:

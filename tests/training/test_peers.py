@@ -76,22 +76,38 @@ def test_a_lost_process_ends_the_other_with_a_message(deed, survivor, lost):
 LAUNCHER = """
 import os, subprocess, sys
 
-child = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.PIPE, text=True)
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
 child.stdout.readline()
 os._exit(0)
 """
+LAUNCHED = """
+import time
+from longclip_lab.training.peers import minding_launcher
+
+@minding_launcher(every=0.1)
+def train():
+    print("there", flush=True)
+    time.sleep(60)
+
+train()
+"""
 
 
-def test_a_lost_launcher_ends_its_processes_long_before_they_miss_its_store():
-    alone = ["-c", PEER.replace(", 2, every", ", 1, every"), "0", str(free_port()), "works", "60"]
+@pytest.mark.parametrize("already", [False, True])
+def test_a_process_ends_with_its_launcher(already):
+    environment = {"WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "made up"}
+    if already:
+        store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        environment |= {"TORCHELASTIC_USE_AGENT_STORE": "True", **store}
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, *alone],
+        [sys.executable, "-c", LAUNCHER, LAUNCHED],
         stderr=subprocess.PIPE,
         text=True,
-        timeout=30,  # the pipe is closed when the last process ends
-        env={**os.environ, "TORCHELASTIC_RUN_ID": "made up"},
+        timeout=50,  # the pipe is closed when the last process ends
+        env={**os.environ, **environment},
     )
-    assert "error: The launcher of this run has ended" in done.stderr
+    (said,) = [line for line in done.stderr.splitlines() if "The launcher of this run" in line]
+    assert said.startswith("error: " if not already else "longclip_lab.errors.PeerLostError: ")
 
 
 def test_nobody_misses_a_process_that_said_goodbye():
