@@ -26,8 +26,13 @@ PATIENCE = 120.0
 
 
 def lab(*arguments: object) -> list[str]:
-    """The command line in one process, or that of what it starts itself."""
+    """The command line in one process."""
     return [sys.executable, "-m", "longclip_lab.cli", *map(str, arguments)]
+
+
+def launched(*arguments: object) -> list[str]:
+    """The command line in two processes that it starts itself."""
+    return lab(*arguments, "--processes", 2)
 
 
 def torchrun(*arguments: object) -> list[str]:
@@ -49,15 +54,15 @@ def train(*arguments: object, steps: int, every: int, out: Path) -> list[object]
 class Disturbed:
     """A run that is started again after every kill, by the same command, until it ends.
 
-    `commands` are taken in turns; `victim` chooses who is killed, of the launcher and the processes
-    that it has started. `span` is how long a start and some steps take, in seconds.
+    `commands` are taken in turns; `victim` chooses who is killed, by the aim, of the launcher and
+    the processes that it has started. `span` is how long a start and some steps take, in seconds.
     """
 
     folder: Path
     commands: list[list[str]]
     rng: np.random.Generator
     span: float
-    victim: Callable[[list[psutil.Process]], psutil.Process] = lambda family: family[0]
+    victim: Callable[[list[psutil.Process], str], psutil.Process] = lambda family, aim: family[0]
     struck: Counter[str] = field(default_factory=Counter)
     """How many kills there were, by what they struck."""
     killed: Counter[str] = field(default_factory=Counter)
@@ -65,9 +70,9 @@ class Disturbed:
     codes: Counter[int] = field(default_factory=Counter)
     """Exit codes of the processes that were started here, of which a kill's is -9."""
     longest: float = 0.0
-    """The most seconds from a kill to the end of the last process."""
-    said: list[str] = field(default_factory=list)
-    """What was written to stderr, by start."""
+    """The most seconds from a kill until all other training processes had ended."""
+    said: list[tuple[str, str]] = field(default_factory=list)
+    """For every kill what it struck, and what was then written to stderr."""
 
     def strike(self, aim: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Start it, kill it when it does what is aimed at, and see what it leaves behind."""
@@ -78,17 +83,22 @@ class Disturbed:
                 assert started.poll() is None, f"ended before it was killed: {self.err()}"
                 time.sleep(0.0005)
             family = [psutil.Process(started.pid), *workers(started.pid)]
-            victim = self.victim(family)
+            victim = self.victim(family, aim)
             victim.send_signal(number)
             at = time.monotonic()
-            self.codes[started.wait(PATIENCE)] += 1
-            _, left = psutil.wait_procs(family[1:], PATIENCE)
-            assert not left, f"{len(left)} processes go on without the one that was killed"
+            others = [process for process in family[1:] if process != victim]
+            _, left = psutil.wait_procs(others, PATIENCE)
             self.longest = max(self.longest, time.monotonic() - at)
-        self.said.append(self.err())
-        self.struck[what_was_struck(self.folder, began)] += 1
+            _, stuck = psutil.wait_procs(family[1:], PATIENCE)
+            for process in stuck:
+                process.kill()
+            assert not left + stuck, f"{len(left + stuck)} processes go on without the others"
+            self.codes[started.wait(PATIENCE)] += 1
+        struck = what_was_struck(self.folder, began)
+        self.struck[struck] += 1
+        self.said.append((struck, self.err()))
         place = family.index(victim)
-        self.killed["the only one" if len(family) == 1 else "launcher" if place == 0 else
+        self.killed["the only one" if len(family) == 1 else "parent" if place == 0 else
                     f"process {place - 1}"] += 1  # fmt: skip
 
     def finish(self) -> str:
@@ -133,7 +143,7 @@ def any_time(run: Disturbed, began: float) -> Moment:
 
 def going(run: Disturbed, began: float) -> Moment:
     """When it has gone on, and a little later."""
-    log, later = run.folder / "log.jsonl", run.rng.uniform(0, 1)
+    log, later = run.folder / "log.jsonl", run.rng.uniform(0, 0.5)
     wrote = _first(lambda: log.exists() and log.stat().st_mtime > began and log.stat().st_size)
     return lambda: wrote() + later <= time.time()
 
