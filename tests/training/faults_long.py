@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from longclip_lab import data, world
+from longclip_lab.cli import STOPPED
 from tests.training import kills
 from tests.training.test_streaming import change_picture
 
@@ -118,3 +119,21 @@ def test_a_process_that_hangs_ends_the_other(how, tmp_path):
     told(f"one of two processes hangs, {how.__name__}", run, began)
     assert run.longest < MINUTE
     assert "Process 1 of 2 of this run has ended or cannot be reached" in run.said[0][1]
+
+
+def test_a_sigterm_is_a_pause(tmp_path):
+    """As a cloud takes a machine away; of torchrun the exit code is its own."""
+    began = time.time()
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    undisturbed(whole, kills.train(**STEPS, out=whole), kills.torchrun)
+    command = kills.train(**STEPS, out=stopped)
+    commands = [kills.launched(*command), kills.torchrun(*command)]
+    run = kills.Disturbed(stopped, commands, np.random.default_rng(5), 0)
+    for _ in commands:
+        run.strike("going", signal.SIGTERM)
+        kills.assert_whole(stopped)
+    run.finish()
+    kills.assert_same(stopped, whole)
+    told("two processes, SIGTERM", run, began, identical=True)
+    assert run.codes == {STOPPED: 1, 1: 1}
+    assert all("is saved" in said for _, said in run.said)

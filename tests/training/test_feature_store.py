@@ -119,6 +119,11 @@ def test_a_half_written_store_is_rebuilt(damaged, clip, images, passes, tmp_path
     assert passes == [8, 8, 4]
 
 
+def test_a_kill_before_the_record_is_written_is_no_obstacle(clip, images, tmp_path):
+    (tmp_path / ".features.json.x7.part").write_text('{"format"')
+    assert len(stored_features(clip, images, tmp_path)) == 20
+
+
 def test_a_finished_store_that_was_cut_short_is_rebuilt(clip, images, tmp_path):
     whole = np.array(stored_features(clip, images, tmp_path))
     content = (tmp_path / FEATURES).read_bytes()
