@@ -1,8 +1,7 @@
 """The largest micro-batch that fits, found by taking steps: a dry run before the run.
 
-Random pictures, and texts as long as the model reads, which is the worst that can come. Memory of a
-step grows by the same amount with every pair of a micro-batch, so two small steps say which size is
-the largest, and a step of that size has the last word.
+Random pictures, and texts as long as the model reads, which is the worst that can come. The formula
+of `memory` says what to try next, put right by what the steps before have held.
 
 B pairs of a step, S the shape of a stored feature.
 """
@@ -13,6 +12,7 @@ import copy
 import json
 import os
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -37,9 +37,8 @@ from longclip_lab.training.texts import Texts, TextTable, token_limit
 from longclip_lab.training.towers import needs
 
 GB = 1e9
-FIRST = (2, 8)
-"""Micro-batches that show by how much a pair adds to the memory."""
-TRIES = 6
+FIRST, AT_MOST, TRIES = 2, 4, 12
+"""The micro-batch to begin with, how many times as large the next one may be, and how many."""
 PLAIN = "Here is a sentence for a model that reads English. "
 WORLD = "there is a red rocket . "
 
@@ -64,7 +63,7 @@ class Fit:
     memory: float
     tried: tuple[Tried, ...]
     largest: int | None
-    """None if not even `FIRST[0]` pairs fit; `share` if gradient caching is not needed."""
+    """None if not even `FIRST` pairs fit; `share` if gradient caching is not needed."""
 
     def __str__(self) -> str:
         rows = [
@@ -109,32 +108,42 @@ def largest_micro_batch(
             "run takes real steps; `longclip-lab plan` predicts other machines."
         )
     share = recipe.batch_size // processes
-    tried: list[Tried] = []
-    for size in FIRST:
-        if all(one.measured <= memory and one.micro_batch < share for one in tried):
-            tried.append(dry.step(min(size, share)))
-    if tried[-1].measured > memory:
-        fits = [one.micro_batch for one in tried if one.measured <= memory]
-        return Fit(share, memory, tuple(tried), max(fits, default=None))
-    while len(tried) < TRIES and (size := _next(tried, memory, share)) is not None:
-        tried.append(dry.step(size))
+    return search(dry.step, dry.predict, share, memory)
+
+
+def search(
+    step: Callable[[int], Tried], predict: Callable[[int], int], share: int, memory: float
+) -> Fit:
+    """Take steps until the largest size is known, up to `share`; see `largest_micro_batch`."""
+    tried = [step(min(FIRST, share))]
+    if tried[0].measured > memory:
+        return Fit(share, memory, tuple(tried), None)
+    while len(tried) < TRIES and (size := _next(tried, memory, share, predict)) is not None:
+        tried.append(step(size))
     largest = max(one.micro_batch for one in tried if one.measured <= memory)
     return Fit(share, memory, tuple(tried), largest)
 
 
-def _next(tried: list[Tried], memory: float, share: int) -> int | None:
-    """The size to try next, on the line through the two nearest; None when it is known."""
-    held = sorted(tried, key=lambda one: one.micro_batch)
-    below = [one for one in held if one.measured <= memory]
-    above = [one.micro_batch for one in held if one.measured > memory]
-    last = below[-1]
-    other = next(one for one in reversed(held) if one is not last) if len(held) > 1 else None
-    if other is None:
-        return None
-    slope = (last.measured - other.measured) / (last.micro_batch - other.micro_batch)
-    room = (memory - last.measured) / max(slope, 1.0)
-    size = min(last.micro_batch + int(room), share, *(size - 1 for size in above))
-    return size if size > last.micro_batch else None
+def _next(
+    tried: list[Tried], memory: float, share: int, predict: Callable[[int], int]
+) -> int | None:
+    """The size to try next, at most `AT_MOST` times as large; None when the largest is known.
+
+    By the formula, put right by the nearest step on the far side; by itself where that leaves
+    nothing, or memory has not grown, as while the optimizer's step needs more than the towers.
+    """
+    held = sorted((one for one in tried if one.measured <= memory), key=lambda one: one.micro_batch)
+    above = [one for one in tried if one.measured > memory]
+    below, *before = held[::-1]
+    nearest = min(above, key=lambda one: one.micro_batch, default=below)
+    put_right = memory - (nearest.measured - nearest.predicted)
+    rooms = [put_right] if above else [put_right, memory]
+    if not above and before and below.measured <= before[0].measured:
+        rooms = [memory]
+    end = min(nearest.micro_batch - 1 if above else share, AT_MOST * below.micro_batch)
+    sizes = range(below.micro_batch + 1, end + 1)
+    found = (bisect_right(sizes, room, key=predict) for room in rooms)
+    return next((sizes[count - 1] for count in found if count), None)
 
 
 class _DryRun:
@@ -184,6 +193,10 @@ class _DryRun:
             return float(torch.cuda.mem_get_info(self.device)[1])
         return psutil.virtual_memory().available / self.processes
 
+    def predict(self, size: int) -> int:
+        """Bytes by formula, in a process of the run that is asked about."""
+        return step_memory(self.cost, self.recipe, self.lengths, self.processes, size).total
+
     def step(self, size: int) -> Tried:
         """Take a step of `size` pairs."""
         try:
@@ -191,7 +204,7 @@ class _DryRun:
         except torch.OutOfMemoryError:
             peak = float("inf")
             torch.cuda.empty_cache()
-        there = step_memory(self.cost, self.recipe, self.lengths, self.processes, size).total
+        there = self.predict(size)
         here = replace(self.recipe, batch_size=size, siblings=1, sharding="none")
         known = step_memory(self.cost, here, self.lengths, 1, size).total
         return Tried(size, peak + there - known, there)

@@ -7,16 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from longclip_lab import models, world
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
 from longclip_lab.training import largest_micro_batch, memory_of, new_model, recipe_for
+from longclip_lab.training.fitting import FIRST, Tried, search
 from longclip_lab.training.loop import Loop
 from longclip_lab.training.runs import source_of
 
-LONGCLIP = replace(recipe_for("longclip"), batch_size=64, captions="long", objective="long")
+LONGCLIP = replace(
+    recipe_for("longclip"), batch_size=64, captions="long", objective="long", siblings=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,37 @@ def test_locked_towers_read_stored_features():
     fit = largest_micro_batch(clip, recipe, memory=memory)
     assert 8 < fit.largest < 64
     assert fit.tried[-1].measured == pytest.approx(fit.tried[-1].predicted, rel=0.2)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    floor=st.integers(0, 10_000),
+    base=st.integers(0, 5_000),
+    each=st.integers(1, 100),
+    wrong=st.floats(0.8, 1.25),
+    share=st.integers(1, 4_096),
+    memory=st.integers(100, 50_000),
+)
+def test_the_search_is_careful_and_comes_near(floor, base, each, wrong, share, memory):
+    """`floor`: the optimizer's step, below which memory does not grow and shows nothing."""
+
+    def measured(size):
+        return max(floor, base + each * size)
+
+    def predict(size):
+        return base + round(wrong * each * size)
+
+    def step(size):
+        return Tried(size, measured(size), predict(size))
+
+    fit = search(step, predict, share, memory)
+    fitting = [size for size in range(1, share + 1) if measured(size) <= memory]
+    if fit.largest is None:
+        assert len(fitting) < min(FIRST, share)
+        return
+    assert fit.largest == max(one.micro_batch for one in fit.tried if one.measured <= memory)
+    assert max(one.micro_batch for one in fit.tried) <= 4 * fitting[-1]
+    assert fit.largest >= 0.75 * fitting[-1] - 1
 
 
 @pytest.mark.parametrize(
