@@ -38,11 +38,12 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         long, short = (
-            texts and Texts(*(part.to(device) for part in texts))
+            texts and Texts(*(part.to(device, non_blocking=True) for part in texts))
             for texts in (self.long, self.short)
         )
         pictures = (
-            part if part is None else part.to(device) for part in (self.pixels_B3HW, self.stored_BS)
+            part if part is None else part.to(device, non_blocking=True)
+            for part in (self.pixels_B3HW, self.stored_BS)
         )
         pixels_B3HW, stored_BS = pictures
         return Batch(pixels_B3HW, long, short, stored_BS)

@@ -107,6 +107,22 @@ def test_the_second_pass_draws_the_numbers_of_the_first(web):
     assert without[0] != pytest.approx(found[0][0], rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["pcm", "siglip", "lotlip"])
+def test_mixed_precision_is_cached_as_it_is_computed_at_once(name, web, whole):
+    """The towers in bfloat16, the loss on their features in float32, either way."""
+    recipe = replace(CASES[name], precision="bf16")
+    loss, grads = one_step.gradients(recipe, web)
+    cached_loss, cached = one_step.gradients(replace(recipe, micro_batch=3), web)
+    # bfloat16 has 8 bits; the same features, whatever the micro-batch, but for its rounding.
+    assert cached_loss == pytest.approx(loss, rel=2e-3)
+    assert loss != pytest.approx(whole[name][0], rel=1e-6)
+    for found, limit in ((cached, 0.02), (whole[name][1], 0.05)):
+        flat, other = (
+            torch.cat([side[key].flatten() for key in sorted(grads)]) for side in (grads, found)
+        )
+        assert float((flat - other).norm() / flat.norm()) < limit
+
+
 def test_accumulating_losses_is_another_gradient(web, whole):
     """What a small batch repeated gives: fewer negatives, so another loss."""
     small = one_step.gradients(replace(CASES["clip"], batch_size=4), web)
