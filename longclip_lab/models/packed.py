@@ -45,9 +45,9 @@ def encode_packed(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     groups = torch.stack(lengths_B.unique_consecutive(return_counts=True), dim=1).tolist()
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
-        states_PW = _finish(block, states_PW, _attention(block, states_PW, groups))
+        states_PW = finish_block(block, states_PW, _attention(block, states_PW, groups))
     ends_B = lengths_B.cumsum(0) - 1
-    ends_BW = _finish(last, states_PW[ends_B], _end_attention(last, states_PW, ends_B, groups))
+    ends_BW = finish_block(last, states_PW[ends_B], _end_attention(last, states_PW, ends_B, groups))
     features_BD = project(tower, ends_BW)
     return torch.empty_like(features_BD).index_copy_(0, order_B, features_BD)
 
@@ -100,7 +100,7 @@ def _end_attention(
     return attn.out_proj(values_BHX.flatten(1) + value_bias)
 
 
-def _finish(
+def finish_block(
     block: ResidualAttentionBlock, states_PW: torch.Tensor, attended_PW: torch.Tensor
 ) -> torch.Tensor:
     """The rest of a block, which looks at each token alone."""

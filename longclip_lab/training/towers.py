@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from longclip_lab.models import Clip, encode_corner_tokens, encode_text_tokens
+from longclip_lab.models.class_token import can_end_at_class, encode_at_class
 from longclip_lab.models.packed import can_pack, encode_packed
 from longclip_lab.models.text_tower import encode_tokens, text_tower
 from longclip_lab.models.token_features import finish_image, frozen_part, image_states
@@ -82,6 +83,8 @@ class Towers(nn.Module):
                 states = image_states(visual, batch.pixels_B3HW, self.token_wise)
         elif self.token_wise:
             states = image_states(visual, batch.pixels_B3HW, tokens=True)
+        elif can_end_at_class(visual) and not is_sharded(self):
+            return ImageSide(encode_at_class(visual, batch.pixels_B3HW))
         else:
             return ImageSide(self.model.encode_image(batch.pixels_B3HW))
         features = finish_image(visual, states)
