@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from longclip_lab import models
 
 Way = Callable[..., list[str]]
+BATCH = 8
 PATIENCE = 120.0
 """Seconds that anything here may take before it counts as hanging."""
 
@@ -45,7 +46,7 @@ def train(*arguments: object, steps: int, every: int, out: Path) -> list[object]
     """Arguments of a run whose steps take moments."""
     return [
         *("train", "longclip", "--model", "tiny", "--pairs", 32, "--k", 4, "--warmup-steps", 0),
-        *("--batch-size", 8, "--steps", steps, "--checkpoint-every", every, "--no-tensorboard"),
+        *("--batch-size", BATCH, "--steps", steps, "--checkpoint-every", every, "--no-tensorboard"),
         *("--no-progress", "--out", out, "--resume", *arguments),
     ]
 
@@ -80,7 +81,9 @@ class Disturbed:
             began = time.time()
             moment = AIMS[aim](self, began)
             while not moment():
-                assert started.poll() is None, f"ended before it was killed: {self.err()}"
+                assert started.poll() is None, (
+                    f"ended before kill {self.struck.total()}: {self.err()}"
+                )
                 time.sleep(0.0005)
             family = [psutil.Process(started.pid), *workers(started.pid)]
             victim = self.victim(family, aim)
