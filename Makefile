@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SKY_VENV ?= .venv-sky
 BIN := $(VENV)/bin
+LESSONS_INSTALLED := $(VENV)/.installed-lessons
 INSTALLED := $(VENV)/.installed
 
 LESSONS := $(wildcard notebooks/*.ipynb)
@@ -17,10 +18,10 @@ EXECUTED := $(RUN)/.done
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
-quickstart: $(INSTALLED) ## install, then the first lesson in five minutes, with a report to open
+quickstart: $(LESSONS_INSTALLED) ## install, then the first lesson in five minutes, with a report to open
 	$(BIN)/longclip-lab quickstart
 
-lab: $(INSTALLED) ## JupyterLab on the first lesson
+lab: $(LESSONS_INSTALLED) ## JupyterLab on the first lesson
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
 
 test faults book: export HF_HUB_OFFLINE = 1
@@ -55,13 +56,19 @@ clean: ## remove what was built; .venv and runs/ stay
 	rm -rf book/_build $(RUN) dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml
+$(LESSONS_INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || { \
 	  echo "longclip_lab needs Python 3.10 to 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	    "Name another: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e '.[dev]'
-	touch $@
+	@echo "Installing the library and JupyterLab into $(VENV): two to ten minutes, once."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks]'
+	@touch $@
+
+$(INSTALLED): $(LESSONS_INSTALLED)
+	@echo "Installing what tests and the book need besides: a minute or two, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
 
 # Lessons are executed in copies, which leave their outputs in the book's cache: the book is built
 # from what was tested. A changed library makes the outputs stale, which the cache cannot see.

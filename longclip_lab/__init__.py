@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from longclip_lab.threads import be_a_good_neighbour
+
 __version__ = "0.1.0"
 
 _ROOMS = {
@@ -37,6 +39,8 @@ _NAMES = {
 }
 
 __all__ = sorted([*_ROOMS, *_NAMES])
+
+be_a_good_neighbour()  # before any room imports torch
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,19 @@ from types import ModuleType
 
 import pytest
 
+import longclip_lab  # noqa: F401  (first of all, so that its threads are set before torch starts any)
+
+TIMEOUT = 300
+"""Seconds for a test. Not in pyproject.toml, where it would end lessons run by --nbmake, too."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("timeout") is not None:
+        return
+    for item in items:
+        if not item.get_closest_marker("timeout") and item.path.suffix != ".ipynb":
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
+
 
 @pytest.fixture(scope="session")
 def made_up() -> ModuleType:
