@@ -6,7 +6,6 @@ centred batch is shorter: R = max(B, D) rows, C = min(B, D) columns, M = C - K d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -83,15 +82,16 @@ class _PrimaryComponents(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features_BD: torch.Tensor, k: int) -> torch.Tensor:
         with torch.autocast(features_BD.device.type, enabled=False):
-            spectrum = decompose(features_BD)
-            ctx.identity = spectrum.rank < k
+            batch = _Centred(features_BD)
+            directions = _Tridiagonal.of(batch, k) or _Eigenvectors(batch, k)
+            ctx.identity = directions.lower_rank
             if ctx.identity:
                 return features_BD.clone()
-            kept_CK = spectrum.vectors_CC[:, -k:].to(spectrum.side_RC.dtype)
-            scores_RK = spectrum.side_RC @ kept_CK
-            ctx.spectrum, ctx.kept_CK, ctx.scores_RK = spectrum, kept_CK, scores_RK
+            kept_CK = directions.kept_CK.to(batch.side_RC.dtype)
+            scores_RK = batch.side_RC @ kept_CK
+            ctx.side_RC, ctx.directions, ctx.scores_RK = batch.side_RC, directions, scores_RK
             coarse_BD = _as_rows(scores_RK @ kept_CK.mT, features_BD.shape)
-            coarse_BD += spectrum.mean_D
+            coarse_BD += batch.mean_D
             return coarse_BD.to(features_BD.dtype)
 
     @staticmethod
@@ -100,10 +100,9 @@ class _PrimaryComponents(torch.autograd.Function):
         if ctx.identity:
             return grad_BD, None
         with torch.autocast(grad_BD.device.type, enabled=False):
-            side_RC = ctx.spectrum.side_RC
-            wide_BD = grad_BD.to(side_RC.dtype)
+            wide_BD = grad_BD.to(ctx.side_RC.dtype)
             inner_RC = _projector_gradient(
-                _as_rows(wide_BD, side_RC.shape), ctx.spectrum, ctx.kept_CK, ctx.scores_RK
+                _as_rows(wide_BD, ctx.side_RC.shape), ctx.side_RC, ctx.directions, ctx.scores_RK
             )
             inner_BD = _as_rows(inner_RC, grad_BD.shape)
             inner_BD += wide_BD.mean(dim=0) - inner_BD.mean(dim=0)
@@ -111,81 +110,165 @@ class _PrimaryComponents(torch.autograd.Function):
 
 
 def _projector_gradient(
-    grad_RC: torch.Tensor, spectrum: Spectrum, kept_CK: torch.Tensor, scores_RK: torch.Tensor
+    grad_RC: torch.Tensor,
+    side_RC: torch.Tensor,
+    directions: _Eigenvectors | _Tridiagonal,
+    scores_RK: torch.Tensor,
 ) -> torch.Tensor:
     """Gradient of X -> X P(X) with respect to X, for the incoming gradient `grad_RC`."""
-    k, side_RC = kept_CK.shape[1], spectrum.side_RC
-    dropped_CM = spectrum.vectors_CC[:, :-k]
+    kept_CK = directions.kept_CK.to(side_RC.dtype)
     grad_RK = grad_RC @ kept_CK
     symmetric_CK = side_RC.mT @ grad_RK + grad_RC.mT @ scores_RK
-    kept_K, dropped_M1 = spectrum.singular_C[-k:], spectrum.singular_C[:-k, None]
-    gap_MK = (kept_K - dropped_M1) * (kept_K + dropped_M1)
-    unresolved_MK = kept_K - dropped_M1 <= spectrum.noise
-    weight_MK = dropped_CM.mT @ symmetric_CK.to(dropped_CM.dtype) / gap_MK
-    rotation_CK = (dropped_CM @ weight_MK.masked_fill(unresolved_MK, 0.0)).to(side_RC.dtype)
+    rotation_CK = directions.rotation(symmetric_CK.double()).to(side_RC.dtype)
     left_R2K = torch.cat([grad_RK + side_RC @ rotation_CK, scores_RK], dim=1)
     return left_R2K @ torch.cat([kept_CK, rotation_CK], dim=1).mT
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """The principal directions of a batch, seen from its shorter side."""
-
-    mean_D: torch.Tensor
-    side_RC: torch.Tensor
-    """The centred batch, transposed if B < D."""
-    singular_C: torch.Tensor
-    """Its singular values, ascending; their squares over B are the variances."""
-    vectors_CC: torch.Tensor
-    """Eigenvectors of side^T side, one a column."""
-    noise: torch.Tensor
-    """What rounding alone gives a singular value."""
-
-    @property
-    def rank(self) -> int:
-        """Singular values that stand above the noise."""
-        return int((self.singular_C > self.noise).sum())
-
-
-def decompose(features_BD: torch.Tensor) -> Spectrum:
-    """Centre a batch and find its principal directions.
+class _Centred:
+    """A batch, centred and seen from its shorter side, with the Gram matrix of that side.
 
     Forming X^T X squares the spread of the singular values: in float32 a component with
-    1e-7 of the largest variance would be lost. Hence float64. The noise is what rounding X
-    to its type can add to a singular value, eps * |X|, and never below what forming X^T X
-    loses, sqrt(eps * R) * s_1 with the eps of float64.
+    1e-7 of the largest variance would be lost. Hence float64.
     """
-    narrow = torch.promote_types(features_BD.dtype, torch.float32)
-    mean_D = features_BD.mean(dim=0, dtype=torch.float64)
-    centred_BD = features_BD - mean_D
-    side_RC = centred_BD if len(centred_BD) >= centred_BD.shape[1] else centred_BD.mT
-    gram_CC = _upper_gram(side_RC)
-    squared_norm = gram_CC.trace() + len(features_BD) * mean_D.square().sum()
-    if not squared_norm.isfinite():
-        check_finite(features=features_BD)
-    squared_C, vectors_CC = torch.linalg.eigh(gram_CC, UPLO="U")
-    singular_C = squared_C.clamp(min=0.0).sqrt()
-    rounding = torch.finfo(narrow).eps * squared_norm.sqrt()
-    floor = (torch.finfo(torch.float64).eps * len(side_RC)) ** 0.5 * singular_C[-1]
-    return Spectrum(
-        mean_D=mean_D.to(narrow),
-        side_RC=side_RC.to(narrow),
-        singular_C=singular_C,
-        vectors_CC=vectors_CC,
-        noise=torch.maximum(rounding, floor),
-    )
+
+    def __init__(self, features_BD: torch.Tensor):
+        self.batch = len(features_BD)
+        self.narrow = torch.promote_types(features_BD.dtype, torch.float32)
+        mean_D = features_BD.mean(dim=0, dtype=torch.float64)
+        centred_BD = features_BD - mean_D
+        side_RC = centred_BD if self.batch >= centred_BD.shape[1] else centred_BD.mT
+        self.gram_CC = _lower_gram(side_RC)
+        self.squared_norm = self.gram_CC.trace() + self.batch * mean_D.square().sum()
+        if not self.squared_norm.isfinite():
+            check_finite(features=features_BD)
+        self.mean_D, self.side_RC = mean_D.to(self.narrow), side_RC.to(self.narrow)
+
+    def noise(self, largest: torch.Tensor | float) -> torch.Tensor:
+        """What rounding alone gives a singular value, where `largest` is the largest one.
+
+        Rounding X to its type can add eps * |X|; it is never below what forming X^T X loses,
+        sqrt(eps * R) * s_1 with the eps of float64.
+        """
+        rounding = torch.finfo(self.narrow).eps * self.squared_norm.sqrt()
+        floor = (torch.finfo(torch.float64).eps * len(self.side_RC)) ** 0.5 * largest
+        return torch.maximum(rounding, torch.as_tensor(floor, device=rounding.device))
 
 
-def _upper_gram(side_RC: torch.Tensor, blocks: int = 8) -> torch.Tensor:
-    """The upper triangle of X^T X; torch has no symmetric product, and this saves a third."""
-    columns = side_RC.shape[1]
-    gram_CC = side_RC.new_zeros(columns, columns)
-    step = -(-columns // blocks)
-    for start in range(0, columns, step):
-        stop = min(start + step, columns)
-        target = gram_CC[start:stop, start:]
-        torch.mm(side_RC[:, start:stop].mT, side_RC[:, start:], out=target)
-    return gram_CC
+class _Eigenvectors:
+    """The kept directions of a batch, from all eigenvectors of its Gram matrix: any device."""
+
+    def __init__(self, batch: _Centred, k: int):
+        squared_C, vectors_CC = torch.linalg.eigh(batch.gram_CC, UPLO="L")
+        singular_C = squared_C.clamp(min=0.0).sqrt()
+        self.noise = batch.noise(singular_C[-1])
+        self.lower_rank = bool(singular_C[-k] <= self.noise)
+        self.kept_CK, self.dropped_CM = vectors_CC[:, -k:], vectors_CC[:, :-k]
+        self.kept_K, self.dropped_M1 = singular_C[-k:], singular_C[:-k, None]
+
+    def rotation(self, symmetric_CK: torch.Tensor) -> torch.Tensor:
+        """E_i = sum over dropped j of v_j (v_j^T S_i) / (l_i - l_j), for S [C, K]."""
+        gap_MK = (self.kept_K - self.dropped_M1) * (self.kept_K + self.dropped_M1)
+        unresolved_MK = self.kept_K - self.dropped_M1 <= self.noise
+        weight_MK = self.dropped_CM.mT @ symmetric_CK / gap_MK
+        return self.dropped_CM @ weight_MK.masked_fill(unresolved_MK, 0.0)
+
+
+class _Tridiagonal:
+    """The same without the dropped eigenvectors, which are most of the work: on the CPU, by LAPACK.
+
+    C = Q T Q^T with T tridiagonal. The kept eigenpairs are T's largest ones, and E_i solves
+    (l_i - C) E_i = S_i among the vectors at a right angle to the kept ones: a tridiagonal system
+    for each kept direction, so a pass over C numbers instead of a product with all of them.
+    """
+
+    def __init__(self, kept_CK, squared_K, lower_rank, reflectors, diagonal_C, beside):
+        self.kept_CK, self.squared_K, self.lower_rank = kept_CK, squared_K, lower_rank
+        self._reflectors, self._diagonal_C, self._beside = reflectors, diagonal_C, beside
+
+    @classmethod
+    def of(cls, batch: _Centred, k: int) -> _Tridiagonal | None:
+        """None on another device, and where the smallest kept and the largest dropped singular
+        value are too near to be told apart: then it takes all vectors to say which pairs are."""
+        if batch.gram_CC.device.type != "cpu":
+            return None
+        from scipy.linalg import eigh_tridiagonal, lapack
+
+        size = len(batch.gram_CC)
+        packed, diagonal_C, beside, scales, _ = lapack.dsytrd(
+            batch.gram_CC.numpy(), lower=1, lwork=64 * size
+        )
+        last = (size - k - 1, size - 1)
+        squared, vectors = eigh_tridiagonal(
+            diagonal_C, beside, select="i", select_range=last, check_finite=False
+        )
+        singular = torch.from_numpy(squared).clamp(min=0.0).sqrt()
+        noise = batch.noise(singular[-1])
+        if not singular[1] - singular[0] > noise:
+            return None
+        reflectors = (packed, scales)
+        kept_CK = torch.from_numpy(_reflected(reflectors, vectors[:, 1:]))
+        lower_rank = bool(singular[1] <= noise)
+        return cls(kept_CK, squared[1:], lower_rank, reflectors, diagonal_C, beside)
+
+    def rotation(self, symmetric_CK: torch.Tensor) -> torch.Tensor:
+        """As `_Eigenvectors.rotation`.
+
+        Each system is singular along v_i itself: rounding leaves the right side a trace of v_i,
+        which the solution holds enlarged, at most to its own size; it is taken out at the end.
+        """
+        from scipy.linalg import lapack
+
+        right = _reflected(self._reflectors, self._dropped_part(symmetric_CK).numpy(), "T")
+        tiny = torch.finfo(torch.float64).eps * self.squared_K[-1]
+        for column, squared in enumerate(self.squared_K):
+            for shift in (squared, squared + tiny):  # T may meet its eigenvalue to the last bit
+                *_, solved, failed = lapack.dgtsv(
+                    -self._beside, shift - self._diagonal_C, -self._beside, right[:, column]
+                )
+                if not failed:
+                    break
+            right[:, column] = solved
+        return self._dropped_part(torch.from_numpy(_reflected(self._reflectors, right)))
+
+    def _dropped_part(self, vectors_CK: torch.Tensor) -> torch.Tensor:
+        return vectors_CK - self.kept_CK @ (self.kept_CK.mT @ vectors_CK)
+
+
+def _reflected(reflectors: tuple[Any, Any], vectors_CK: Any, transposed: str = "N") -> Any:
+    """Q or Q^T times the vectors, Q in LAPACK's form: reflections of all rows but the first."""
+    from scipy.linalg import lapack
+
+    packed, scales = reflectors
+    result = vectors_CK.copy(order="F")
+    if len(result) > 1:
+        rows, *_ = lapack.dormqr(
+            "L", transposed, packed[1:, :-1], scales, result[1:], 64 * result.shape[1]
+        )
+        result[1:] = rows
+    return result
+
+
+def singular_values(features_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The centred batch's singular values, ascending [C], and what rounding alone gives one; their
+    squares over B are the variances of the principal components."""
+    batch = _Centred(features_BD)
+    singular_C = torch.linalg.eigvalsh(batch.gram_CC, UPLO="L").clamp(min=0.0).sqrt()
+    return singular_C, batch.noise(singular_C[-1])
+
+
+def _lower_gram(side_RC: torch.Tensor) -> torch.Tensor:
+    """The lower triangle of X^T X; what is above it has no meaning.
+
+    torch has no symmetric product. On the CPU LAPACK's neighbour BLAS has, at half the work.
+    """
+    if side_RC.device.type != "cpu":
+        return side_RC.mT @ side_RC
+    from scipy.linalg import blas
+
+    rows_CR = side_RC.numpy().T  # either it or its transpose is in BLAS's order: nothing is copied
+    if rows_CR.flags.f_contiguous:
+        return torch.from_numpy(blas.dsyrk(1.0, rows_CR, lower=1))
+    return torch.from_numpy(blas.dsyrk(1.0, rows_CR.T, trans=1, lower=1))
 
 
 def _as_rows(matrix: torch.Tensor, shape: torch.Size) -> torch.Tensor:

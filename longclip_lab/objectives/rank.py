@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from longclip_lab.objectives.checks import check_components, check_finite, check_matrix
-from longclip_lab.objectives.components import decompose
+from longclip_lab.objectives.components import singular_values
 from longclip_lab.objectives.contrastive import normalize
 from longclip_lab.plotting import Plottable
 
@@ -91,9 +91,9 @@ features.
     check_components(k)
     check_finite(features=features_BD)
     batch, dim = features_BD.shape
-    spectrum = decompose(normalize(features_BD).cpu())
-    rank = spectrum.rank
-    singular_C = torch.where(spectrum.singular_C > spectrum.noise, spectrum.singular_C, 0.0).flip(0)
+    singular_C, noise = singular_values(normalize(features_BD).cpu())
+    rank = int((singular_C > noise).sum())
+    singular_C = torch.where(singular_C > noise, singular_C, 0.0).flip(0)
     share_C = singular_C.square() / singular_C.square().sum().clamp(min=TINY)
     weight_C = singular_C[:rank] / singular_C[:rank].sum()
     return RankMeter(

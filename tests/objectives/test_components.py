@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from longclip_lab.errors import LabError
-from longclip_lab.objectives import primary_components, primary_components_svd
+from longclip_lab.objectives import components, primary_components, primary_components_svd
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "objectives.safetensors"
 
@@ -186,3 +186,32 @@ def test_bad_input(features, k, words):
     for function in (primary_components, primary_components_svd):
         with pytest.raises(LabError, match=words):
             function(features, k)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    batch=st.integers(3, 40), dim=st.integers(2, 40), k=st.integers(1, 12), seed=st.integers(0, 99)
+)
+def test_solving_and_all_eigenvectors_agree(batch, dim, k, seed):
+    """The CPU's way, by tridiagonal systems, and the one of every other device."""
+    if k >= min(batch - 1, dim):
+        return
+    centred = components._Centred(random_batch(batch, dim, seed))
+    solving, all_vectors = (
+        components._Tridiagonal.of(centred, k),
+        components._Eigenvectors(centred, k),
+    )
+    assert solving is not None
+    projector_CC = all_vectors.kept_CK @ all_vectors.kept_CK.mT
+    torch.testing.assert_close(solving.kept_CK @ solving.kept_CK.mT, projector_CC)
+    # The rotation goes with its own directions: turned back, it is the same map.
+    symmetric_CK = random_batch(len(projector_CC), k, seed + 1)
+    in_basis = [way.rotation(symmetric_CK @ symmetric_CK.mT @ way.kept_CK) @ way.kept_CK.mT
+                for way in (solving, all_vectors)]  # fmt: skip
+    torch.testing.assert_close(*in_basis, rtol=1e-6, atol=1e-6 * in_basis[1].abs().max().item())
+
+
+def test_values_too_near_to_be_told_apart_take_all_eigenvectors():
+    near = components._Centred(with_spectrum(20, 12, [2.0, 1.0, 1.0 - 1e-9, 0.5]))
+    assert components._Tridiagonal.of(near, 2) is None
+    assert components._Tridiagonal.of(near, 1) is not None
