@@ -7,10 +7,10 @@ ways in turn in the same process; the ratio is that of the fastest rounds, which
 the machine disturbs least. Prints one JSON object. Takes about 10 seconds on one core.
 Goal: at least 2.
 
-The limit is what any exact way must do: the Gram matrix in float64 (half of it, as it is symmetric),
-and the thin products of forward and backward with k columns; `ratio_to_limit` says how far from it
-we are. What we do beyond is the reduction of the Gram matrix to tridiagonal form, a few eigenvectors
-of that, and passes over the batch (mean, centring, widening).
+The limit is what any exact way must do: the Gram matrix in float64 (half of it, as it is
+symmetric), and the thin products of forward and backward with k columns; `ratio_to_limit` says how
+far from it we are. What we do beyond is the reduction of the Gram matrix to tridiagonal form, a few
+eigenvectors of that, and passes over the batch (mean, centring, widening).
 """
 
 from __future__ import annotations
