@@ -281,7 +281,9 @@ def _decoded(content: bytes, name: str, draft: bool) -> Image.Image:
             if name == "TIFF":
                 _check_tiff(image)
             image.load()
-            return _upright(_rgb(image), _orientation(image))
+            found = _upright(_rgb(image), _orientation(image))
+            found.info = {}
+            return found
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -351,7 +353,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {}  # or what it says of its orientation would be believed again
+    return turned
 
 
 def _leaner(content: bytes, name: str) -> Iterator[bytes]:
