@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 from longclip_lab.commands import load_model, say, say_skipped
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
+from longclip_lab.images import readable
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,7 @@ class Search:
         if not self.query:
             raise LabError('Say what to look for: longclip-lab search DIR "a red boat on a lake".')
         if not self.folder.is_dir():  # before seconds are spent on a model
-            from longclip_lab.search import list_pictures
+            from longclip_lab.images import list_pictures
 
             list_pictures(self.folder)
         from longclip_lab import models, search
@@ -94,7 +95,7 @@ def _told(found: Any) -> str:
     if not found.reading.whole:
         lines.append(f"  read: {found.reading.read} of {found.reading.tokens} tokens")
     for hit, (path, score) in enumerate(zip(found.paths, found.scores, strict=True)):
-        lines.append(f"{hit + 1:4}  {score:.4f}  {path}")
+        lines.append(f"{hit + 1:4}  {score:.4f}  {readable(path)}")
         if found.owed is not None and len(found.owed.sentences) > 1:
             most = found.owed.most(hit)
             lines.append(

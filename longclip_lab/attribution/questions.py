@@ -16,6 +16,7 @@ from longclip_lab.attribution.inputs import shown
 from longclip_lab.attribution.values import PatchMap, TokenMap
 from longclip_lab.data import BoxedPictures
 from longclip_lab.errors import LabError
+from longclip_lab.images import is_turned, open_image, readable
 from longclip_lab.models import Clip, pixels
 from longclip_lab.world import KINDS, PROBE_SEED, SIZES, WorldPairs, pairs
 
@@ -23,6 +24,7 @@ Side = Literal["patches", "tokens"]
 PHOTO, DRAWING = "a photo of a {}", "a picture of a {}."
 LEAST_SEEN = 0.5  # of a box's area
 FILLERS = 2
+TURNED = "turned by EXIF, so that its boxes are uncertain"
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,10 @@ def photographed_things(
     """Every category in `n` photographs drawn at random: "a photo of a dog".
 
     Boxes follow the picture through resizing and cropping; a category of which no box keeps half
-    of its area is left out, and so is one that a word-level tokenizer has no word for. Both are
-    counted and named. `text` holds {} for the category; by default PHOTO, or DRAWING for models
-    that know the drawn world's words only.
+    of its area is left out, and so is one that a word-level tokenizer has no word for, and a
+    photograph that EXIF turns: its boxes may be those of either way up. All are counted and named.
+    `text` holds {} for the category; by default PHOTO, or DRAWING for models that know the drawn
+    world's words only.
 
     Raises LabError if no question is left.
     """
@@ -129,10 +132,13 @@ def photographed_things(
     pictures, picture, texts, answers, sizes = [], [], [], [], []
     for number in chosen:
         kept = []
-        size, image = _opened(boxed, int(number))
+        if is_turned(boxed.images[number]):
+            skipped.setdefault(TURNED, []).append(readable(boxed.images[number].name))
+            continue
+        image = open_image(boxed.images[number])
         for thing in boxed.things[number]:
             name = f"{boxed.images[number].name}: {thing.category}"
-            boxes = _visible(clip, thing.boxes, size)
+            boxes = _visible(clip, thing.boxes, image.size)
             if words is not None and not set(thing.category.split()) <= set(words):
                 skipped.setdefault("word unknown to the model", []).append(name)
             elif boxes is None:
@@ -234,17 +240,6 @@ def _about_things(
         "patches", images, numbers, texts, answers, np.array(sizes), numbers, others, source,
         skipped or {},
     )  # fmt: skip
-
-
-def _opened(boxed: BoxedPictures, number: int) -> tuple[tuple[int, int], Any]:
-    from PIL import Image
-
-    try:
-        with Image.open(boxed.images[number]) as opened:
-            return opened.size, opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        name = boxed.images[number].name
-        raise LabError(f"{name} is not a picture that can be read: {error}") from error
 
 
 def _visible(clip: Clip, boxes: Sequence, size: tuple[int, int]) -> list | None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from longclip_lab.data.captions import CaptionFile, read_captions
 from longclip_lab.data.pairs import Pairs
-from longclip_lab.data.pictures import picture_names
 from longclip_lab.data.usable import complaint, content_hash, usable_pictures
 from longclip_lab.errors import LabError, suggest
+from longclip_lab.images import image_names, readable
 
 UNLISTED = "no caption (not in the caption file)"
 CAPTIONLESS = "no caption (listed without one)"
@@ -46,9 +46,9 @@ def coco(
     if defects and not skip_bad:
         raise LabError(complaint(caption_path, defects))
     skipped = dict(defects)
-    unlisted = sorted(set(picture_names(folder)) - set(listing.captions))
+    unlisted = sorted(set(image_names(folder)) - set(listing.captions))
     if unlisted:
-        skipped[UNLISTED] = unlisted
+        skipped[UNLISTED] = [readable(name) for name in unlisted]
     if not digests:
         raise LabError(f"{caption_path} leaves no picture with a caption to work with.")
     captions = [listing.captions[name] for name in digests]

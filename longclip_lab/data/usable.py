@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from longclip_lab.data.pictures import MISSING, check_picture, check_pictures, check_presence
 from longclip_lab.errors import LabError
+from longclip_lab.images import readable
 
 NAMED_IN_ERROR = 5
 
@@ -27,9 +28,10 @@ def usable_pictures(
         if not found.defect:
             digests[name] = found.digest
         elif found.defect == MISSING:
-            defects.setdefault("missing picture", []).append(name)
+            defects.setdefault("missing picture", []).append(readable(name))
         else:
-            defects.setdefault("broken picture", []).append(f"{name} ({found.defect})")
+            told_name = f"{readable(name)} ({found.defect})"
+            defects.setdefault("broken picture", []).append(told_name)
     return digests
 
 
@@ -58,7 +60,7 @@ def content_hash(digests: dict[str, str], texts: list[list[str]]) -> str:
     """SHA-256 over names, pictures' digests and texts, in order."""
     whole = hashlib.sha256()
     for (name, digest), of_picture in zip(digests.items(), texts, strict=True):
-        whole.update("\0".join([name, digest, *of_picture, "\n"]).encode())
+        whole.update("\0".join([readable(name), digest, *of_picture, "\n"]).encode())
     return f"sha256:{whole.hexdigest()}"
 
 

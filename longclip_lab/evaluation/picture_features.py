@@ -22,7 +22,7 @@ from longclip_lab.evaluation.records import model_hash
 from longclip_lab.evaluation.similarities import Similarity
 from longclip_lab.models import Clip
 from longclip_lab.models.encoding import Images
-from longclip_lab.models.pictures import pictures_hash
+from longclip_lab.models.pictures import how_read, pictures_hash
 
 RUN = 64
 """Pictures that are made, and made safe, together."""
@@ -31,6 +31,7 @@ _MEANING = {
     "tower": "another image tower",
     "preprocess": "other preprocessing",
     "pictures": "other pictures",
+    "images": "pictures that were read by other rules",
     "similarity": "another kind",
     "shape": "another shape",
     "dtype": "another precision",
@@ -92,6 +93,7 @@ class PictureFeatures:
             "tower": model_hash(_image_part(self.clip.model)),
             "preprocess": self.clip.card["preprocess"],
             "pictures": pictures_hash(images, contents=True),
+            "images": how_read(images),
             "similarity": self.how.name,
             "shape": list(shape),
             "dtype": "float32",

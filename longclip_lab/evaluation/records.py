@@ -19,6 +19,7 @@ from longclip_lab import __version__
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation.intervals import Interval
 from longclip_lab.files import atomic_write
+from longclip_lab.images import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,7 +171,7 @@ def data_hash(images: Any, texts: list[str], source: dict[str, Any]) -> str:
     else:
         for image in images:
             name = Path(image).name if isinstance(image, str | os.PathLike) else image.tobytes()
-            digest.update(name.encode() if isinstance(name, str) else name)
+            digest.update(readable(name).encode() if isinstance(name, str) else name)
     return digest.hexdigest()[:DIGITS]
 
 

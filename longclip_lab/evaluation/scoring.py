@@ -13,6 +13,7 @@ from longclip_lab.evaluation.protocols import RetrievalTask, Task
 from longclip_lab.evaluation.records import Record, data_hash, model_hash
 from longclip_lab.evaluation.similarities import SimilarityName, get_similarity
 from longclip_lab.models import Clip
+from longclip_lab.models.pictures import how_read
 
 BOOTSTRAP = 1000
 
@@ -59,6 +60,7 @@ class Scorer:
                 "bootstrap": BOOTSTRAP,
                 "context_length": clip.context_length,
                 "similarity": self.how.name,
+                "images": how_read(task.images),
                 **task.settings(),
             },
             "source": task.source,

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,11 +18,12 @@ from torch import nn
 from tqdm import tqdm
 
 from longclip_lab.errors import LabError
+from longclip_lab.images import ImageError, as_rgb, open_image
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.packed import can_pack, encode_packed
 
 Images = Sequence[Image.Image | str | os.PathLike[str]] | np.ndarray | torch.Tensor
-"""PIL pictures or paths, or uint8 values [N, H, W, 3]."""
+"""PIL pictures or paths, read as `longclip_lab.images` says, or uint8 values [N, H, W, 3]."""
 
 
 @dataclass
@@ -103,8 +103,10 @@ def encode_images(
 def pixels(clip: Clip, images: Images) -> torch.Tensor:
     """Pictures as the image tower takes them: float32 [B, 3, H, W], normalised, on the CPU.
 
-    `images` are PIL pictures or paths of picture files, or uint8 values [B, H, W, 3]. Values of
-    the model's own size are only normalised; everything else goes through `clip.preprocess`.
+    `images` are PIL pictures or paths of picture files, or uint8 values [B, H, W, 3]. Both kinds of
+    pictures are turned upright as the EXIF that they have says, and converted to 8-bit RGB, by the
+    rules of `longclip_lab.images`. Values of the model's own size are only normalised; everything
+    else goes through `clip.preprocess`.
 
     Raises LabError for a file that is missing or no picture, and for values of another form.
     """
@@ -136,18 +138,14 @@ def _normalised(clip: Clip, values_BHW3: torch.Tensor) -> torch.Tensor:
 
 def _picture(image: Image.Image | str | os.PathLike[str]) -> Image.Image:
     """A loaded picture; the file is closed again at once."""
-    if isinstance(image, Image.Image):
-        return image
-    if not isinstance(image, str | os.PathLike):
+    if isinstance(image, str | os.PathLike):
+        return open_image(image)
+    if not isinstance(image, Image.Image):
         raise LabError(f"Expected a PIL picture or the path of one, got {type(image).__name__}.")
-    path = Path(image)
     try:
-        with Image.open(path) as opened:
-            return opened.convert("RGB")
-    except FileNotFoundError as error:
-        raise LabError(f"There is no picture {path}.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise LabError(f"{path} is not a picture that can be read: {error}") from error
+        return as_rgb(image)
+    except ImageError as error:
+        raise LabError(f"{image!r} is not a picture that can be read: {error}.") from None
 
 
 @contextmanager

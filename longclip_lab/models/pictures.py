@@ -6,9 +6,17 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from longclip_lab.errors import LabError
+from longclip_lab.images import READING, readable
 from longclip_lab.models.encoding import Images
+
+
+def how_read(images: Images) -> str | None:
+    """How the pixels of pictures are read (`images.READING`), for the identity of what is made of
+    them; None for uint8 values, which are taken as they are."""
+    return None if isinstance(images, np.ndarray | torch.Tensor) else READING
 
 
 def pictures_hash(images: Images, contents: bool = False) -> str:
@@ -31,7 +39,7 @@ def pictures_hash(images: Images, contents: bool = False) -> str:
             said = (
                 hashlib.sha256(path.read_bytes()).hexdigest() if contents else path.stat().st_size
             )
-        except OSError:
-            raise LabError(f"There is no picture {image}.") from None
-        whole.update(f"{path.name}\0{said}\n".encode())
+        except (OSError, ValueError):  # missing, or no name that a file can have
+            raise LabError(f"There is no picture {readable(image)}.") from None
+        whole.update(f"{readable(path.name)}\0{said}\n".encode())
     return f"sha256:{whole.hexdigest()}"

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from longclip_lab.errors import LabError
+from longclip_lab.images import as_rgb
 from longclip_lab.recaptioning.families import FAMILIES, PROMPT
 from longclip_lab.recaptioning.sampling import KeyedSampling
 
@@ -80,12 +81,13 @@ class Captioner:
     def describe(
         self, images: Sequence[Image.Image], keys: Sequence[str], asking: Asking
     ) -> list[Described]:
-        """A caption for each picture (RGB).
+        """A caption for each picture, read as `longclip_lab.images.as_rgb` does.
 
         Prompts of one length, as LLaVA 1.5 and InstructBLIP have them, need no padding; others are
         padded on the left and masked. A batch changes a caption by float noise only: where two
         tokens are equally likely to the last digit, the choice may be another.
         """
+        images = [as_rgb(image) for image in images]
         inputs = self._inputs(images, asking.prompt).to(self.model.device, self.model.dtype)
         sampling = None
         if asking.temperature > 0:

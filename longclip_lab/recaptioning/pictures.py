@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from longclip_lab.data import ShardSet
-from longclip_lab.data.pictures import SUFFIXES, decoded
 from longclip_lab.data.shards import Broken, Sample
 from longclip_lab.errors import LabError
+from longclip_lab.images import READING, ImageError, decode_image, list_pictures, readable
 from longclip_lab.models.pictures import pictures_hash
 
 Content = Path | bytes | np.ndarray | str
@@ -56,19 +56,16 @@ class Folder:
 
 
 def open_folder(root: str | os.PathLike[str]) -> Folder:
-    """Every picture file below `root`, by its suffix; hidden ones are left out.
+    """Every picture file below `root` (`images.list_pictures`); `skipped` names what else is there.
 
     Raises LabError if there is no such folder, or no picture in it.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise LabError(f"There is no folder {root}.")
-    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    images = sorted(path for path in found if not _is_hidden(path.relative_to(root)))
+    listing = list_pictures(root)
+    images = sorted(file.path for file in listing.files)
     if not images:
-        raise LabError(f"{root} holds no picture ({', '.join(sorted(SUFFIXES))}).")
+        raise LabError(f"{root} holds no picture (JPEG, PNG, WebP, ...).")
     source = {"dataset": "folder", "pictures": len(images), "hash": pictures_hash(images)}
-    return Folder("folder", images, source)
+    return Folder("folder", images, source, listing.left_out)
 
 
 def picture_runs(
@@ -82,7 +79,8 @@ def picture_runs(
     """
     if isinstance(data, ShardSet):
         runs = [_shard_run(data, number) for number in range(len(data.shards))]
-        return PictureRuns(data.name, data.source, runs, data.skipped)
+        read = {} if data.pictures == "values" else {"images": READING}
+        return PictureRuns(data.name, {**data.source, **read}, runs, data.skipped)
     if per_file < 1:
         raise LabError(f"per_file: expected at least 1 picture, got {per_file}.")
     if len(data.images) == 0:
@@ -91,7 +89,8 @@ def picture_runs(
     pictures = list(zip(keys, data.images, strict=True))
     parts = (pictures[start : start + per_file] for start in range(0, len(pictures), per_file))
     runs = [Run(f"{n:06d}", lambda part=part: iter(part)) for n, part in enumerate(parts)]
-    return PictureRuns(data.name, {**data.source, "per_file": per_file}, runs, data.skipped)
+    read = {} if isinstance(data.images, np.ndarray) else {"images": READING}
+    return PictureRuns(data.name, {**data.source, **read, "per_file": per_file}, runs, data.skipped)
 
 
 def picture_keys(
@@ -108,7 +107,12 @@ def picture_keys(
     outside = [path for path in paths if not path.is_relative_to(home)]
     if outside:
         raise LabError(f"{outside[0]} does not lie below {home}; give the folder of the pictures.")
-    return [path.relative_to(home).as_posix() for path in paths]
+    keys = [readable(path.relative_to(home).as_posix()) for path in paths]
+    path_of: dict[str, Path] = {}
+    for key, path in zip(keys, paths, strict=True):
+        if path_of.setdefault(key, path) != path:
+            raise LabError(f"Two pictures below {home} would both be called {key}; rename one.")
+    return keys
 
 
 def decoded_content(content: Content) -> Image.Image | str:
@@ -118,9 +122,13 @@ def decoded_content(content: Content) -> Image.Image | str:
     if isinstance(content, np.ndarray):
         return Image.fromarray(content)
     try:
-        return decoded(content if isinstance(content, bytes) else content.read_bytes())
+        return decode_image(content if isinstance(content, bytes) else content.read_bytes())
+    except ImageError as error:
+        return str(error)
     except FileNotFoundError:
         return "missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
 
 
 def _shard_run(shards: ShardSet, number: int) -> Run:
@@ -133,7 +141,3 @@ def _sample(sample: Sample | Broken) -> tuple[str, Content]:
     if isinstance(sample, Broken):
         return sample.name, sample.detail or sample.reason
     return sample.key, sample.image
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)

@@ -15,6 +15,7 @@ from typing import Any
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
+from longclip_lab.images import NO_PICTURES
 from longclip_lab.text import text_statistics
 
 RECORD, COUNTS = "recaption.json", "counts"
@@ -142,8 +143,9 @@ def summary(folder: Path, names: Iterable[str], left_out: dict[str, list[str]]) 
         for reason, keys in counted["skipped"].items():
             skipped.setdefault(reason, []).extend(keys)
     captions = total["captions"]
+    lacking = (len(keys) for reason, keys in skipped.items() if reason not in NO_PICTURES)
     return {
-        "pictures": captions + sum(len(keys) for keys in skipped.values()),
+        "pictures": captions + sum(lacking),
         "captions": captions,
         "skipped": skipped,
         "statistics": _means(total) if captions else None,

@@ -1,6 +1,6 @@
 """Search in the reader's own pictures: an index over a folder, and queries as long as they like."""
 
-from longclip_lab.search.listing import Listing, list_pictures
+from longclip_lab.images import Listing, list_pictures
 from longclip_lab.search.matches import Matches, Owed, QueryRead
 from longclip_lab.search.picture_index import PictureIndex, index
 from longclip_lab.search.queries import readable_query

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from longclip_lab.images import readable
 from longclip_lab.plotting import Gallery
 
 
@@ -80,7 +81,9 @@ class Matches(Gallery):
         """A DataFrame, a row a picture: score, name and, if known, the sentence it owes most."""
         import pandas as pd
 
-        rows = pd.DataFrame({"score": self.scores.round(4), "picture": self.names})
+        rows = pd.DataFrame(
+            {"score": self.scores.round(4), "picture": [*map(readable, self.names)]}
+        )
         if self.owed is not None:
             best = [self.owed.most(hit) for hit in range(len(self))]
             rows["owes most to"] = [self.owed.sentences[one] for one in best]
@@ -90,7 +93,7 @@ class Matches(Gallery):
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         hits = [
-            {"rank": rank, "score": round(float(score), 6), "picture": name}
+            {"rank": rank, "score": round(float(score), 6), "picture": readable(name)}
             for rank, (name, score) in enumerate(zip(self.names, self.scores, strict=True), 1)
         ]
         if self.owed is not None:

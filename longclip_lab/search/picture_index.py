@@ -16,8 +16,8 @@ import numpy as np
 import torch.nn.functional as F
 
 from longclip_lab.errors import LabError
+from longclip_lab.images import Listing, list_pictures, readable
 from longclip_lab.models import encode_texts
-from longclip_lab.search.listing import Listing, list_pictures
 from longclip_lab.search.matches import Matches, Owed
 from longclip_lab.search.nearest import Backend, Nearest, nearest_neighbours
 from longclip_lab.search.queries import checked, how_read, warn_unread
@@ -180,7 +180,9 @@ def index(
 
 
 def _broken(known: dict[str, Known]) -> dict[str, list[str]]:
-    names = [f"{name} ({one.entry.defect})" for name, one in known.items() if one.entry.defect]
+    names = [
+        f"{readable(name)} ({one.entry.defect})" for name, one in known.items() if one.entry.defect
+    ]
     return {BROKEN: names} if names else {}
 
 

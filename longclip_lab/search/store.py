@@ -28,7 +28,7 @@ from safetensors.numpy import save_file
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.evaluation.records import model_hash
 from longclip_lab.files import atomic_path
-from longclip_lab.search.listing import PictureFile
+from longclip_lab.images import READING, PictureFile
 
 FORMAT = "longclip-lab-search-1"
 WHOLE, BLOCKS = "all.safetensors", "block-*.safetensors"
@@ -83,7 +83,8 @@ def cache_folder() -> Path:
 
 
 def tower_identity(clip: Any) -> dict[str, Any]:
-    """What decides a picture's feature: the image tower's weights, the preprocessing, this format.
+    """What decides a picture's feature: the image tower's weights, the preprocessing, how
+    images are read, this format.
 
     A stretched or otherwise changed text tower leaves it as it is, so such models share features.
     Of a model that is not open_clip's all weights count.
@@ -93,6 +94,7 @@ def tower_identity(clip: Any) -> dict[str, Any]:
     facts = {
         "format": FORMAT,
         "tower": model_hash(tower),
+        "images": READING,
         "embedding": clip.embed_dim,
         "preprocess": clip.card.get("preprocess") or repr(clip.preprocess),
     }

@@ -6,9 +6,7 @@ B batch, D embedding, H W picture.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,18 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from longclip_lab.images import ImageError, Listing, PictureFile, decode_image
 from longclip_lab.models.encoding import evaluating
-from longclip_lab.search.listing import Listing, PictureFile
 from longclip_lab.search.store import Entry, FeatureStore, Known
 
 RUN = 128
 """Pictures that are written together: what an interruption can cost."""
-
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
-"""What Pillow's decoders report damaged data under."""
 
 
 @dataclass(frozen=True)
@@ -148,23 +142,7 @@ def _read(clip: Any, file: PictureFile, of_content: Mapping[str, Known]) -> _Rea
     if twin := of_content.get(entry.digest):
         return _Read(file.name, replace(entry, defect=twin.entry.defect), twin.feature)
     try:
-        return _Read(file.name, entry, pixels_3HW=clip.preprocess(decoded(content)))
-    except UnidentifiedImageError:
-        defect = "not a picture" if content else "empty file"
-    except Image.DecompressionBombError:
-        defect = "too many pixels"
-    except _DAMAGED as error:
-        defect = f"damaged: {error}"
-    return _Read(file.name, replace(entry, defect=defect))
-
-
-def decoded(content: bytes) -> Image.Image:
-    """A picture file's content as RGB, turned as the camera says (EXIF); of an animation the start.
-
-    Raises what Pillow raises for damaged data.
-    """
-    with Image.open(io.BytesIO(content)) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        if upright.mode == "P":  # a palette with transparent colours
-            upright = upright.convert("RGBA")
-        return upright.convert("RGB")
+        picture = decode_image(content)
+    except ImageError as error:
+        return _Read(file.name, replace(entry, defect=str(error)))
+    return _Read(file.name, entry, pixels_3HW=clip.preprocess(picture))

@@ -26,7 +26,7 @@ from longclip_lab import row_store
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, pixels
 from longclip_lab.models.encoding import Images, evaluating
-from longclip_lab.models.pictures import pictures_hash
+from longclip_lab.models.pictures import how_read, pictures_hash
 from longclip_lab.models.token_features import frozen_part, image_states
 from longclip_lab.training.checkpoints import weights_hash
 
@@ -37,6 +37,7 @@ _MEANING = {
     "tower": "another image tower",
     "preprocess": "other preprocessing",
     "pictures": "other pictures",
+    "images": "pictures that were read by other rules",
     "tokens": "another kind (pooled features, or patch tokens)",
     "shape": "another shape",
     "dtype": "another precision",
@@ -167,6 +168,7 @@ def _identity(
         "tower": weights_hash(frozen_part(clip.model.visual)),
         "preprocess": clip.card["preprocess"],
         "pictures": pictures_hash(images),
+        "images": how_read(images),
         "tokens": tokens,
         "shape": list(shape),
         "dtype": dtype.name,

@@ -16,6 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from longclip_lab.data import ShardSet
 from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.images import READING
 from longclip_lab.models import Clip, save
 from longclip_lab.training.batches import TrainingPairs
 from longclip_lab.training.checkpoints import claim, describe
@@ -106,7 +107,7 @@ def train(
     _check_schedule(recipe, total, accelerator.num_processes)
     folder = None if out is None else Path(out)
     if folder is not None:
-        identity = describe(recipe, dict(getattr(data, "source", {})), clip.model)
+        identity = describe(recipe, _source(data), clip.model)
         _settle(accelerator, folder, identity, _facts(pairs, data, clip, total), resume, pairs)
     if recipe.lock_image and recipe.store_features:
         home = features if features is not None or folder is None else folder / "features"
@@ -119,6 +120,13 @@ def train(
     trained.model = loop.trained()
     _finish(trained, recipe, data, total)
     return _run_of(loop, trained, pairs, began)
+
+
+def _source(data: Any) -> dict[str, Any]:
+    """Which data a run is of: where they come from and, of image files, how those are read."""
+    drawn = isinstance(getattr(data, "images", None), np.ndarray)
+    values = drawn or getattr(data, "pictures", "files") == "values"
+    return {**getattr(data, "source", {}), **({} if values else {"images": READING})}
 
 
 def _settle(

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from longclip_lab.data.pictures import decoded
 from longclip_lab.data.shards import Broken, Order, Piece, Sample, ShardSet, Window, stand_ins
 from longclip_lab.errors import LabError
+from longclip_lab.images import ImageError, decode_image
 from longclip_lab.models import Clip, pixels
 from longclip_lab.training.batches import Batch
 from longclip_lab.training.recipe import Recipe
@@ -118,9 +118,10 @@ class Lane:
         sample = self.content[place]
         if sample is None:
             return None
-        picture = decoded(sample.image)
-        if isinstance(picture, str):
-            self._lose(place, self.shards.pair_name(int(self.numbers[place])), picture)
+        try:
+            picture = decode_image(sample.image)
+        except ImageError as error:
+            self._lose(place, self.shards.pair_name(int(self.numbers[place])), str(error))
             return None
         return Chosen(int(self.numbers[place]), sample, self.to_pixels(picture))
 

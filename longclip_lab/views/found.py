@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from longclip_lab.errors import LabError
-from longclip_lab.search.updating import decoded
+from longclip_lab.images import open_image, readable
 from longclip_lab.views.html import Html, picture_uri
 from longclip_lab.views.states import with_pictures
 from longclip_lab.views.theme import COLOURS
@@ -100,7 +100,7 @@ def found_page(found: Sequence[Matches], notes: Sequence[str] = ()) -> str:
 
 def thumbnail_uri(path: Path, pixels: int = THUMBNAIL) -> str:
     """A picture file as a small data URI, upright; a tiny one is enlarged smoothly."""
-    image = decoded(path.read_bytes())
+    image = open_image(path)
     image.thumbnail((pixels, pixels))
     if max(image.size) < _ENLARGED:
         image = ImageOps.contain(image, (_ENLARGED, _ENLARGED), Image.Resampling.BICUBIC)
@@ -113,7 +113,7 @@ def thumbnails(searches: Iterable[Matches], pixels: int = THUMBNAIL) -> dict[str
     for path in {path for found in searches for path in found.paths}:
         try:
             made[_key(path)] = thumbnail_uri(path, pixels)
-        except OSError:
+        except LabError:
             made[_key(path)] = ""
     return made
 
@@ -153,7 +153,7 @@ def _query(found: Matches) -> str:
 
 
 def _hit(found: Matches, hit: int, wanted: bool, link: bool) -> str:
-    name, path = html.escape(found.names[hit].encode("utf-8", "replace").decode()), found.paths[hit]
+    name, path = html.escape(readable(found.names[hit])), found.paths[hit]
     picture = f'<img data-picture="{_key(path)}" alt="{name}">'
     if link:
         picture = f'<a href="{html.escape(path.resolve().as_uri())}">{picture}</a>'

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Sequence
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from longclip_lab.errors import LabError
@@ -124,15 +124,19 @@ def picture(pairs: Any, index: int, pixels: int) -> Image.Image:
     """Picture `index` of a set, RGB; a scene of the world is drawn anew, `pixels` x `pixels`."""
     from PIL import Image
 
+    from longclip_lab.images import as_rgb, open_image
+
     if getattr(pairs, "scenes", None):
         from longclip_lab.world import draw
 
         return draw(pairs.scenes[index], pixels)
     source = pairs.images[index]
     if isinstance(source, Image.Image):
-        image = source
+        image = as_rgb(source)
+    elif isinstance(source, str | PathLike):
+        image = open_image(source)
     else:
-        image = Image.open(source) if isinstance(source, str | Path) else Image.fromarray(source)
+        image = Image.fromarray(source)
     image = image.convert("RGB")
     image.thumbnail((pixels, pixels))
     return image

@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from longclip_lab.errors import LabError
+from longclip_lab.images import as_rgb, open_image
 from longclip_lab.views.html import picture, picture_uri
 
 THUMBNAIL = 144  # pixels; shown smaller, so that they stay sharp on good screens
@@ -36,12 +37,11 @@ class Pool:
         return len(self.images)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Width and height of picture `index` as it is stored, in pixels."""
+        """Width and height of picture `index` upright, in pixels."""
         source = self.images[index]
         if isinstance(source, str | os.PathLike):
-            with Image.open(source) as opened:
-                return opened.size
-        return source.size if isinstance(source, Image.Image) else source.shape[1::-1]
+            return open_image(source).size
+        return as_rgb(source).size if isinstance(source, Image.Image) else source.shape[1::-1]
 
     def thumbnail(self, index: int, pixels: int = THUMBNAIL, redraw: bool = False) -> str:
         """Picture `index` as a data URI of at most `pixels` x `pixels`; each is made once.

@@ -127,6 +127,7 @@ def test_broken_pictures_are_counted_and_named(llava, pairs, tmp_path):
         recaption(llava, open_folder(root), folder, BRIEF, root=root, per_file=4, place=place)
     record = read_record(folder)
     assert (record["pictures"], record["captions"]) == (7, 5)
+    assert record["skipped"].pop("hidden") == [".hidden.png"]
     (names,) = record["skipped"].values()
     assert [name.split(" ")[0] for name in names] == ["cut.png", "letter.jpg"]
     assert names[1] == "letter.jpg (not a picture)"

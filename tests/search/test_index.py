@@ -81,7 +81,7 @@ def test_broken_hidden_and_other_files_are_named(clip, folder, cache):
         assert broken["cut.png"].startswith("damaged: ")
         assert broken["letter.jpg"] == "not a picture)"
         assert broken["empty.webp"] == "empty file)"
-        assert index.left_out["no picture by its name"] == ["notes.txt"]
+        assert index.left_out["no picture"] == ["notes.txt"]
         assert index.left_out["hidden"] == [".hidden.png", ".thumbnails"]
         assert index.left_out["cannot be opened"] == ["gone.png", "itself.png", "pipe.png"]
         assert index.left_out["linked folder, not followed"] == ["round"]

@@ -21,9 +21,10 @@ from longclip_lab.data.benchmarks.found import (
 from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.captions import read_captions, read_text
-from longclip_lab.data.pictures import SUFFIXES, picture_names
 from longclip_lab.errors import LabError
+from longclip_lab.images import image_names, readable
 
+SAME_STEM = "files that only the suffix tells apart"
 _TOKEN_LINE = re.compile(r"(?P<picture>[^\t#]+)#(?P<number>\d+)\t(?P<text>.*)")
 
 
@@ -32,20 +33,33 @@ def read_urban(place: Place, protocol: Protocol) -> Found:
     (captions,), (images,) = place.files, place.folders
     check_folder(captions)
     found = Found()
-    names = picture_names(images) if images.is_dir() else []
-    pictures = {Path(name).stem: name for name in names}
-    texts = [path for path in captions.iterdir() if path.suffix.lower() == ".txt"]
+    names = image_names(images) if images.is_dir() else []
+    pictures = _by_stem(found, images, names)
+    files = [path.name for path in captions.iterdir() if path.suffix.lower() == ".txt"]
+    # macOS writes a hidden ._1.txt beside 1.txt on disks that are not its own.
+    by_stem = _by_stem(found, captions, [name for name in files if not name.startswith(".")])
+    texts = [captions / name for name in by_stem.values()]
     for path in sorted(texts, key=lambda path: (len(path.stem), path.stem)):
         picture = pictures.pop(path.stem, f"{path.stem}.jpg")
         where = f"{captions.name}/{path.name}"
         text = read_text(path) if path.read_bytes().strip() else ""
         found.add(f"{images.name}/{picture}", [protocol.process(text)], where)
     for name in pictures.values():
-        found.note(CAPTIONLESS, f"{images.name}/{name}")
+        found.note(CAPTIONLESS, readable(f"{images.name}/{name}"))
     found.read.append(f"{captions.name}/: {len(texts)} caption files")
     found.exact[captions.name] = lambda name: name.lower().endswith(".txt")
-    found.exact[images.name] = lambda name: Path(name).suffix.lower() in SUFFIXES
+    found.exact[images.name] = set(names).__contains__
     return found
+
+
+def _by_stem(found: Found, folder: Path, names: list[str]) -> dict[str, str]:
+    """Names of files by what stands before the suffix; a second one of the same is named."""
+    by_stem: dict[str, str] = {}
+    for name in sorted(names):
+        first = by_stem.setdefault(Path(name).stem, name)
+        if first != name:
+            found.note(SAME_STEM, readable(f"{folder.name}/{first} and {name}"))
+    return by_stem
 
 
 def read_coco(place: Place, protocol: Protocol) -> Found:

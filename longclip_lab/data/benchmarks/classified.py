@@ -14,8 +14,8 @@ import numpy as np
 from longclip_lab.data.benchmarks.found import TOO_FEW, Found, check_file, check_folder
 from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
-from longclip_lab.data.pictures import SUFFIXES, picture_names
 from longclip_lab.errors import LabError
+from longclip_lab.images import image_names
 
 _NAMED = 5
 _SIDE = 32  # of a CIFAR picture
@@ -46,11 +46,11 @@ def read_folders(place: Place, protocol: Protocol) -> Found:
     for path, label in sorted(labels.items(), key=lambda item: item[1]):
         prefix = path.relative_to(place.home).as_posix()
         at = label if present is None else present.index(label)
-        pictures = picture_names(path)
+        pictures = image_names(path)
         found.labels |= {f"{prefix}/{picture}": at for picture in pictures}
         if len(pictures) < protocol.options.get("per_class", 1):
             found.note(TOO_FEW, f"{prefix}/ has {len(pictures)}")
-        found.exact[prefix] = lambda name: Path(name).suffix.lower() in SUFFIXES
+        found.exact[prefix] = set(pictures).__contains__
     found.class_names = names if present is None else tuple(names[label] for label in present)
     found.read.append(f"{home.name}/: {len(labels):,} folders of classes")
     return found
@@ -68,7 +68,7 @@ def _no_classes(home: Path, folders: list[Path]) -> str:
     if folders:
         has = ", ".join(path.name for path in folders[:_NAMED])
         return f"{home} has no folder called as a class; it has {has}."
-    pictures = [path.name for path in home.iterdir() if path.suffix.lower() in SUFFIXES]
+    pictures = image_names(home)
     if pictures:
         return (
             f"{home} holds {len(pictures):,} pictures side by side, such as {pictures[0]}: their "

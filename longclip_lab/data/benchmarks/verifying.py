@@ -14,6 +14,7 @@ from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.benchmarks.readers import READERS
 from longclip_lab.data.usable import Defects, usable_pictures
 from longclip_lab.errors import LabError
+from longclip_lab.images import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +158,7 @@ def _extra(place: Place, found: Found) -> list[str]:
     for folder, belongs in found.exact.items():
         if (place.home / folder).is_dir():
             extra += [
-                f"{folder}/{path.name}"
+                readable(f"{folder}/{path.name}")
                 for path in sorted((place.home / folder).iterdir())
                 if not path.name.startswith(".") and not belongs(path.name)
             ]

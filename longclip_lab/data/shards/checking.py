@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from longclip_lab.data.pictures import decoded
 from longclip_lab.data.shards.opening import open_shards
 from longclip_lab.data.shards.places import Stream
 from longclip_lab.data.shards.reading import Shard, ShardSet
 from longclip_lab.data.shards.samples import Broken
 from longclip_lab.errors import LabError
+from longclip_lab.images import ImageError, decode_image
 
 _AT_ONCE = 2**20
 
@@ -78,8 +78,9 @@ def _broken_pairs(shards: ShardSet, number: int) -> dict[str, str]:
         if isinstance(sample, Broken):
             broken[sample.name] = sample.detail or sample.reason
             continue
-        picture = decoded(sample.image, draft=True)
-        if isinstance(picture, str):
+        try:
+            decode_image(sample.image, draft=True)
+        except ImageError as error:
             place = shards.shards[number]
-            broken[f"{place.name}/{sample.key.rpartition('/')[2]}"] = picture
+            broken[f"{place.name}/{sample.key.rpartition('/')[2]}"] = str(error)
     return broken

@@ -15,7 +15,6 @@ from longclip_lab.data.shards.manifest import Sidecar, read_sidecar
 from longclip_lab.data.shards.places import Stream, content_of
 from longclip_lab.data.shards.samples import (
     BROKEN,
-    PICTURES,
     Broken,
     PairTexts,
     Sample,
@@ -179,7 +178,7 @@ class ShardSet:
         key = sidecar.keys[place]
         name = f"{shard.name}/{key}"
         members = {suffix: part for suffix, part in group.items() if not suffix.startswith("__")}
-        kind = next((suffix for suffix in members if suffix in PICTURES), None)
+        kind = next((suffix for suffix in members if suffix != "json"), None)
         if kind is None:
             return Broken(name, BROKEN, "its picture is missing")
         if "json" not in members:

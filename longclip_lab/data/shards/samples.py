@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from longclip_lab.data.pictures import SUFFIXES, decoded
+from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, readable
 
-PICTURES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 BROKEN, EMPTY, NO_TEXTS = "broken picture", "empty text", "texts of another form"
 
 
@@ -122,7 +121,7 @@ class PairRows:
         if self.is_drawn:
             return f"{index:06d}"
         path = os.path.abspath(self.data.images[index])
-        return Path(os.path.relpath(path, self.home)).as_posix()
+        return readable(Path(os.path.relpath(path, self.home)).as_posix())
 
 
 def _from_file(path: Path, texts: PairTexts) -> Sample | Broken:
@@ -130,11 +129,14 @@ def _from_file(path: Path, texts: PairTexts) -> Sample | Broken:
         content = path.read_bytes()
     except FileNotFoundError:
         return Broken(texts.name, "missing picture")
-    found = decoded(content, draft=True)
-    if isinstance(found, str):
-        return Broken(texts.name, BROKEN, found)
-    kind = path.suffix.lower().removeprefix(".").replace("jpeg", "jpg")
-    return Sample("", content, kind, texts)
+    except OSError as error:
+        return Broken(texts.name, BROKEN, f"cannot be read: {error.strerror}")
+    try:
+        decode_image(content, draft=True)
+    except ImageError as error:
+        return Broken(texts.name, BROKEN, str(error))
+    # Whatever the file is called: readers go by the member's suffix.
+    return Sample("", content, FORMATS[format_of(content)], texts)
 
 
 def _png(values_HW3: np.ndarray) -> bytes:
