@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import parse_json
 
 FORMAT = "longclip-lab-shards-1"
 MANIFEST = "manifest.json"
@@ -184,11 +185,11 @@ def longer_than(texts_by_length: Mapping[Any, int], context: int) -> int:
 
 
 def _read(cls: type[T], content: bytes, where: str) -> T:
+    found = parse_json(content, where)
     try:
-        found = json.loads(content)
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in found.items() if key in known})
-    except (ValueError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
         raise LabError(
             f"{where} cannot be read as what `longclip-lab data shard` writes: {error}. Write the "
             "shards anew."
