@@ -8,12 +8,17 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from types import UnionType
+from typing import Any, Literal, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from longclip_lab.errors import LabError, NotFiniteError
+
+T = TypeVar("T")
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BLOCK = 2**20  # characters read at a time
@@ -265,6 +270,57 @@ def json_kind(value: Any) -> str:
     """What JSON calls a value: object, list, string, number, boolean or null."""
     kinds = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
     return kinds.get(type(value), "number")
+
+
+def checked_fields(made: T, where: str) -> T:
+    """A dataclass that was made of what a file holds, if every field is of the type it declares.
+
+    Raises LabError that names the first field that is not; numbers may be whole where a float is
+    declared.
+    """
+    for name, hint in _hints(type(made)).items():
+        value = getattr(made, name)
+        if not _is_a(value, hint):
+            raise LabError(f"{where}: {name!r} should be {_spelt(hint)}, got {value!r:.60}.")
+    return made
+
+
+@lru_cache(maxsize=64)
+def _hints(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {one.name: hints[one.name] for one in fields(cls)}
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if kind in (Union, UnionType):
+        return any(_is_a(value, one) for one in inner)
+    if kind is Literal:
+        return value in inner
+    if kind is list:
+        return isinstance(value, list) and all(_is_a(one, inner[0]) for one in value)
+    if kind is tuple:
+        ends = inner[1:] != (Ellipsis,)
+        hints = inner if ends else inner[:1] * len(value)
+        return len(value) == len(hints) and all(map(_is_a, value, hints))
+    if kind in (dict, Mapping):
+        return isinstance(value, dict) and all(
+            _is_a(key, inner[0]) and _is_a(one, inner[1]) for key, one in value.items()
+        )
+    if hint in (int, float):
+        allowed = int if hint is int else (int, float)
+        return isinstance(value, allowed) and not isinstance(value, bool)
+    if is_dataclass(hint):
+        return isinstance(value, hint) and all(
+            _is_a(getattr(value, name), one) for name, one in _hints(hint).items()
+        )
+    return isinstance(value, hint)
+
+
+def _spelt(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
 
 
 def to_json(value: Any, **options: Any) -> str:

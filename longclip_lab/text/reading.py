@@ -52,9 +52,9 @@ def read_texts(path: str | os.PathLike[str], key: str | None = None) -> Texts:
     - a folder in ImageInWords' layout: `IIW-400/data.jsonl`, `DCI_Test/...`, `DOCCI_Test/...`; or
       a folder with a data.jsonl.
 
-    Empty and missing texts (null, NaN) are left out, counted and named in `skipped`, as are parts of ImageInWords that are
-    not there. Raises LabError for a file that is missing, empty, not UTF-8, of another form, or
-    without any text.
+    Empty and missing texts (null, NaN) are left out, counted and named in `skipped`, as are parts
+    of ImageInWords that are not there. Raises LabError for a file that is missing, empty, not
+    UTF-8, of another form, or without any text.
     """
     path = Path(path)
     files, skipped = _files(path)
@@ -110,8 +110,11 @@ def _read_file(path: Path, key: str | None) -> tuple[str | None, list[tuple[str,
 
 
 def _json_lines(path: Path, content: str) -> list[tuple[str, Any]]:
-    lines = enumerate(content.split("\n"), start=1)
-    return [(f":{i}", parse_json(line, f"{path}:{i}", allow_nan=True)) for i, line in lines if line.strip()]
+    return [
+        (f":{number}", parse_json(line, f"{path}:{number}", allow_nan=True))
+        for number, line in enumerate(content.split("\n"), start=1)
+        if line.strip()
+    ]
 
 
 def _json_list(path: Path, content: str) -> list[tuple[str, Any]]:
@@ -121,8 +124,8 @@ def _json_list(path: Path, content: str) -> list[tuple[str, Any]]:
         records, place = records["annotations"], ".annotations"
     if not isinstance(records, list):
         raise LabError(
-            f"{path} holds a JSON {json_kind(records)}. Expected a list of texts or of objects, or an "
-            'object with such a list under "annotations".'
+            f"{path} holds a JSON {json_kind(records)}. Expected a list of texts or of objects, or "
+            'an object with such a list under "annotations".'
         )
     return [(f"{place}[{i}]", record) for i, record in enumerate(records)]
 
