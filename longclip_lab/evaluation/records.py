@@ -140,7 +140,7 @@ class Evaluation:
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
         """The inverse of `to_json`. Raises LabError for anything else."""
-        values = parse_json(text, "The list of records")
+        values = parse_json(text, "What should be a JSON list of records")
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise LabError("Expected a JSON list of records.")
         return cls([Record.from_dict(value) for value in values])

@@ -188,12 +188,12 @@ def is_writable(folder: Path = FOLDER) -> bool:
 
 def read(path: Path) -> LedgerRecord:
     """A record from its file. Raises LabError for a file that holds none."""
+    if not Path(path).exists():
+        raise LabError(f"There is no record {path}.")
     try:
-        if not Path(path).exists():
-            raise LabError(f"There is no record {path}.")
         record = LedgerRecord.from_dict(read_json_object(path))
-        return checked_fields(record, "a ledger record")
-    except (TypeError, KeyError, AttributeError) as error:
+        return checked_fields(record, "Not a ledger record")
+    except (LabError, TypeError, KeyError, AttributeError) as error:
         raise LabError(f"{path} holds no ledger record: {error}") from None
 
 

@@ -61,18 +61,14 @@ class Made:
 
 
 def made(arm: Arm, seed: int, home: Path) -> Made | None:
-    """The arm if it has been made whole, otherwise None. Raises LabError for damaged files."""
+    """The arm if it has been made whole, otherwise None, as for one whose files are damaged."""
     folder = Path(home) / arm.key(seed)
-    if not (folder / RESULT).exists():
-        return None
-    facts = _read_times(folder / RESULT)
     try:
+        facts = _read_times(folder / RESULT)
         with np.load(folder / HITS) as stored:
             hits = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise LabError(
-            f"{folder / HITS} cannot be read ({error}). Remove {folder} to make this arm anew."
-        ) from None
+    except (LabError, OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
     return Made(folder.name, hits, facts)
 
 
@@ -84,7 +80,7 @@ def _read_times(path: Path) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise LabError(
                 f"{path} does not say how long its arm took ({name}: {value!r}). Remove "
-                f"{path.parent} to make this arm anew."
+                "the file to count anew."
             )
     return facts
 
