@@ -20,7 +20,10 @@ def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    try:
+        whole, _, rest = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise LabError(f"Cannot read {path}: {error.strerror}.") from None
     lines = decode_text(whole, str(path)).split("\n") if whole else []
     rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     # What follows the last line end, a kill may have cut short.
