@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, leftovers
+from longclip_lab.files import atomic_write, leftovers, read_json_object
 
 RECORD, FEATURES, PART, DONE = "features.json", "features.npy", "features.npy.part", "done.npy"
 
@@ -36,9 +36,9 @@ def claim(home: Path, identity: Mapping[str, Any], meaning: Mapping[str, str], r
             raise LabError(f"{home} is not empty and holds no stored features; give another.")
         atomic_write(record, json.dumps(identity, indent=2) + "\n")
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
-        raise LabError(f"{record} cannot be read; delete the folder or give another.") from None
+        found = read_json_object(record)
+    except LabError as error:
+        raise LabError(f"{error} Delete the folder, or give another.") from None
     for key, what in meaning.items():
         if found.get(key) != identity[key]:
             raise LabError(

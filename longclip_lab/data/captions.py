@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from longclip_lab.data.usable import check_inside, check_text
+from longclip_lab.data.usable import caption_defect, inside
 from longclip_lab.errors import LabError
+from longclip_lab.files import json_kind, read_json
 
 FORM = (
     'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], '
@@ -28,93 +27,74 @@ class CaptionFile:
 def read_captions(path: Path) -> CaptionFile:
     """Read a COCO caption file (UTF-8 JSON); captions keep the file's order, ends stripped.
 
-    Collects as defects: empty captions, captions of a picture that is not listed. Raises
-    LabError for a file that is missing, empty, not UTF-8, not JSON, of another form, that lists
-    a picture twice, or whose file names leave the folder.
+    Collects as defects: captions that are empty, missing (null, NaN) or no text, captions of a
+    picture that is not listed. Raises LabError for a file that is missing, empty, not UTF-8, not
+    JSON, of another form, that lists a picture twice, or whose file names leave the folder.
     """
-    content = _read_json(path)
+    content = read_json(path, allow_nan=True)
     if not isinstance(content, dict):
-        raise LabError(f"{path} holds a JSON {type(content).__name__}; expected {FORM}.")
-    names = _file_names(path, _records(path, content, "images"))
+        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {FORM}.")
+    names = file_names(path, records_under(path, content, "images"))
     result = CaptionFile({name: [] for name in names.values()})
     seen: set[int | str] = set()
-    for position, record in _records(path, content, "annotations"):
+    for position, record in records_under(path, content, "annotations"):
         where = f"{path}: annotations[{position}]"
-        caption = record.get("caption")
-        image_id = _identity(record, "image_id", where)
-        if not isinstance(caption, str):
+        image_id = identity_under(record, "image_id", where)
+        if "caption" not in record:
             raise LabError(f'{where} has no text under "caption"; expected {FORM}.')
-        check_text(caption, where)
-        if "id" in record:
-            identity = _identity(record, "id", where)
-            if identity in seen:
-                raise LabError(f"{where} repeats the annotation id {identity}; ids must differ.")
-            seen.add(identity)
+        check_id(record, where, seen)
         if image_id not in names:
             _note(result, "caption of a picture that is not listed", f"image_id {image_id}")
-        elif not caption.strip():
-            _note(result, "empty caption", names[image_id])
+        elif defect := caption_defect(record["caption"]):
+            _note(result, defect, names[image_id])
         else:
-            result.captions[names[image_id]].append(caption.strip())
+            result.captions[names[image_id]].append(record["caption"].strip())
     return result
 
 
-def read_text(path: Path) -> str:
-    """The whole of a UTF-8 text file. Raises LabError if it is missing, empty or not UTF-8."""
-    if not path.is_file():
-        raise LabError(f"There is no file {path}.")
-    content = path.read_bytes()
-    if not content.strip():
-        raise LabError(f"{path} is empty.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabError(
-            f"{path} is not UTF-8 text: byte {content[error.start]:#04x} at position "
-            f"{error.start}. Save it as UTF-8."
-        ) from None
-
-
-def _read_json(path: Path) -> Any:
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise LabError(
-            f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
-            "Is the file complete?"
-        ) from None
-    except RecursionError:
-        raise LabError(f"{path} is nested too deeply; expected {FORM}.") from None
-
-
-def _records(path: Path, content: dict, key: str) -> Iterator[tuple[int, dict]]:
+def records_under(
+    path: Path, content: dict, key: str, form: str = FORM
+) -> Iterator[tuple[int, dict]]:
+    """The objects of the list `key` with their positions. Raises LabError for anything else."""
     if not isinstance(content.get(key), list):
-        raise LabError(f'{path} has no list "{key}"; expected {FORM}.')
+        raise LabError(f'{path} has no list "{key}"; expected {form}.')
     for position, record in enumerate(content[key]):
         if not isinstance(record, dict):
-            raise LabError(f"{path}: {key}[{position}] is not an object; expected {FORM}.")
+            raise LabError(f"{path}: {key}[{position}] is not an object; expected {form}.")
         yield position, record
 
 
-def _identity(record: dict, key: str, where: str) -> int | str:
+def check_id(record: dict, where: str, seen: set[int | str], form: str = FORM) -> None:
+    """Add the id of an annotation, where it has one. Raises LabError for one that is known."""
+    if "id" not in record:
+        return
+    identity = identity_under(record, "id", where, form)
+    if identity in seen:
+        raise LabError(f"{where} repeats the annotation id {identity}; ids must differ.")
+    seen.add(identity)
+
+
+def identity_under(record: dict, key: str, where: str, form: str = FORM) -> int | str:
+    """A picture's or an annotation's id. Raises LabError for anything but a number or a text."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise LabError(f'{where} has no number under "{key}"; expected {FORM}.')
+        raise LabError(f'{where} has no number under "{key}"; expected {form}.')
     return value
 
 
-def _file_names(path: Path, records: Iterator[tuple[int, dict]]) -> dict[int | str, str]:
+def file_names(
+    path: Path, records: Iterator[tuple[int, dict]], form: str = FORM
+) -> dict[int | str, str]:
+    """The pictures' names by id, every id and every name once. Raises LabError otherwise."""
     names: dict[int | str, str] = {}
     listed: set[str] = set()
     for position, record in records:
         where = f"{path}: images[{position}]"
-        identity = _identity(record, "id", where)
+        identity = identity_under(record, "id", where, form)
         name = record.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise LabError(f'{where} has no text under "file_name"; expected {FORM}.')
-        check_text(name, where)
-        check_inside(name, where)
+        name = inside(name, where) if isinstance(name, str) else ""
+        if not name:
+            raise LabError(f'{where} has no file\'s name under "file_name"; expected {form}.')
         if identity in names:
             raise LabError(f"{where} repeats the image id {identity}; every image once, please.")
         if name in listed:

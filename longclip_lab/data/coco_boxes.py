@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longclip_lab.data.captions import check_id, file_names, identity_under, records_under
 from longclip_lab.data.coco import locate
 from longclip_lab.errors import LabError
+from longclip_lab.files import json_kind, parse_json
 
+FORM = (
+    'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], "categories": [{"id": 1, '
+    '"name": "cat"}, ...], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": '
+    '[x, y, width, height], "area": 9.0}, ...]}'
+)
 CROWD = "category marked as a crowd"
 MISSING = "missing picture"
 SMALL, MEDIUM = 32**2, 96**2  # COCO's own limits, in square pixels of the original picture
@@ -50,21 +57,16 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
     theirs says where a single one is. So are pictures that are not on disk. Both are counted and
     named in `skipped`. Pictures in which nothing is boxed do not appear.
 
-    Raises LabError if the folder or file is missing, for a file of another form, and if nothing
-    is left.
+    Raises LabError if the folder or file is missing, for a file of another form, for an image,
+    category or annotation that is listed twice, for a box of none of those listed or whose numbers
+    are none, for names that lead out of the folder, and if nothing is left.
     """
     folder, path = locate(Path(root), split, "instances")
     raw = path.read_bytes()
-    try:
-        content = json.loads(raw)
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        categories = {category["id"]: category["name"] for category in content["categories"]}
-        found = _by_picture(content["annotations"], names, categories)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LabError(
-            f"{path} is not a file of COCO's instances: {error!r}. Expected images, annotations "
-            "with bbox, area and category_id, and categories."
-        ) from error
+    content = parse_json(raw, str(path))
+    if not isinstance(content, dict):
+        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {FORM}.")
+    found = _by_picture(path, content)
     skipped: dict[str, list[str]] = {}
     images, things = [], []
     for name, by_category in sorted(found.items()):
@@ -82,21 +84,53 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
     return BoxedPictures(f"coco/{split}", images, things, skipped, source)
 
 
-def _by_picture(
-    annotations: list[dict[str, Any]], names: dict[int, str], categories: dict[int, str]
-) -> dict[str, dict[str, list[tuple]]]:
+def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list[tuple]]]:
     """For each picture and category: (is it a crowd?, area, box)."""
+    names = file_names(path, records_under(path, content, "images", FORM), FORM)
+    categories = _categories(path, content)
     found: dict[str, dict[str, list[tuple]]] = {}
-    for annotation in annotations:
-        x, y, width, height = map(float, annotation["bbox"])
-        category = categories[annotation["category_id"]]
-        one = (
-            bool(annotation.get("iscrowd", 0)),
-            float(annotation["area"]),
-            (x, y, x + width, y + height),
-        )
-        found.setdefault(names[annotation["image_id"]], {}).setdefault(category, []).append(one)
+    seen: set[int | str] = set()
+    for position, annotation in records_under(path, content, "annotations", FORM):
+        where = f"{path}: annotations[{position}]"
+        check_id(annotation, where, seen, FORM)
+        image_id = identity_under(annotation, "image_id", where, FORM)
+        category_id = identity_under(annotation, "category_id", where, FORM)
+        if image_id not in names:
+            raise LabError(f"{where} is of the image id {image_id}, which images does not list.")
+        if category_id not in categories:
+            raise LabError(f"{where} is of the category id {category_id}, which is not listed.")
+        x, y, width, height = _numbers(annotation.get("bbox"), 4, where, "bbox")
+        (area,) = _numbers([annotation.get("area")], 1, where, "area")
+        if not (width >= 0 and height >= 0 and area >= 0):
+            raise LabError(f"{where} has a box or an area below zero; expected {FORM}.")
+        one = (bool(annotation.get("iscrowd", 0)), area, (x, y, x + width, y + height))
+        by_category = found.setdefault(names[image_id], {})
+        by_category.setdefault(categories[category_id], []).append(one)
     return found
+
+
+def _categories(path: Path, content: dict[str, Any]) -> dict[int | str, str]:
+    categories: dict[int | str, str] = {}
+    for position, record in records_under(path, content, "categories", FORM):
+        where = f"{path}: categories[{position}]"
+        identity, name = identity_under(record, "id", where, FORM), record.get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise LabError(f'{where} has no text under "name"; expected {FORM}.')
+        if identity in categories:
+            raise LabError(f"{where} repeats the category id {identity}; every one once, please.")
+        categories[identity] = name
+    return categories
+
+
+def _numbers(values: Any, count: int, where: str, name: str) -> list[float]:
+    try:
+        numbers = [math.nan if isinstance(value, bool | str) else float(value) for value in values]
+    except (TypeError, OverflowError):
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        what = "number" if count == 1 else f"list of {count} numbers"
+        raise LabError(f'{where} has no {what} under "{name}"; expected {FORM}.')
+    return numbers
 
 
 def _things(

@@ -9,7 +9,8 @@ lotlip: LoTLIP's long captions of LAION and COYO (Recap-Long-Laion, Recap-Long-C
     header was not at hand when this was written: columns are found by DreamLIP's names, or given.
 sharegpt4v: a JSON list of {"id", "image": "sam/images/sa_1.jpg", "conversations": [{"from":
     "human", "value": ..}, {"from": "gpt", "value": the long caption}]}, such as
-    `share-captioner_coco_lcs_sam_1246k_1107.json`.
+    `share-captioner_coco_lcs_sam_1246k_1107.json`. The caption is the first turn whose "from" is
+    the model's (`ANSWERERS`), wherever it stands.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from longclip_lab.data.tables import Row, read_rows
-from longclip_lab.data.usable import check_text
+from longclip_lab.data.usable import EMPTY, caption_defect
 from longclip_lab.errors import LabError
 
 LAYOUTS = ("dreamlip", "lotlip", "sharegpt4v")
+ANSWERERS = ("gpt", "assistant", "model", "chatgpt", "bot")
+"""What the model of a conversation is called under "from", in small letters."""
+NO_ANSWER = "conversation without an answer by a model"
 _SUFFIX_OF = {"InstructBLIP": "IB", "LLaVA": "LLA", "ShareGPT4V": "SV"}
 
 
@@ -46,6 +50,7 @@ class Entry:
     """One picture's texts as a table has them, stripped; empty ones are left out.
 
     `picture` is what the table calls it, `where` the place in the file, `long` by captioner.
+    `defects` are captions that cannot be one, by reason and column.
     """
 
     where: str
@@ -53,6 +58,7 @@ class Entry:
     raw: str
     long: dict[str, str]
     short: list[str]
+    defects: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_columns(path: Path, columns: Columns) -> Iterator[Entry]:
@@ -63,31 +69,50 @@ def read_columns(path: Path, columns: Columns) -> Iterator[Entry]:
     for number, (where, row) in enumerate(read_rows(path)):
         if number == 0:
             columns = _present(path, row, columns)
-        yield Entry(
-            where,
-            _text(path, where, row, columns.image),
-            _text(path, where, row, columns.raw),
-            _filled(path, where, row, columns.long),
-            list(_filled(path, where, row, columns.short).values()),
-        )
+        entry = Entry(where, "", "", {}, [])
+        entry.picture = _text(row.get(columns.image), columns.image, [])
+        entry.raw = _text(row.get(columns.raw), columns.raw, entry.defects)
+        entry.long = _filled(row, columns.long, entry.defects)
+        entry.short = list(_filled(row, columns.short, entry.defects).values())
+        yield entry
 
 
 def read_conversations(path: Path) -> Iterator[Entry]:
     """The entries of ShareGPT4V's JSON list; there are no raw captions.
 
-    Raises LabError for an entry of another form.
+    Raises LabError as `answer_of` does.
     """
     for where, row in read_rows(path):
-        turns = row.get("conversations")
-        answer: Any = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
-        if not isinstance(answer, dict) or "image" not in row or "value" not in answer:
-            raise LabError(
-                f'{path}, {where}: expected {{"image": "a.jpg", "conversations": [question, '
-                f'{{"value": the long caption}}]}}, got the keys {", ".join(map(repr, row))}.'
-            )
-        long = _text(path, where, answer, "value")
-        picture = _text(path, where, row, "image")
-        yield Entry(where, picture, "", {"ShareGPT4V": long} if long else {}, [])
+        entry = Entry(where, "", "", {}, [])
+        entry.picture = _text(row.get("image"), "image", [])
+        answer = answer_of(row, f"{path}, {where}")
+        if answer is None:
+            entry.defects.append((NO_ANSWER, ""))
+        elif long := _text(answer["value"], "value", entry.defects):
+            entry.long = {"ShareGPT4V": long}
+        yield entry
+
+
+def answer_of(row: Row, where: str) -> Row | None:
+    """The model's turn of a conversation, the first if there are several; None if it has none.
+
+    Turns are known by who speaks, not by their place: a system's may come first. Raises LabError
+    for an entry of another form.
+    """
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or "image" not in row:
+        raise LabError(
+            f'{where}: expected {{"image": "a.jpg", "conversations": [question, {{"from": "gpt", '
+            f'"value": the long caption}}]}}, got the keys {", ".join(map(repr, row))}.'
+        )
+    for turn in turns:
+        speaker = turn.get("from") if isinstance(turn, dict) else None
+        if isinstance(speaker, str) and speaker.strip().lower() in ANSWERERS:
+            if "value" not in turn:
+                has = ", ".join(map(repr, turn))
+                raise LabError(f"{where}: expected a text under 'value'. It has {has}.")
+            return turn
+    return None
 
 
 def _present(path: Path, row: Row, columns: Columns) -> Columns:
@@ -103,19 +128,16 @@ def _present(path: Path, row: Row, columns: Columns) -> Columns:
     return replace(columns, image=image)
 
 
-def _filled(path: Path, where: str, row: Row, names: Mapping[str, str]) -> dict[str, str]:
-    texts = {who: _text(path, where, row, name) for who, name in names.items()}
+def _filled(row: Row, names: Mapping[str, str], defects: list[tuple[str, str]]) -> dict[str, str]:
+    texts = {who: _text(row.get(name), name, defects) for who, name in names.items()}
     return {who: text for who, text in texts.items() if text}
 
 
-def _text(path: Path, where: str, row: Row, name: str) -> str:
-    value = row.get(name)
+def _text(value: Any, name: str, defects: list[tuple[str, str]]) -> str:
     # Shards made from these tables keep each caption as a list of one.
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise LabError(f"{path}, {where}: expected a text under {name!r}, got {value!r}.")
-    check_text(value, f"{path}, {where}")
-    return value.strip()
+    defect = caption_defect(value)
+    if defect and defect != EMPTY:  # which texts have to be there, the layout's reader knows
+        defects.append((defect, name))
+    return "" if defect else value.strip()

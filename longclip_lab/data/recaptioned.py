@@ -12,9 +12,9 @@ from longclip_lab.data.pairs import Pairs
 from longclip_lab.data.tables import SUFFIXES
 from longclip_lab.data.usable import (
     Defects,
-    check_inside,
     complaint,
     content_hash,
+    inside,
     usable_pictures,
 )
 from longclip_lab.errors import LabError, suggest
@@ -45,9 +45,10 @@ def recaptioned(
     `table` defaults to the only table in `root`, or to the one whose name begins with `split`
     ("cc3m"); for sharegpt4v, `split` is "train" or "val", Long-CLIP's own. `paths` maps what the
     table calls a picture, such as its address, to its path below `root`. `limit` reads the first
-    entries only. A missing picture, an empty raw caption, a picture without any long caption or
-    listed twice raises a LabError that counts and names them; with `skip_bad=True` they are left
-    out, counted and named in `skipped`. `verify=True` decodes every picture (about 2 ms each).
+    entries only. A missing picture, an empty raw caption, a caption that is no text, a picture
+    without any long caption or listed twice raises a LabError that counts and names them; with
+    `skip_bad=True` they are left out, counted and named in `skipped`. `verify=True` decodes every
+    picture (about 2 ms each).
     """
     root = Path(root)
     if layout not in LAYOUTS:
@@ -118,7 +119,7 @@ def _pairs(
 def _find_table(root: Path, table: str | Path | None, split: str | None) -> Path:
     if table is not None:
         return root / table
-    found = sorted(path for path in root.iterdir() if path.suffix in SUFFIXES)
+    found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES)
     fitting = [path for path in found if split is None or path.name.startswith(split)]
     if len(fitting) == 1:
         return fitting[0]
@@ -160,7 +161,10 @@ def _collect(
                 f"{path}, {where} names its picture by address: {called}. Download the pictures "
                 "and give paths={address: path below the root, ...}."
             )
-        check_inside(name, f"{path}, {where}")
+        name = inside(name, f"{path}, {where}")
+        for reason, column in entry.defects:
+            told = f"{name or where} ({column})" if column else name or where
+            defects.setdefault(reason, []).append(told)
         if not called:
             defects.setdefault("row without a picture's name", []).append(where)
         elif not name:
@@ -168,14 +172,14 @@ def _collect(
         elif name in entries:
             defects.setdefault("picture listed twice", []).append(name)
         elif not entry.long:
-            defects.setdefault("no long caption", []).append(name)
+            if not entry.defects:
+                defects.setdefault("no long caption", []).append(name)
         else:
             entries[name] = entry
             lacks_raw += [] if entry.raw else [name]
     # A table without raw captions at all is a layout; one with holes is damaged.
     if len(lacks_raw) < len(entries):
-        for name in lacks_raw:
-            del entries[name]
-        if lacks_raw:
-            defects["no raw caption"] = lacks_raw
+        without = {name: entries.pop(name) for name in lacks_raw}
+        if empty := [name for name, entry in without.items() if not entry.defects]:
+            defects["no raw caption"] = empty
     return entries

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 from longclip_lab.data.pictures import MISSING, check_picture, check_pictures, check_presence
 from longclip_lab.errors import LabError
@@ -64,10 +66,11 @@ def content_hash(digests: dict[str, str], texts: list[list[str]]) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
-def check_inside(name: str, where: str) -> None:
-    """Raise LabError if the file name `name` leads out of the picture folder.
+def inside(name: str, where: str) -> str:
+    """The name of a picture below its folder, in its plainest form: "./a//0.png" is "a/0.png".
 
-    A caption file is downloaded data: its names must not reach other files.
+    A caption file is downloaded data: its names must not reach other files. Raises LabError for a
+    name that leads out of the folder, and for broken Unicode.
     """
     windows, posix = PureWindowsPath(name), PurePosixPath(name)
     parts = {*windows.parts, *posix.parts}
@@ -76,11 +79,40 @@ def check_inside(name: str, where: str) -> None:
             f"{where} has the file name {name!r}, which leads out of the picture folder; "
             "expected a plain name such as 000000000139.jpg."
         )
+    if not is_unicode(name):
+        raise LabError(f"{where} has a file name that is not valid Unicode: {name!r}.")
+    return posix.as_posix() if posix.parts else ""
 
 
-def check_text(text: str, where: str) -> None:
-    """Raise LabError for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+EMPTY = "empty caption"
+NO_TEXT = "caption that is no text"
+NO_UNICODE = "caption with half a surrogate pair, which is no text"
+
+
+def caption_defect(value: Any) -> str:
+    """What is wrong with a caption as a file has it: one of the reasons above, or "" for nothing.
+
+    Null and NaN, which pandas writes for a missing one, count as empty, as does a text of which
+    nothing would be seen.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return EMPTY
+    if not isinstance(value, str):
+        return NO_TEXT
+    if not is_unicode(value):
+        return NO_UNICODE
+    seen = (character.isprintable() and not character.isspace() for character in value)
+    return "" if any(seen) else EMPTY
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text is free of halves of surrogate pairs, which JSON can spell and UTF-8 cannot.
+
+    >>> is_unicode("caf\u00e9"), is_unicode("\ud83d")
+    (True, False)
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise LabError(f"{where} holds a text that is not valid Unicode: {text!r}.") from None
+        return False
+    return True

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longclip_lab.errors import LabError
+from longclip_lab.files import checked_fields
+
 LEVEL = 0.95
 
 
@@ -35,9 +38,11 @@ class Interval:
 
     @classmethod
     def from_dict(cls, values: dict[str, float | int | None]) -> Interval:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`. Raises LabError for anything else."""
+        if not isinstance(values, dict) or not {"value", "low", "high", "n"} <= values.keys():
+            raise LabError(f"A score should have value, low, high and n, got {values!r:.60}.")
         low, high = (math.nan if values[b] is None else values[b] for b in ("low", "high"))
-        return cls(values["value"], low, high, values["n"])
+        return checked_fields(cls(values["value"], low, high, values["n"]), "A score")
 
 
 def bootstrap_mean(

@@ -35,9 +35,8 @@ class ShorterTexts:
         ids_BT = cut_tokens(
             tokens.ids_BT, tokens.lengths_B, n - 2, tokenizer.end_id, tokenizer.pad_id
         )
-        # A text that did not fit the context fills it, so it is longer than n as well.
-        longer = int((tokens.lengths_B > n).sum())
-        return Tokens(ids_BT[:, :n], tokens.lengths_B.clamp(max=n), longer)
+        truncated_B = tokens.truncated_B | (tokens.lengths_B > n)
+        return Tokens(ids_BT[:, :n], tokens.lengths_B.clamp(max=n), truncated_B)
 
 
 def at_length(clip: Clip, length: int | None) -> Any:

@@ -82,8 +82,8 @@ class LongCLIPScore(Metric):
         cosines_N = F.cosine_similarity(images_ND.double(), encoded.features_ND.double(), dim=-1)
         if encoded.num_truncated:
             warnings.warn(
-                f"{encoded.num_truncated} of {len(texts)} texts are longer than the "
-                f"{clip.context_length} tokens of {clip.name}: their ends do not count.",
+                f"{encoded.num_truncated} of {len(texts)} texts are not read whole "
+                f"by {clip.name} ({clip.context_length} tokens): their ends do not count.",
                 LabWarning,
                 stacklevel=2,
             )

@@ -18,7 +18,7 @@ import torch
 from longclip_lab import __version__
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation.intervals import Interval
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, checked_fields, json_kind, parse_json
 from longclip_lab.images import readable
 
 if TYPE_CHECKING:
@@ -81,14 +81,18 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
-        """The inverse of `to_dict`. Raises LabError for missing or unknown fields."""
+        """The inverse of `to_dict`. Raises LabError for fields that do not fit."""
+        if not isinstance(values, dict):
+            raise LabError(f"Not a record: a JSON {json_kind(values)}.")
         known = {f.name for f in fields(cls)}
         needed = {f.name for f in fields(cls) if f.default is f.default_factory is MISSING}
         if not needed <= set(values) <= known:
             missing, unknown = sorted(needed - set(values)), sorted(set(values) - known)
             raise LabError(f"Not a record: missing fields {missing}, unknown fields {unknown}.")
+        if not isinstance(values["scores"], dict):
+            raise LabError("Not a record: its scores have no names.")
         scores = {name: Interval.from_dict(score) for name, score in values["scores"].items()}
-        return cls(**(values | {"scores": scores}))
+        return checked_fields(cls(**(values | {"scores": scores})), "Not a record")
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,7 @@ class Evaluation:
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
         """The inverse of `to_json`. Raises LabError for anything else."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise LabError(f"Not a JSON list of records: {error}.") from error
+        values = parse_json(text, "What should be a JSON list of records")
         if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
             raise LabError("Expected a JSON list of records.")
         return cls([Record.from_dict(value) for value in values])

@@ -20,7 +20,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.evaluation.protocols import Task
 from longclip_lab.evaluation.records import Record
 from longclip_lab.evaluation.scoring import Scorer
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, read_json, read_json_object
 
 FEATURES = "features"
 
@@ -90,11 +90,8 @@ def differing_runs(record: Record, conditions: Mapping[str, Any]) -> list[str]:
 def read_record(path: Path) -> Record:
     """The record in a file. Raises LabError for a file that holds anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise LabError("It holds no object.")
-        return Record.from_dict(content)
-    except (ValueError, TypeError, AttributeError) as error:
+        return Record.from_dict(read_json_object(path))
+    except LabError as error:
         raise LabError(
             f"{path} is not a record of an evaluation ({error}). Move it away, or give another "
             "folder."
@@ -119,8 +116,10 @@ def read_records(folder: str | Path) -> list[Record]:
 
 def _records_of(path: Path) -> list[Record]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         values = content.get("records", [content]) if isinstance(content, dict) else content
+        if not isinstance(values, list):
+            raise LabError("It holds no list of records.")
         return [Record.from_dict(value) for value in values]
-    except (ValueError, TypeError, AttributeError) as error:
+    except LabError as error:
         raise LabError(f"{path} is not a record of an evaluation ({error}).") from error

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.text_tower import encode_tokens, text_tower
+from longclip_lab.models.text_tower import can_trim, encode_tokens, end_positions, text_tower
+from longclip_lab.models.tokenizers import HubTokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
 class Tokens:
     """Texts as a model takes them: ids_BT int64, padded to the full context length.
 
-    `lengths_B` counts the tokens that were kept, start and end included; `num_truncated` counts
-    the texts that did not fit.
+    `lengths_B` counts the tokens that are read, start and end included; `truncated_B` are the texts
+    of which an end is not: they did not fit, or hold an end token themselves.
     """
 
     ids_BT: torch.Tensor
     lengths_B: torch.Tensor
-    num_truncated: int
+    truncated_B: torch.Tensor
+
+    @property
+    def num_truncated(self) -> int:
+        """Of how many texts an end is not read."""
+        return int(self.truncated_B.sum())
 
 
 @dataclass
@@ -127,8 +133,12 @@ def to_tokens(clip: Clip | TextTower, texts: str | Sequence[str]) -> Tokens:
         )
     texts = [texts] if isinstance(texts, str) else list(texts)
     batch = clip.tokenizer.encode_batch(texts, clip.context_length)
-    return Tokens(
-        ids_BT=torch.as_tensor(batch.ids, dtype=torch.long),
-        lengths_B=torch.as_tensor(batch.lengths, dtype=torch.long),
-        num_truncated=int(batch.num_truncated),
-    )
+    ids_BT = torch.as_tensor(batch.ids, dtype=torch.long)
+    lengths_B = torch.as_tensor(batch.lengths, dtype=torch.long)
+    truncated_B = torch.as_tensor(batch.truncated, dtype=torch.bool)
+    if isinstance(clip.tokenizer, HubTokenizer) and can_trim(clip.model):
+        # The lab's own tokenizers know that an end token in a text ends it; the hub's do not.
+        read_B = end_positions(clip.model, ids_BT) + 1
+        truncated_B |= read_B < lengths_B
+        lengths_B = torch.minimum(lengths_B, read_B)
+    return Tokens(ids_BT, lengths_B, truncated_B)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_path, atomic_write
+from longclip_lab.files import atomic_path, atomic_write, read_json
 from longclip_lab.models.assembly import assemble, build_model
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.tokenizers import tokenizer_from_record, tokenizer_record
@@ -108,12 +108,9 @@ def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LabError(f"{path.parent} is not a saved model: it has no {CONFIG}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LabError(f"{path} is not readable as JSON: {error}") from error
+    if not path.exists():
+        raise LabError(f"{path.parent} is not a saved model: it has no {CONFIG}.")
+    config = read_json(path)
     wanted = {"format", "name", "tokenizer", "weights_sha256", "card"}
     if not isinstance(config, dict) or not wanted <= config.keys() or config["format"] != FORMAT:
         raise LabError(f"{path} is not in the format '{FORMAT}' that longclip_lab.save writes.")

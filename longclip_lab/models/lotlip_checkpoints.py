@@ -7,7 +7,6 @@ vocabulary: the corner tokens. Here these rows are a weight of their own, so tha
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import timm
 import torch
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import read_json_object
 from longclip_lab.models import tiny
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
 from longclip_lab.models.checkpoints import read_state_dict
@@ -203,11 +203,11 @@ def _vit_name(weights: Mapping[str, torch.Tensor]) -> tuple[str, int]:
 def _config_beside(path: Path) -> dict[str, Any]:
     for candidate in (path.with_suffix(".json"), path.with_name("open_clip_config.json")):
         if candidate.is_file():
-            try:
-                config = json.loads(candidate.read_text(encoding="utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise LabError(f"{candidate} is not readable as JSON: {error}") from error
-            return config.get("model_cfg", config)
+            config = read_json_object(candidate)
+            inner = config.get("model_cfg", config)
+            if not isinstance(inner, dict):
+                raise LabError(f"{candidate} has no object under 'model_cfg'.")
+            return inner
     return {}
 
 

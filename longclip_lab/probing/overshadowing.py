@@ -256,7 +256,7 @@ def _features(clip: Clip, texts: list[str], progress: bool) -> dict[str, torch.T
     if encoded.num_truncated:
         raise LabError(
             f"expected texts that '{clip.name}' reads whole, got {encoded.num_truncated} of "
-            f"{len(different)} with more than {clip.context_length} tokens. Stretch the model or "
+            f"{len(different)} that do not fit its {clip.context_length} tokens. Stretch it or "
             "ask in another form."
         )
     return dict(zip(different, F.normalize(encoded.features_ND.double(), dim=1), strict=True))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
 from longclip_lab.evaluation.classification import class_features, classify
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, read_json_object
 from longclip_lab.models import Clip, encode_images, encode_texts, stretch
 from longclip_lab.models.encoding import Images
 
@@ -142,8 +142,8 @@ class StretchingTest:
         Raises LabError for a file that is missing or no such file, and for scores of another model
         or other pictures.
         """
+        content = read_json_object(path)
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
             rows = [
                 Stretched(
                     row["keep"], row["ratio"], row["length"],
@@ -152,7 +152,7 @@ class StretchingTest:
                 for row in content["rows"]
             ]  # fmt: skip
             source = content["source"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LabError(f"{path} holds no scores that StretchingTest.save wrote.") from error
         if source != json.loads(json.dumps(self._source)):
             raise LabError(

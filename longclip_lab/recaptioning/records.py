@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import (
+    atomic_write,
+    checked_fields,
+    json_kind,
+    parse_json,
+    read_json_object,
+)
+from longclip_lab.files import read_lines as read_text_lines
 from longclip_lab.images import NO_PICTURES
 from longclip_lab.text import text_statistics
 
@@ -52,9 +59,7 @@ def read_lines(folder: str | Path) -> list[Line]:
     """
     lines, seen = [], set()
     for path in sorted(Path(folder).glob("*.jsonl")):
-        # Not splitlines(), which also cuts at marks that JSON lets stand in a text.
-        whole = path.read_text(encoding="utf-8").removesuffix("\n")
-        for number, text in enumerate(whole.split("\n") if whole else [], 1):
+        for number, text in enumerate(read_text_lines(path), 1):
             line = _line(path, number, text)
             if line.key in seen:
                 raise LabError(
@@ -67,26 +72,37 @@ def read_lines(folder: str | Path) -> list[Line]:
 
 
 def _line(path: Path, number: int, text: str) -> Line:
+    where = f"{path}, line {number}"
     try:
-        return Line(**json.loads(text))
-    except (json.JSONDecodeError, TypeError) as error:
+        values = parse_json(text, where)
+        if not isinstance(values, dict):
+            raise LabError(f"it is a JSON {json_kind(values)}.")
+        return checked_fields(Line(**values), where)
+    except (LabError, TypeError) as error:
+        why = str(error).removeprefix(f"{where}: ").removesuffix(".")
         raise LabError(
-            f"{path}, line {number}: expected a caption as `longclip-lab recaption` writes it: "
-            f"{error}."
+            f"{where}: expected a caption as `longclip-lab recaption` writes it: {why}."
         ) from error
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:
     """What `recaption.json` says. Raises LabError if there is none."""
     path = Path(folder) / RECORD
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise LabError(
             f"{folder} holds no {RECORD}. Give a folder that `longclip-lab recaption` wrote."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise LabError(f"{path} is damaged: {error}.") from error
+        )
+    try:
+        record = read_json_object(path)
+    except LabError as error:
+        raise LabError(f"{path} is damaged: {error} Give another folder.") from error
+    settings = record.get("settings")
+    whole = isinstance(record.get("finished"), bool) and isinstance(settings, dict)
+    if not whole or not isinstance(settings.get("data"), dict):
+        raise LabError(
+            f"{path} is damaged: it does not say how the captions were made. Give another folder."
+        )
+    return record
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +154,13 @@ def summary(folder: Path, names: Iterable[str], left_out: dict[str, list[str]]) 
     skipped = {reason: list(keys) for reason, keys in left_out.items()}
     total: Counter[str] = Counter()
     for name in names:
-        counted = json.loads((folder / COUNTS / f"{name}.json").read_text(encoding="utf-8"))
+        path = folder / COUNTS / f"{name}.json"
+        counted = read_json_object(path)
+        if not all(isinstance(counted.get(part), dict) for part in ("counts", "skipped")):
+            raise LabError(
+                f"{path} does not hold the counts of {name}.jsonl. Remove both, and the same "
+                "command makes them anew."
+            )
         total.update(counted["counts"])
         for reason, keys in counted["skipped"].items():
             skipped.setdefault(reason, []).extend(keys)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, checked_fields, read_json_object
 from longclip_lab.reproduction.experiment import OWN
 from longclip_lab.reproduction.verdicts import DOES_NOT, NOT_TESTABLE, REPRODUCES
 
@@ -188,11 +188,12 @@ def is_writable(folder: Path = FOLDER) -> bool:
 
 def read(path: Path) -> LedgerRecord:
     """A record from its file. Raises LabError for a file that holds none."""
+    if not Path(path).exists():
+        raise LabError(f"There is no record {path}.")
     try:
-        return LedgerRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except OSError:
-        raise LabError(f"There is no record {path}.") from None
-    except (ValueError, TypeError, KeyError) as error:
+        record = LedgerRecord.from_dict(read_json_object(path))
+        return checked_fields(record, "Not a ledger record")
+    except (LabError, TypeError, KeyError, AttributeError) as error:
         raise LabError(f"{path} holds no ledger record: {error}") from None
 
 

@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from longclip_lab.errors import LabError
 from longclip_lab.evaluation.records import commit, versions
-from longclip_lab.files import atomic_path, atomic_write
+from longclip_lab.files import atomic_path, atomic_write, read_json_object
 from longclip_lab.models import Clip, add_corner_tokens, load, stretch
 from longclip_lab.models.pictures import pictures_hash
 from longclip_lab.models.text_tower import text_tower
@@ -60,15 +61,28 @@ class Made:
 
 
 def made(arm: Arm, seed: int, home: Path) -> Made | None:
-    """The arm if it has been made whole, otherwise None."""
+    """The arm if it has been made whole, otherwise None, as for one whose files are damaged."""
     folder = Path(home) / arm.key(seed)
     try:
-        facts = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        facts = _read_times(folder / RESULT)
         with np.load(folder / HITS) as stored:
             hits = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except (LabError, OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     return Made(folder.name, hits, facts)
+
+
+def _read_times(path: Path) -> dict[str, Any]:
+    """A JSON object with what an arm has taken. Raises LabError for anything else."""
+    facts = read_json_object(path)
+    for name in ("seconds", "cpu_seconds"):
+        value = facts.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise LabError(
+                f"{path} does not say how long its arm took ({name}: {value!r}). Remove "
+                "the file to count anew."
+            )
+    return facts
 
 
 def make(arm: Arm, seed: int, home: Path, on_step: OnStep = lambda step: None) -> Made:
@@ -158,10 +172,7 @@ def _features(clip: Clip, recipe: Recipe, images: np.ndarray, home: Path) -> Pat
 @contextmanager
 def _counting(path: Path) -> Iterator[dict[str, float]]:
     """Seconds inside the block, added to those of interrupted calls before it."""
-    try:
-        spent = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        spent = {"seconds": 0.0, "cpu_seconds": 0.0}
+    spent = _read_times(path) if path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         yield spent

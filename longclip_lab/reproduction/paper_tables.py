@@ -6,13 +6,13 @@ Figures whose numbers are not printed are here only with what the text says of t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from longclip_lab.errors import LabError, suggest
+from longclip_lab.files import parse_json
 
 Label = str | int | bool | None
 
@@ -116,7 +116,11 @@ def published_statements() -> dict[str, Statement]:
 def _contents() -> list[dict[str, Any]]:
     folder = files("longclip_lab.reproduction") / "tables"
     paths = sorted((path for path in folder.iterdir()), key=lambda path: path.name)
-    return [json.loads(path.read_text("utf-8")) for path in paths if path.name.endswith(".json")]
+    return [
+        parse_json(path.read_text("utf-8"), path.name)
+        for path in paths
+        if path.name.endswith(".json")
+    ]
 
 
 def _table(content: dict[str, Any]) -> PublishedTable:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from longclip_lab import world
-from longclip_lab.files import atomic_path, atomic_write
+from longclip_lab.errors import LabError
+from longclip_lab.files import atomic_path, atomic_write, read_json_object
 from longclip_lab.reproduction.arms import ARM_VERSION, DIGITS
 from longclip_lab.training.recipe import Recipe
 
@@ -72,8 +73,10 @@ def _open(facts: str, home: Path) -> TrainingSet:
             "name": drawn.name,
         }
         atomic_write(texts, json.dumps(told))  # last: where it is, the pictures are
-    told = json.loads(texts.read_text(encoding="utf-8"))
-    return TrainingSet(images=np.load(images, mmap_mode="r"), **told)
+    try:
+        return TrainingSet(images=np.load(images, mmap_mode="r"), **read_json_object(texts))
+    except (LabError, TypeError, ValueError, EOFError, OSError) as error:
+        raise LabError(f"{folder} cannot be read ({error}). Remove it to draw it anew.") from None
 
 
 def _draw(

@@ -20,7 +20,8 @@ from longclip_lab.plotting import Gallery
 class QueryRead:
     """How much of a query the model reads: `read` of its `tokens`, start and end not counted.
 
-    `unread` is the end of the query that stands behind the model's context, as text; None where
+    `unread` is the end of the query that the model does not read (it stands behind its context, or
+    behind an end token), as text; None where
     the tokenizer does not tell characters.
     """
 

@@ -39,18 +39,19 @@ def how_read(clip: Any, text: str) -> QueryRead:
 
 
 def warn_unread(model: str, reading: QueryRead) -> None:
-    """Say that a query is longer than the model's context, and which end of it is not read."""
+    """Say which end of a query the model does not read, and why."""
     if reading.whole:
         return
     missing = reading.tokens - reading.read
-    quoted = ""
+    quoted, way = "", "Use a model with more positions, or `stretch` this one."
+    if reading.read + 2 < reading.context_length:
+        way = "It holds an end token, behind which nothing is read: take that out."
     if reading.unread is not None:
         start = reading.unread[:_SHOWN] + "…" * (len(reading.unread) > _SHOWN)
         quoted = f": “{start}”"
     warnings.warn(
         f"{model} reads {reading.read} of the query's {reading.tokens} tokens "
-        f"({reading.context_length} positions). The last {missing} change nothing{quoted}. Use a "
-        "model with more positions, or `stretch` this one.",
+        f"({reading.context_length} positions). The last {missing} change nothing{quoted}. {way}",
         LabWarning,
         stacklevel=3,
     )

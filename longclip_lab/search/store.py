@@ -27,11 +27,12 @@ from safetensors.numpy import save_file
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.evaluation.records import model_hash
-from longclip_lab.files import atomic_path
+from longclip_lab.files import atomic_path, checked_fields, parse_json
 from longclip_lab.images import READING, PictureFile
 
 FORMAT = "longclip-lab-search-1"
 WHOLE, BLOCKS = "all.safetensors", "block-*.safetensors"
+_UNUSABLE = (LabError, SafetensorError, OSError, ValueError, LookupError, TypeError)
 COARSEST_CLOCK = 2_000_000_000
 """Nanoseconds; some file systems tell times to two seconds only."""
 
@@ -125,7 +126,7 @@ class FeatureStore:
                 found.update(self._read(path))
             except FileNotFoundError:  # none yet, or another call has just merged it
                 continue
-            except (SafetensorError, OSError, ValueError, LookupError, TypeError) as error:
+            except _UNUSABLE as error:
                 message = f"{path} cannot be used ({error}); its pictures are encoded again."
                 warnings.warn(message, LabWarning, stacklevel=2)
             self._own.append(path)
@@ -154,12 +155,12 @@ class FeatureStore:
         if not path.exists():
             raise FileNotFoundError(path)
         with safe_open(path, framework="numpy") as block:
-            identity = json.loads((block.metadata() or {}).get("identity", "null"))
+            identity = parse_json((block.metadata() or {}).get("identity", "null"), "its identity")
             if identity != self.identity:
                 raise ValueError("it holds features of another model or preprocessing")
             features_RD = block.get_tensor("features")
-            rows = json.loads(block.get_tensor("entries").tobytes())
-        entries = {name: Entry(*facts) for name, *facts in rows}
+            rows = parse_json(block.get_tensor("entries").tobytes(), "its list of pictures")
+        entries = {name: checked_fields(Entry(*facts), f"{name}") for name, *facts in rows}
         good = [name for name, entry in entries.items() if not entry.defect]
         if features_RD.shape != (len(good), self.identity["embedding"]):
             raise ValueError(f"{len(good)} pictures, features of shape {features_RD.shape}")

@@ -28,13 +28,16 @@ class TokenizedText:
 
     `tokens` are the vocabulary's own entries (`cat</w>`, `##ing`), `spans` the characters of
     `text` that each token came from, half-open. Starts and ends never decrease; two tokens that
-    share the bytes of one character share its span.
+    share the bytes of one character share its span. `before_end` is the number of tokens before
+    an end token that the text itself holds, for tokenizers whose models read no further; None
+    where there is none.
     """
 
     text: str
     ids: list[int]
     tokens: list[str]
     spans: list[tuple[int, int]]
+    before_end: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,9 +50,11 @@ class TokenizedText:
         >>> tokenized.text[: tokenized.characters_read(5)]
         'A red boat'
         """
-        if len(self) + 2 <= context_length:
+        readable = len(self) if self.before_end is None else self.before_end
+        if readable == len(self) <= context_length - 2:
             return len(self.text)
-        return self.spans[context_length - 3][1] if context_length > 2 else 0
+        read = min(readable, context_length - 2)
+        return self.spans[read - 1][1] if read > 0 else 0
 
 
 class Tokenizer(ABC):
@@ -64,6 +69,10 @@ class Tokenizer(ABC):
     start_id: int
     end_id: int
     pad_id: int
+    ends_at_first: bool = False
+    """Whether models with this tokenizer read a text off at its first end token and never see what
+    stands behind it, as CLIP's do. An end token written out in a text then ends it: what follows
+    counts as cut off. BERT's towers look both ways and read on behind a [SEP]."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -72,6 +81,13 @@ class Tokenizer(ABC):
     @abstractmethod
     def tokenize(self, text: str) -> TokenizedText:
         """The text's tokens with their characters, without special tokens."""
+
+    def num_readable(self, ids: Sequence[int]) -> int:
+        """How many of a text's tokens (`encode`) can be read, were the context long enough: those
+        before an end token that the text itself holds, where that ends it, otherwise all."""
+        ids = list(ids)
+        held = self.ends_at_first and self.end_id in ids
+        return ids.index(self.end_id) if held else len(ids)
 
     def encode_batch(
         self, texts: Sequence[str], context_length: int, policy: str = "head", seed: int = 0
@@ -93,7 +109,7 @@ class Tokenizer(ABC):
         if policy in ("drop", "move", "shuffle"):
             texts = [rearrange(_checked(text), policy, rng) for text in texts]
         framed = [[self.start_id, *self.encode(_checked(text)), self.end_id] for text in texts]
-        batch = truncate(framed, context_length, self.end_id, self.pad_id)
+        batch = truncate(framed, context_length, self.end_id, self.pad_id, self.ends_at_first)
         return pad_front(batch, self.pad_id, rng) if policy == "pad" else batch
 
     def __call__(self, texts: str | Sequence[str], context_length: int = 77) -> torch.LongTensor:

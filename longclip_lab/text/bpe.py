@@ -34,11 +34,13 @@ class ClipTokenizer(Tokenizer):
     """OpenAI's byte-pair encoding, 49,408 tokens, as open_clip's SimpleTokenizer runs it.
 
     Texts are repaired (ftfy), unescaped from HTML, squeezed and lower-cased first; the spans that
-    `tokenize` gives refer to the text as it came.
+    `tokenize` gives refer to the text as it came. "<end_of_text>" written out in a text is the end
+    token, as in open_clip: what follows it is not read, and counts as cut off.
     """
 
     name = "clip"
     pad_id = 0
+    ends_at_first = True
 
     def __init__(self) -> None:
         self.merges = _merge_lines()
@@ -78,7 +80,10 @@ class ClipTokenizer(Tokenizer):
                 cleaned.span(match.start() + start, match.start() + end)
                 for start, end in word_spans
             ]
-        return TokenizedText(text, ids, [self.entries[number] for number in ids], spans)
+        readable = self.num_readable(ids)
+        before_end = readable if readable < len(ids) else None
+        entries = [self.entries[number] for number in ids]
+        return TokenizedText(text, ids, entries, spans, before_end)
 
     def _split_word(self, word: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a word's pieces, and the characters of the word that each piece touches."""

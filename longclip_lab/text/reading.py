@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from longclip_lab.errors import LabError, suggest
+from longclip_lab.files import json_kind, parse_json, read_text
 
 KEYS = ("IIW", "long_caption", "caption", "text", "description")
 """Where a record keeps its text: the first of these that the first record of a file has."""
@@ -52,9 +52,9 @@ def read_texts(path: str | os.PathLike[str], key: str | None = None) -> Texts:
     - a folder in ImageInWords' layout: `IIW-400/data.jsonl`, `DCI_Test/...`, `DOCCI_Test/...`; or
       a folder with a data.jsonl.
 
-    Empty texts are left out, counted and named in `skipped`, as are parts of ImageInWords that are
-    not there. Raises LabError for a file that is missing, empty, not UTF-8, of another form, or
-    without any text.
+    Empty and missing texts (null, NaN) are left out, counted and named in `skipped`, as are parts
+    of ImageInWords that are not there. Raises LabError for a file that is missing, empty, not
+    UTF-8, of another form, or without any text.
     """
     path = Path(path)
     files, skipped = _files(path)
@@ -98,7 +98,7 @@ def _read_file(path: Path, key: str | None) -> tuple[str | None, list[tuple[str,
     suffix = path.suffix.lower()
     if suffix not in (".txt", ".jsonl", ".json"):
         raise LabError(f"Do not know how to read {path}. Expected {_FORMS}.")
-    content = _content(path)
+    content = read_text(path)
     if suffix == ".txt":
         lines = content.removesuffix("\n").split("\n") if content else []
         return None, [(f":{number}", line) for number, line in enumerate(lines, start=1)]
@@ -109,63 +109,40 @@ def _read_file(path: Path, key: str | None) -> tuple[str | None, list[tuple[str,
     return key, [(place, _text_of(record, key, f"{path}{place}")) for place, record in records]
 
 
-def _content(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise LabError(f"Cannot read {path}: {error.strerror}.") from error
-    try:
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise LabError(
-            f"{path} is not UTF-8 text: line {line} has the byte {raw[error.start]:#04x}. "
-            "Save it as UTF-8, for example with `iconv -f LATIN1 -t UTF-8`."
-        ) from None
-    if "\0" in content:
-        raise LabError(f"{path} is not a text file: it holds zero bytes. Save it as UTF-8.")
-    return content.replace("\r\n", "\n")
-
-
 def _json_lines(path: Path, content: str) -> list[tuple[str, Any]]:
-    lines = enumerate(content.split("\n"), start=1)
-    return [(f":{i}", _parsed(line, f"{path}:{i}")) for i, line in lines if line.strip()]
+    return [
+        (f":{number}", parse_json(line, f"{path}:{number}", allow_nan=True))
+        for number, line in enumerate(content.split("\n"), start=1)
+        if line.strip()
+    ]
 
 
 def _json_list(path: Path, content: str) -> list[tuple[str, Any]]:
-    records = _parsed(content, str(path)) if content.strip() else []
+    records = parse_json(content, str(path), allow_nan=True) if content.strip() else []
     place = ""
     if isinstance(records, dict) and "annotations" in records:
         records, place = records["annotations"], ".annotations"
     if not isinstance(records, list):
         raise LabError(
-            f"{path} holds a JSON {_kind(records)}. Expected a list of texts or of objects, or an "
-            'object with such a list under "annotations".'
+            f"{path} holds a JSON {json_kind(records)}. Expected a list of texts or of objects, or "
+            'an object with such a list under "annotations".'
         )
     return [(f"{place}[{i}]", record) for i, record in enumerate(records)]
-
-
-def _parsed(content: str, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}"
-        raise LabError(f"{where} is not JSON: {error.msg} ({at} of it). Is it complete?") from None
-    except (ValueError, RecursionError) as error:
-        raise LabError(f"{where} is JSON that cannot be read: {error}.") from None
 
 
 def _text_of(record: Any, key: str | None, where: str) -> str:
     if isinstance(record, str):
         text = record
     elif not isinstance(record, dict):
-        raise LabError(f"{where} is a JSON {_kind(record)}. Expected an object or a string.")
+        raise LabError(f"{where} is a JSON {json_kind(record)}. Expected an object or a string.")
     elif key not in record:
         raise LabError(f"{where} {_no_text(record, key)}")
     else:
-        text = "" if record[key] is None else record[key]
+        # pandas writes NaN for a text that is missing.
+        missing = record[key] is None or record[key] != record[key]
+        text = "" if missing else record[key]
     if not isinstance(text, str):
-        raise LabError(f'{where} has a JSON {_kind(text)} under "{key}". Expected a string.')
+        raise LabError(f'{where} has a JSON {json_kind(text)} under "{key}". Expected a string.')
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -180,8 +157,3 @@ def _no_text(record: dict[str, Any], key: str | None) -> str:
         return f'has nothing under "{key}". {suggest(key, record)}'
     has = ", ".join(list(record)[:8])
     return f"has none of the keys {', '.join(KEYS)}. It has {has}: name one with key=."
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return kinds.get(type(value), "number")

@@ -27,7 +27,8 @@ _SHOWN = 160  # characters of the example before and after its cut
 class Cut:
     """What a context of `context` tokens (start and end included) leaves of the texts.
 
-    `texts` are cut, which is `share` of all; `share_of_tokens` of all tokens are never read.
+    `texts` are longer, which is `share` of all; `share_of_tokens` of all tokens are never read,
+    those behind an end token that a text holds itself included.
     """
 
     context: int
@@ -43,7 +44,8 @@ class TextStatistics:
     Means are per text; tokens are counted without start and end, except against a context.
     `quantiles` holds the tokens of the shortest text, of the 5th, 50th and 95th percentile
     and of the longest text. `example` is the first cut text as
-    (what the shortest context reads, what it never reads), or None.
+    (what the shortest context reads, what it never reads), or None. `ended_early` texts hold an end
+    token themselves, behind which CLIP reads nothing.
     """
 
     name: str
@@ -56,6 +58,7 @@ class TextStatistics:
     skipped: dict[str, list[str]]
     source: dict[str, Any]
     example: tuple[str, str] | None
+    ended_early: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON-able object; shares are between 0 and 1."""
@@ -69,6 +72,7 @@ class TextStatistics:
             **{f"share_longer_than_{cut.context}": cut.share for cut in self.cuts},
             **{f"texts_longer_than_{cut.context}": cut.texts for cut in self.cuts},
             **{f"share_of_tokens_beyond_{cut.context}": cut.share_of_tokens for cut in self.cuts},
+            "texts_with_an_end_token": self.ended_early,
             "skipped": self.skipped,
             "source": self.source,
         }
@@ -88,6 +92,11 @@ class TextStatistics:
             f"and end included; {100 * cut.share_of_tokens:.1f}% of all tokens are never read"
             for cut in self.cuts
         ]
+        if self.ended_early:
+            lines.append(
+                f"  {self.ended_early} text{'s hold' if self.ended_early > 1 else ' holds'} an end "
+                "token: what stands behind it is never read"
+            )
         for reason, names in self.skipped.items():
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             lines.append(f"  left out, {reason}: {len(names)} ({', '.join(names[:_NAMED])}{more})")
@@ -126,9 +135,10 @@ def text_statistics(
         tokenizer = get_tokenizer(tokenizer)
     if not texts.texts:
         raise LabError(f"{texts.name} holds no text to count.")
-    lengths_N = np.array(
-        [_count(tokenizer, text, name) for text, name in zip(texts.texts, texts.names, strict=True)]
+    counts = (
+        _count(tokenizer, text, name) for text, name in zip(texts.texts, texts.names, strict=True)
     )
+    lengths_N, readable_N = np.array(list(counts)).T
     levels = {"shortest": 0, "5%": 5, "50%": 50, "95%": 95, "longest": 100}
     return TextStatistics(
         name=texts.name,
@@ -137,10 +147,11 @@ def text_statistics(
         subcaptions_per_text=float(np.mean([len(split_subcaptions(t)) for t in texts.texts])),
         tokens_per_text=float(lengths_N.mean()),
         quantiles={name: float(np.percentile(lengths_N, q)) for name, q in levels.items()},
-        cuts=tuple(_cut(lengths_N, context) for context in sorted(contexts)),
+        cuts=tuple(_cut(lengths_N, readable_N, context) for context in sorted(contexts)),
         skipped=texts.skipped,
         source=texts.source,
-        example=_example(texts.texts, lengths_N, tokenizer, min(contexts, default=0)),
+        example=_example(texts.texts, lengths_N, readable_N, tokenizer, min(contexts, default=0)),
+        ended_early=int((readable_N < lengths_N).sum()),
     )
 
 
@@ -149,24 +160,30 @@ def describe_texts(path: str | os.PathLike[str], tokenizer: str = "clip") -> Tex
     return text_statistics(read_texts(path), get_tokenizer(tokenizer))
 
 
-def _count(tokenizer: Tokenizer, text: str, name: str) -> int:
+def _count(tokenizer: Tokenizer, text: str, name: str) -> tuple[int, int]:
+    """A text's tokens, and how many of them a context could hold at all."""
     try:
-        return len(tokenizer.encode(text))
+        ids = tokenizer.encode(text)
+        return len(ids), tokenizer.num_readable(ids)
     except LabError as error:
         raise LabError(f"{name}: {error}") from error
 
 
-def _cut(lengths_N: np.ndarray, context: int) -> Cut:
-    lost_N = np.maximum(lengths_N + 2 - context, 0)
-    count = int((lost_N > 0).sum())
+def _cut(lengths_N: np.ndarray, readable_N: np.ndarray, context: int) -> Cut:
+    lost_N = lengths_N - np.minimum(readable_N, max(context - 2, 0))
+    count = int((lengths_N + 2 > context).sum())
     total = max(int(lengths_N.sum()), 1)
     return Cut(context, count, count / len(lengths_N), float(lost_N.sum() / total))
 
 
 def _example(
-    texts: Sequence[str], lengths_N: np.ndarray, tokenizer: Tokenizer, context: int
+    texts: Sequence[str],
+    lengths_N: np.ndarray,
+    readable_N: np.ndarray,
+    tokenizer: Tokenizer,
+    context: int,
 ) -> tuple[str, str] | None:
-    cut_texts = np.flatnonzero(lengths_N + 2 > context)
+    cut_texts = np.flatnonzero((lengths_N + 2 > context) | (readable_N < lengths_N))
     if not context or not len(cut_texts):
         return None
     text = texts[cut_texts[0]]

@@ -22,8 +22,9 @@ from longclip_lab.text.splitting import split_sentences
 class TokenBatch:
     """Token ids [B, T] and how much of each text they hold.
 
-    `lengths` counts tokens with start and end after the cut, `full_lengths` before it (of the
-    rearranged text where a sentence policy was asked for).
+    `lengths` counts the tokens that are read, start and end included, `full_lengths` those of the
+    whole text (the rearranged one where a sentence policy was asked for). `truncated` are the texts
+    of which an end is not read: they are longer than the context, or hold an end token themselves.
     """
 
     ids: np.ndarray
@@ -33,17 +34,23 @@ class TokenBatch:
 
     @property
     def num_truncated(self) -> int:
-        """How many texts of the batch were cut."""
+        """Of how many texts of the batch an end is not read."""
         return int(self.truncated.sum())
 
 
 def truncate(
-    framed: Sequence[Sequence[int]], context_length: int, end_id: int, pad_id: int
+    framed: Sequence[Sequence[int]],
+    context_length: int,
+    end_id: int,
+    pad_id: int,
+    ends_at_first: bool = False,
 ) -> TokenBatch:
     """Pad or cut token lists (start and end included) to [B, context_length], as open_clip does.
 
     Of a text that is too long the first `context_length` tokens are kept and the last of them
-    becomes the end token. Raises LabError for a context shorter than start and end.
+    becomes the end token. With `ends_at_first` (`Tokenizer.ends_at_first`) a text is read up to its
+    first end token only, wherever that comes from; its ids stay as they are. Raises LabError for a
+    context shorter than start and end.
 
     >>> truncate([[8, 1, 2, 9], [8, 1, 2, 3, 4, 9]], 5, end_id=9, pad_id=0).ids
     array([[8, 1, 2, 9, 0],
@@ -54,6 +61,10 @@ def truncate(
             f"A context needs room for the start and end token: at least 2, got {context_length}."
         )
     full_lengths_B = np.array([len(ids) for ids in framed], dtype=np.int64)
+    read_B = full_lengths_B
+    if ends_at_first:
+        read_B = np.array([list(ids).index(end_id) + 1 for ids in framed], dtype=np.int64)
+    lengths_B = np.minimum(read_B, context_length)
     ids_BT = np.full((len(framed), context_length), pad_id, dtype=np.int64)
     for row, ids in zip(ids_BT, framed, strict=True):
         kept = ids[:context_length]
@@ -61,9 +72,9 @@ def truncate(
         row[len(kept) - 1] = end_id
     return TokenBatch(
         ids=ids_BT,
-        lengths=np.minimum(full_lengths_B, context_length),
+        lengths=lengths_B,
         full_lengths=full_lengths_B,
-        truncated=full_lengths_B > context_length,
+        truncated=full_lengths_B > lengths_B,
     )
 
 
@@ -103,6 +114,7 @@ def pad_front(batch: TokenBatch, pad_id: int, rng: np.random.Generator) -> Token
         num_pads = int(rng.integers(0, context_length - length + 1))
         ids_BT[row, 1 : 1 + num_pads] = pad_id
         ids_BT[row, 1 + num_pads : length + num_pads] = ids_T[1:length]
+        ids_BT[row, length + num_pads :] = pad_id  # behind an end token of the text's own
         lengths_B[row] += num_pads
     return TokenBatch(ids_BT, lengths_B, batch.full_lengths, batch.truncated)
 

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, leftovers
+from longclip_lab.files import atomic_write, leftovers, read_json_object
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.sharding import load_moments, load_weights
 
@@ -52,6 +52,8 @@ _DAMAGED = (
     LookupError,
     ValueError,
     EOFError,
+    TypeError,
+    AttributeError,
     pickle.UnpicklingError,
 )
 
@@ -87,9 +89,11 @@ def claim(folder: Path, identity: dict[str, Any], facts: dict[str, Any], resume:
         _tidy(folder)
         return
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
-        raise LabError(f"{record} cannot be read; give another folder.") from None
+        found = read_json_object(record)
+    except LabError as error:
+        raise LabError(f"{error} It should say what {folder} is; give another folder.") from None
+    if not isinstance(found.get("recipe"), dict):
+        raise LabError(f"{record} is no record of a run; give another folder.")
     different = _differences(identity, found)
     if different:
         raise LabError(f"{folder} holds a different run ({different}); give another folder.")
@@ -109,7 +113,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    recipe = found.get("recipe", {})
+    recipe = found["recipe"]
     parts = [
         f"{key}: {recipe.get(key)!r} there, {value!r} now"
         for key, value in wanted["recipe"].items()
@@ -179,10 +183,10 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         load_weights(model, weights)
         load_moments(optimizer, state["optimizer"])
+        return int(state["step"])
     except _DAMAGED as error:
         reason = str(error).partition("\n")[0]
         raise LabError(
             f"The checkpoint {path} cannot be read ({reason}). Delete it to go on from the one "
             "before it."
         ) from None
-    return int(state["step"])

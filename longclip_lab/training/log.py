@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from longclip_lab.files import atomic_write
+from longclip_lab.errors import LabError
+from longclip_lab.files import atomic_write, decode_text, parse_json
 
 
 def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
-    """The lines of a log up to `last_step`; a line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if row["step"] <= last_step:
-            rows.append(row)
-    return rows
+    """The lines of a log up to `last_step`; a last line that a kill cut short is left out.
+
+    Raises LabError, naming the line, for a file that is anything else.
+    """
+    if not path.exists():
+        return []
+    try:
+        whole, _, rest = path.read_bytes().rpartition(b"\n")
+    except OSError as error:
+        raise LabError(f"Cannot read {path}: {error.strerror}.") from None
+    lines = decode_text(whole, str(path)).split("\n") if whole else []
+    rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    # What follows the last line end, a kill may have cut short.
+    with suppress(LabError):
+        rows += [_row(rest, str(path))] if rest else []
+    return [row for row in rows if row["step"] <= last_step]
+
+
+def _row(line: str | bytes, where: str) -> dict[str, Any]:
+    """One line of a log. Raises LabError for anything else, as the log would be written anew."""
+    try:
+        row = parse_json(line, where, allow_nan=True)  # earlier logs have NaN
+    except LabError as error:
+        raise LabError(f"{error} Repair the log, or move it away to go on without it.") from None
+    step = row.get("step") if isinstance(row, dict) else None
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise LabError(
+            f"{where} is no line of a training log: it has no step. Repair the log, or move it "
+            "away to go on without it."
+        )
+    return row
 
 
 class RunLog:

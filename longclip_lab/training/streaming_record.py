@@ -13,7 +13,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from longclip_lab.files import atomic_write
+from longclip_lab.errors import LabError
+from longclip_lab.files import atomic_write, read_json_object
 
 BROKEN, RECORD = "broken-samples.json", "run.json"
 _PARTS = "broken"
@@ -26,7 +27,7 @@ class BrokenPairs:
         self.path = None if folder is None else folder / _PARTS / f"process-{rank:05d}.json"
         self.pairs: dict[str, str] = {}
         if self.path is not None and self.path.exists():
-            self.pairs = json.loads(self.path.read_text(encoding="utf-8"))
+            self.pairs = _read_pairs(self.path)
 
     def add(self, news: dict[str, str]) -> None:
         """Note more of them."""
@@ -36,6 +37,13 @@ class BrokenPairs:
         self.pairs |= new
         if self.path is not None:
             atomic_write(self.path, json.dumps(self.pairs, indent=1) + "\n")
+
+
+def _read_pairs(path: Path) -> dict[str, str]:
+    pairs = read_json_object(path)
+    if not all(isinstance(why, str) for why in pairs.values()):
+        raise LabError(f"{path} does not say which pairs are broken, and why. Move it away.")
+    return pairs
 
 
 def all_broken(
@@ -48,12 +56,12 @@ def all_broken(
         parts = gather_object([pairs])
     if folder is not None:
         paths = sorted((folder / _PARTS).glob("process-*.json"))
-        parts += [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        parts += [_read_pairs(path) for path in paths]
     found = {name: why for part in parts for name, why in part.items()}
     found = dict(sorted(found.items()))
     if folder is not None and found and accelerator.is_main_process:
         atomic_write(folder / BROKEN, json.dumps(found, indent=1) + "\n")
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_json_object(folder / RECORD)
         record["broken"] = {"pairs": len(found), "named_in": BROKEN}
         atomic_write(folder / RECORD, json.dumps(record, indent=2) + "\n")
     return found

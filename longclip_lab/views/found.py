@@ -147,6 +147,8 @@ def _query(found: Matches) -> str:
     pieces.append(html.escape(text[at:end]))
     if not found.reading.whole:
         mark = f"{found.reading.context_length} positions end here"
+        if found.reading.read + 2 < found.reading.context_length:
+            mark = "an end token ends the query here"
         pieces.append(f'<span class="mark">{mark}</span>')
     pieces.append(f'<span class="unread">{html.escape(text[end:])}</span>' * (end < len(text)))
     return "".join(pieces)

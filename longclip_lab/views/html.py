@@ -10,7 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from longclip_lab.errors import LabError
-from longclip_lab.text import get_tokenizer
+from longclip_lab.text import TokenizedText, get_tokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,11 +80,17 @@ def caption_html(
     body = _marked(text, known, 0, read)
     if read < len(text):
         body += (
-            f'<span class="cut">{context_length} positions end here</span>'
+            f'<span class="cut">{cut_mark(tokens, context_length)}</span>'
             f'<span class="unread">{_marked(text, known, read, len(text))}</span>'
         )
     key = _legend({fact.attribute for fact in known}) if legend and known else ""
     return Html(f'{_STYLE}<div class="lc-caption">{body}{key}</div>')
+
+
+def cut_mark(tokens: TokenizedText, context_length: int) -> str:
+    """What stands where a model stops reading: at its context's end, or at the text's own end."""
+    ended = tokens.before_end is not None and tokens.before_end + 2 <= context_length
+    return "an end token ends the text here" if ended else f"{context_length} positions end here"
 
 
 def _marked(text: str, facts: Sequence[Any], start: int, end: int) -> str:

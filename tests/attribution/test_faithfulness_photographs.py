@@ -106,12 +106,55 @@ def test_unusable_files_are_refused(root, tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / SPLIT).mkdir()
     path = tmp_path / "annotations" / f"instances_{SPLIT}.json"
-    for content in ("no JSON", '{"images": []}', "[]"):
+    wrong = {"no JSON": "is not JSON", '{"images": []}': 'no list "categories"', "[]": "JSON list"}
+    for content, said in wrong.items():
         path.write_text(content)
-        with pytest.raises(LabError, match="not a file of COCO's instances"):
+        with pytest.raises(LabError, match=said):
             data.coco_boxes(tmp_path)
     path.write_text('{"images": [], "annotations": [], "categories": []}')
     with pytest.raises(LabError, match="no picture with a boxed thing"):
+        data.coco_boxes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "said"),
+    [
+        ("images", {"id": 0}, r"images\[1\] repeats the image id 0"),
+        ("images", {"file_name": "./0.jpg"}, r"repeats the file 0\.jpg"),
+        ("images", {"file_name": "../../secret.jpg"}, "leads out of the picture folder"),
+        ("images", {"file_name": "..\\secret.jpg"}, "leads out of the picture folder"),
+        ("images", {"file_name": "/etc/a.jpg"}, "leads out of the picture folder"),
+        ("images", {"file_name": None}, r'images\[1\] has no file\'s name under "file_name"'),
+        ("categories", {"name": None}, r'categories\[1\] has no text under "name"'),
+        ("categories", {"id": 1}, "repeats the category id 1"),
+        ("annotations", {"image_id": 9}, r"annotations\[1\] is of the image id 9"),
+        ("annotations", {"category_id": 9}, "category id 9, which is not listed"),
+        ("annotations", {"bbox": None}, 'no list of 4 numbers under "bbox"'),
+        ("annotations", {"bbox": [1, 2, 3]}, "no list of 4 numbers"),
+        ("annotations", {"bbox": [1, 2, 3, "4"]}, "no list of 4 numbers"),
+        ("annotations", {"bbox": [1, 2, 3, 10**400]}, "no list of 4 numbers"),
+        ("annotations", {"bbox": [1, 2, -3, 4]}, "below zero"),
+        ("annotations", {"area": None}, 'no number under "area"'),
+        ("annotations", {"area": float("nan")}, "it holds NaN"),
+    ],
+)
+def test_what_would_put_a_box_on_another_picture_is_named(root, tmp_path, part, values, said):
+    content = json.loads((root / "annotations" / f"instances_{SPLIT}.json").read_text())
+    content[part][1] |= values
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / SPLIT).mkdir()
+    path = tmp_path / "annotations" / f"instances_{SPLIT}.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(LabError, match=said):
+        data.coco_boxes(tmp_path)
+
+
+def test_boxes_with_a_number_that_python_cannot_hold(root, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / SPLIT).mkdir()
+    path = tmp_path / "annotations" / f"instances_{SPLIT}.json"
+    path.write_text('{"images": [' + "1" * 4400 + "]}")
+    with pytest.raises(LabError, match="cannot be read"):
         data.coco_boxes(tmp_path)
 
 

@@ -103,6 +103,26 @@ def spoil_empty_caption(root, content):
     rewrite(root, content)
 
 
+def spoil_nan_caption(root, content):
+    content["annotations"][2]["caption"] = float("nan")  # as pandas exports a missing one
+    rewrite(root, content)
+
+
+def spoil_number_caption(root, content):
+    content["annotations"][2]["caption"] = 7
+    rewrite(root, content)
+
+
+def spoil_list_caption(root, content):
+    content["annotations"][2]["caption"] = ["Two cats."]
+    rewrite(root, content)
+
+
+def spoil_half_surrogate(root, content):
+    content["annotations"][2]["caption"] = "\ud83d"
+    rewrite(root, content)
+
+
 DEFECTS = {
     spoil_missing: "missing picture",
     spoil_empty_picture: "broken picture",
@@ -110,6 +130,10 @@ DEFECTS = {
     spoil_text_as_picture: "broken picture",
     spoil_no_caption: "no caption (listed without one)",
     spoil_empty_caption: "empty caption",
+    spoil_nan_caption: "empty caption",
+    spoil_number_caption: "caption that is no text",
+    spoil_list_caption: "caption that is no text",
+    spoil_half_surrogate: "caption with half a surrogate pair, which is no text",
 }
 
 
@@ -151,8 +175,10 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
         (lambda c: {**c, "images": c["images"] * 2}, "repeats the image id 1"),
         (lambda c: {**c, "images": [*c["images"], {"id": 9, "file_name": "a.jpg"}]}, "a.jpg"),
         (lambda c: {**c, "annotations": c["annotations"] * 2}, "repeats the annotation id 100"),
-        (lambda c: {**c, "annotations": [{"image_id": 1, "caption": 5}]}, '"caption"'),
-        (lambda c: {**c, "annotations": [{"image_id": 1, "caption": "\ud800"}]}, "Unicode"),
+        (lambda c: {**c, "annotations": [{"image_id": 1, "text": "a"}]}, '"caption"'),
+        (lambda c: {**c, "images": [*c["images"], {"id": 9, "file_name": ".//a.jpg"}]}, "a.jpg"),
+        (lambda c: {**c, "images": [{"id": 1, "file_name": None}]}, '"file_name"'),
+        (lambda c: {**c, "images": [{"id": 1, "file_name": "\ud800.jpg"}]}, "not valid Unicode"),
         (lambda c: {**c, "images": [{"id": 1, "file_name": "../a.jpg"}]}, "leads out"),
         (lambda c: {**c, "images": [{"id": 1, "file_name": "/etc/a.jpg"}]}, "leads out"),
         (lambda c: {**c, "images": [{"id": 1, "file_name": "..\\a.jpg"}]}, "leads out"),
@@ -172,7 +198,10 @@ def test_a_caption_file_of_the_wrong_form_is_refused(tmp_path, change, message):
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b'{"images": [', "is not JSON: .* line 1, column 13"),
-        ('{"images": "é"}'.encode("latin-1"), "not UTF-8 text: byte 0xe9 at position 12"),
+        ('{"images": "é"}'.encode("latin-1"), "not UTF-8 text: line 1 has the byte 0xe9"),
+        ('{"images": []}'.encode("utf-16"), "is UTF-16 text.*iconv -f UTF-16"),
+        (b'{"images": [], "images": [1]}', "'images' more than once"),
+        (b'{"images": [' + b"1" * 4400 + b"]}", "cannot be read"),
         (b"[" * 100_000, "nested too deeply|is not JSON"),
     ],
 )

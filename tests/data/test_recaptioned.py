@@ -8,10 +8,19 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from longclip_lab.data import Columns, draw_texts, keep_known_words, open_data, recaptioned
+from longclip_lab.data import (
+    Columns,
+    draw_texts,
+    keep_known_words,
+    open_data,
+    recaptioned,
+    statistics,
+)
 from longclip_lab.data.tables import read_rows
 from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer
@@ -187,6 +196,135 @@ def test_holes_are_counted_and_named(tmp_path):
         recaptioned(tmp_path, "dreamlip")
 
 
+def conversation(name: str, *turns: tuple[str, object]) -> dict:
+    said = [{"from": speaker, "value": value} for speaker, value in turns]
+    return {"id": name, "image": name, "conversations": said}
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [("system", "You are kind."), ("human", "What is it?"), ("gpt", "A cat. It sits.")],
+        [("gpt", "A cat. It sits."), ("human", "What is it?")],
+        [("human", "What is it?"), ("Assistant", "A cat. It sits.")],
+        [("human", "What is it?"), ("gpt", "A cat. It sits."), ("human", "Sure?"), ("gpt", "Yes.")],
+    ],
+)
+def test_the_caption_is_what_the_model_says(tmp_path, turns):
+    path = tmp_path / "share-captioner_coco_lcs_sam_1246k_1107.json"
+    path.write_text(json.dumps([conversation("a.jpg", *turns)]))
+    draw_pictures(tmp_path, ["a.jpg"])
+    assert recaptioned(tmp_path, "sharegpt4v").long == ["A cat. It sits."]
+    assert statistics(tmp_path, ["sharegpt4v"]).rows[0].texts == 1
+
+
+def test_a_conversation_without_an_answer_is_named(tmp_path):
+    rows = [
+        conversation("a.jpg", ("gpt", "A cat.")),
+        conversation("b.jpg", ("system", "Be kind."), ("human", "What is it?")),
+        {"image": "c.jpg", "conversations": [{"value": "?"}, {"value": "A dog."}]},
+        conversation("d.jpg", ("human", "?"), ("gpt", float("nan"))),
+        conversation("e.jpg", ("human", "?"), ("gpt", ["A dog."] * 2)),
+    ]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    draw_pictures(tmp_path, [row["image"] for row in rows])
+    with pytest.raises(LabError, match=r"2 x conversation without an answer by a model: b\.jpg"):
+        recaptioned(tmp_path, "sharegpt4v")
+    pairs = recaptioned(tmp_path, "sharegpt4v", skip_bad=True)
+    assert pairs.long == ["A cat."]
+    assert pairs.skipped == {
+        "conversation without an answer by a model": ["b.jpg", "c.jpg"],
+        "no long caption": ["d.jpg"],
+        "caption that is no text": ["e.jpg (value)"],
+    }
+
+
+BAD = {
+    "missing": float("nan"),
+    "white": " \u2003\n\u200b",
+    "number": 7,
+    "list": ["A cat.", "A dog."],
+    "surrogate": "A \ud83d",
+}
+NAMED = {
+    "caption that is no text": ["number.jpg (longIB_captions)", "list.jpg (longIB_captions)"],
+    "caption with half a surrogate pair, which is no text": ["surrogate.jpg (longIB_captions)"],
+    "no long caption": ["missing.jpg", "white.jpg"],
+}
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_captions_that_are_none_are_named_and_can_be_left_out(tmp_path, form):
+    captions = {"good": "A boat."} | BAD
+    rows = [[f"{name}.jpg", caption] for name, caption in captions.items()]
+    write_table(tmp_path, rows, form, ["Image Path", "longIB_captions"])
+    draw_pictures(tmp_path, [row[0] for row in rows])
+    with pytest.raises(LabError, match=r"2 x no long caption: missing\.jpg, white\.jpg"):
+        recaptioned(tmp_path, "dreamlip")
+    pairs = recaptioned(tmp_path, "dreamlip", skip_bad=True)
+    assert (pairs.long, pairs.skipped) == (["A boat."], NAMED)
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "json", "jsonl", "parquet"])
+def test_what_pandas_writes_for_a_missing_caption_is_one(tmp_path, form):
+    told = {"Image Path": ["a.jpg", "b.jpg", None], "longIB_captions": ["A boat.", None, "A cat."]}
+    table, path = pd.DataFrame(told), tmp_path / f"t.{form}"
+    table = table.where(table.notna(), float("nan"))
+    if form in ("csv", "tsv"):
+        table.to_csv(path, index=False, sep="," if form == "csv" else "\t", na_rep="NaN")
+    elif form == "parquet":
+        table.to_parquet(path)
+    else:
+        rows = table.to_dict("records")
+        path.write_text(json.dumps(rows) if form == "json" else "\n".join(map(json.dumps, rows)))
+    draw_pictures(tmp_path, ["a.jpg", "b.jpg"])
+    with pytest.raises(LabError, match=r"1 x no long caption: b\.jpg.*--skip-bad"):
+        recaptioned(tmp_path, "dreamlip")
+    pairs = recaptioned(tmp_path, "dreamlip", skip_bad=True)
+    assert pairs.long == ["A boat."]
+    place = {"csv": "line 4", "tsv": "line 4", "json": "entry 2", "jsonl": "line 3"}
+    assert pairs.skipped["row without a picture's name"] == [place.get(form, "row 2")]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_picture_under_two_names_is_listed_twice(tmp_path, form):
+    rows = [ROWS[0], ["./cc3m//0.jpg", *ROWS[1][1:]], ROWS[1]]
+    dreamlip(tmp_path, rows, form)
+    with pytest.raises(LabError, match=r"1 x picture listed twice: cc3m/0\.jpg"):
+        recaptioned(tmp_path, "dreamlip")
+    pairs = recaptioned(tmp_path, "dreamlip", skip_bad=True)
+    assert pairs.short == ["how to build", "a café"]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_every_line_end_ends_a_row(tmp_path, form, ending):
+    text = "A red\u2028boat."
+    if form == "csv":
+        rows = ["Image Path,longIB_captions", f"a.jpg,{text}", f'b.jpg,"It{ending}sits."', ""]
+    else:
+        rows = [
+            json.dumps({"Image Path": name, "longIB_captions": told}, ensure_ascii=False)
+            for name, told in (("a.jpg", text), ("b.jpg", "It\nsits."))
+        ]
+    (tmp_path / f"t.{form}").write_bytes(ending.join(rows).encode())
+    found = [row["longIB_captions"] for _, row in read_rows(tmp_path / f"t.{form}")]
+    assert found == [text, "It\nsits."]
+
+
+def test_nameless_columns_of_a_spreadsheet_do_no_harm(tmp_path):
+    (tmp_path / "t.csv").write_text("Image Path,longIB_captions,,\na.jpg,A boat.,,\n")
+    draw_pictures(tmp_path, ["a.jpg"])
+    assert recaptioned(tmp_path, "dreamlip").long == ["A boat."]
+
+
+def test_a_column_twice_in_parquet_is_named(tmp_path):
+    table = pyarrow.table([["a.jpg"], ["A."], ["B."]], ["Image Path", *["longIB_captions"] * 2])
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(LabError, match="has the column 'longIB_captions' 2 times"):
+        recaptioned(tmp_path, "dreamlip")
+
+
 def test_known_words_reach_every_captioner(tmp_path):
     dreamlip(tmp_path)
     known = keep_known_words(recaptioned(tmp_path, "dreamlip"), get_tokenizer("world"))
@@ -218,13 +356,24 @@ ENTRY = '{"Image Path": "a.jpg", "longIB_captions": "7"}'
         (csv_of("Image Path,caption\na.jpg,b"), "at least one of 'longIB_captions'"),
         (csv_of(f"{LINE}\n../a.jpg,b,c"), "leads out of the picture folder"),
         (csv_of(LINE), "leaves no picture"),
-        (csv_of(f"{LINE}\na.jpg,b,\xe9", "latin-1"), "byte 0xe9 some way after"),
-        (csv_of(LINE, "utf-16"), "not UTF-8"),
+        (csv_of(f"{LINE}\na.jpg,b,\xe9", "latin-1"), "line 2 has the byte 0xe9"),
+        (csv_of(LINE, "utf-16"), "is UTF-16 text"),
+        (csv_of(LINE, "utf-16-le"), "zero bytes. Is it compressed, or UTF-16"),
+        (text_of("t.json", "[]", "utf-16"), "is UTF-16 text"),
+        (text_of("t.jsonl", ENTRY, "utf-16"), "is UTF-16 text"),
+        (csv_of(f"{LINE},raw_caption\na.jpg,b,c,d"), "has the column 'raw_caption' 2 times"),
+        (text_of("t.jsonl", '{"text": "a", "text": "b"}'), "'text' more than once"),
+        (text_of("t.json", '[{"Image Path": ' + "1" * 4400 + "}]"), "cannot be read"),
+        (text_of("t.jsonl", '{"Image Path": ' + "1" * 4400 + "}"), "line 1 is JSON that cannot"),
+        (text_of("t.json", f"[{ENTRY} {ENTRY}]"), "Expecting ',' delimiter in entry 1"),
+        (text_of("t.json", f"[{ENTRY},]"), "Expecting value in entry 1"),
+        (text_of("t.json", f"[{ENTRY}] []"), "more behind the list's end"),
         (text_of("t.json", '[{"Image Path": "a.jpg"'), "is not JSON"),
-        (text_of("t.json", '{"a": 1}'), "expected a list of objects"),
+        (text_of("t.json", '{"a": 1}'), "holds a JSON object; expected a list"),
         (text_of("t.json", "[3]"), "entry 0: expected an object"),
         (text_of("t.jsonl", ENTRY + "\n{"), "line 2 is not JSON"),
-        (text_of("t.json", '[{"Image Path": "a", "longIB_captions": 7}]'), "expected a text .* 7"),
+        (text_of("t.json", '[{"Image Path": "a", "longIB_captions": 7}]'),
+         r"1 x caption that is no text: a \(longIB_captions\)"),
     ],
 )  # fmt: skip
 def test_bad_tables(tmp_path, spoil, words):

@@ -90,6 +90,23 @@ def killing_itself(scorer: Scorer, after: int, seconds: float) -> Scorer:
     return scorer
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe{\0", b"[]", b"{}", b"1" * 4400, b'{"a": 1, "a": 2}', {"seed": "0"}, {"scores": [1]},
+     {"scores": {"i2t R@1": {"value": 1}}}, {"scores": {"i2t": 3}}, {"counts": {"images": None}}],
+)  # fmt: skip
+def test_a_record_of_garbage_is_named_and_left_alone(clip, task, tmp_path, content):
+    path = run_path(tmp_path, clip.name, task.name, 77)
+    if isinstance(content, dict):
+        content = json.dumps(Scorer(clip).record(task).to_dict() | content).encode()
+    path.write_bytes(content)
+    with pytest.raises(LabError, match="is not a record of an evaluation"):
+        run(Scorer(clip), task, 77, tmp_path, True)
+    with pytest.raises(LabError, match=r"is not a record of an evaluation|holds no records"):
+        read_records(tmp_path)
+    assert path.read_bytes() == content
+
+
 def test_a_run_that_is_killed_at_any_moment_is_gone_on_with(clip, task, short_runs, tmp_path):
     expected = Scorer(clip).record(task)
     delays = random.Random(0)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 
 from longclip_lab.errors import LabError
+from longclip_lab.evaluation import at_length
 from longclip_lab.models import encode_images, encode_texts, pixels, stretch
+from longclip_lab.text import get_tokenizer
 
 LENGTHS = [5, 60, 3, 100, 17, 5]
 
@@ -27,6 +32,28 @@ def test_texts_come_back_in_order(tiny, world_texts):
     assert result.lengths_N.tolist() == [7, 62, 5, 77, 19, 7]
     assert result.num_truncated == 1
     assert encode_texts(stretch(tiny), texts).num_truncated == 0
+
+
+def test_what_follows_an_end_token_in_a_text_changes_nothing_and_counts_as_unread(tiny):
+    text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 1}
+    torch.manual_seed(0)
+    model = open_clip.CLIP(16, vision, text).eval()
+    clip = replace(tiny, model=model, tokenizer=get_tokenizer("clip"))
+    texts = [
+        "A dog",
+        "A dog <end_of_text> and a cat.",
+        "A dog <|endoftext|> and a cat.",
+        "dog " * 30,
+    ]
+    result = encode_texts(clip, texts)
+    assert torch.equal(result.features_ND[0], result.features_ND[1])
+    assert not torch.allclose(result.features_ND[0], result.features_ND[2])
+    assert result.lengths_N.tolist() == [4, 4, 14, 20]
+    assert result.num_truncated == 2
+    shorter = at_length(clip, 10).tokenize(texts)
+    assert shorter.lengths_B.tolist() == [4, 4, 10, 10]
+    assert shorter.truncated_B.tolist() == [False, True, True, True]
 
 
 def test_one_text_and_a_model_in_training(tiny):

@@ -56,7 +56,7 @@ def test_a_file_cut_short(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not readable as JSON"),
+        ("{", "is not JSON"),
         ('{"format": "other"}', "not in the format"),
         ("[]", "not in the format"),
     ],

@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint(golden_file, tmp_path):
     with pytest.raises(LabError, match="402 of 402 word embeddings"):
         load(tmp_path / "many.pt")
     (tmp_path / "many.json").write_text("{")
-    with pytest.raises(LabError, match="not readable as JSON"):
+    with pytest.raises(LabError, match="is not JSON"):
         load(tmp_path / "many.pt")
 
 

@@ -24,7 +24,7 @@ from longclip_lab.recaptioning import (
     read_record,
     recaption,
 )
-from longclip_lab.recaptioning.records import write_lines
+from longclip_lab.recaptioning.records import summary, write_lines
 from longclip_lab.text import text_statistics
 
 BRIEF = Asking(max_new_tokens=16)
@@ -151,6 +151,33 @@ def test_lines_of_another_form_are_refused(tmp_path):
     line = {"key": "1", "captioner": "x", "caption": "y", "tokens": 1, "finished": True}
     (tmp_path / "a.jsonl").write_text(2 * (json.dumps(line) + "\n"))
     with pytest.raises(LabError, match="line 2: there already is a caption of 1"):
+        read_lines(tmp_path)
+
+
+GARBAGE = [b"\xff\xfe{\0", b"\x89PNG\r\n", b"[]", b"1" * 4400, b'{"a": 1, "a": 2}', b"{}", b"{"]
+
+
+@pytest.mark.parametrize("content", GARBAGE)
+def test_files_of_garbage_are_named_and_left_alone(content, llava, pairs, tmp_path):
+    (tmp_path / "recaption.json").write_bytes(content)
+    with pytest.raises(LabError, match=r"recaption\.json is damaged"):
+        read_record(tmp_path)
+    with pytest.raises(LabError, match=r"recaption\.json is damaged.*another folder"):
+        recaption(llava, pairs, tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [content]
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(LabError, match=r"a\.jsonl"):
+        read_lines(tmp_path)
+    (tmp_path / "counts").mkdir()
+    (tmp_path / "counts" / "a.json").write_bytes(content)
+    with pytest.raises(LabError, match=r"a\.json"):
+        summary(tmp_path, ["a"], {})
+
+
+def test_a_line_with_another_type_is_named(tmp_path):
+    line = {"key": "1", "captioner": "x", "caption": None, "tokens": 1, "finished": True}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    with pytest.raises(LabError, match=r"a\.jsonl, line 1: expected .*'caption' should be str"):
         read_lines(tmp_path)
 
 

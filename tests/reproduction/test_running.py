@@ -135,6 +135,16 @@ def test_a_damaged_arm_is_made_again(home, record, tmp_path):
     assert set(making.make(arm, 0, home).hits) == asked
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"seconds": NaN}', "1" * 5000])
+def test_an_arm_whose_result_is_garbage_is_made_again(home, record, content):
+    key = record.line("start").keys[0]
+    result = home / key / making.RESULT
+    before = result.read_text()
+    result.write_text(content)
+    assert making.made(small().entry("start").arm, 0, home) is None
+    result.write_text(before)
+
+
 def test_the_ledger_gives_back_what_was_written(record, tmp_path):
     assert bookkeeping.write(record, tmp_path)
     found = bookkeeping.read_all(tmp_path)[record.name]
@@ -153,10 +163,10 @@ def test_the_ledger_keeps_the_record_with_more_seeds(record, home, tmp_path):
     assert fewer.verdict == "not testable at this scale"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"name": "x"}'])
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"{", b"[]", b'{"name": "x"}', b"1" * 5000])
 def test_a_damaged_ledger_says_so(content, tmp_path):
-    (tmp_path / "x.json").write_text(content)
-    with pytest.raises(LabError, match="record"):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(LabError, match=r"x\.json holds no ledger record"):
         bookkeeping.read_all(tmp_path)
 
 

@@ -8,6 +8,8 @@ import time
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from longclip_lab import models, search
 from longclip_lab.errors import LabWarning
@@ -117,6 +119,21 @@ def test_a_damaged_cache_is_said_and_made_again(clip, folder, cache):
         second = search.index(clip, folder, cache)
     assert done(second) == (0, 0, 12, 0)
     assert done(search.index(clip, folder, cache)) == (12, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "rows", ["{", "[1]", '[["a.png", "1", 2, 3, "", ""]]', "[[]]", "1" * 5000, "NaN", "[" * 100_000]
+)
+def test_a_cache_of_garbage_is_said_and_made_again(clip, folder, cache, rows):
+    first = search.index(clip, folder, cache)
+    path = first.cache / "all.safetensors"
+    with safe_open(path, framework="numpy") as block:
+        tensors, facts = {"features": block.get_tensor("features")}, block.metadata()
+    tensors["entries"] = np.frombuffer(rows.encode(), np.uint8)
+    save_file(tensors, path, facts)
+    with pytest.warns(LabWarning, match=r"all.safetensors cannot be used"):
+        second = search.index(clip, folder, cache)
+    assert done(second) == (0, 0, 12, 0)
 
 
 def test_nothing_is_written_among_the_pictures(clip, folder, cache, monkeypatch):

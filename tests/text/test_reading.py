@@ -24,6 +24,16 @@ def test_a_line_of_a_txt_file_is_a_text(tmp_path):
     assert len(texts) == 3
 
 
+@pytest.mark.parametrize("ending", ["\r", "\r\n"])
+def test_lines_of_other_systems_are_lines(tmp_path, ending):
+    path = tmp_path / "captions.txt"
+    path.write_bytes(ending.join(["A dog.", "A cat.", "A boat."]).encode())
+    assert read_texts(path).texts == ["A dog.", "A cat.", "A boat."]
+    path = tmp_path / "captions.jsonl"
+    path.write_bytes(ending.join(['{"text": "A dog.\u2028Two."}', '{"text": "A"}']).encode())
+    assert read_texts(path).texts == ["A dog.\u2028Two.", "A"]
+
+
 @pytest.mark.parametrize(
     ("lines", "texts", "key"),
     [
@@ -68,10 +78,10 @@ def test_json_lists_and_cocos_annotations(tmp_path, content, name):
 
 def test_empty_captions_are_counted_and_named(tmp_path):
     path = tmp_path / "captions.jsonl"
-    path.write_text('{"caption": "a"}\n{"caption": " "}\n{"caption": null}\n')
+    path.write_text('{"caption": "a"}\n{"caption": " "}\n{"caption": null}\n{"caption": NaN}\n')
     read = read_texts(path)
     assert read.texts == ["a"]
-    assert read.skipped == {"empty caption": ["captions.jsonl:2", "captions.jsonl:3"]}
+    assert read.skipped == {"empty caption": [f"captions.jsonl:{n}" for n in (2, 3, 4)]}
 
 
 def test_the_folder_of_imageinwords():
@@ -101,11 +111,11 @@ def test_parts_that_are_not_there_are_named(tmp_path):
         ("empty.json", b"", "holds no text"),
         ("list.json", b"[]", "holds no text"),
         ("latin.txt", "A dog\nUn café".encode("latin-1"), "not UTF-8 text: line 2 has the byte"),
-        ("utf16.txt", "A dog".encode("utf-16"), "not UTF-8 text: line 1 has the byte 0xff"),
+        ("utf16.txt", "A dog".encode("utf-16"), "utf16.txt is UTF-16 text"),
         ("utf16.txt", "A dog".encode("utf-16-le"), "holds zero bytes"),
         ("cut.jsonl", b'{"caption": "a"}\n{"capt', "cut.jsonl:2 is not JSON"),
         ("cut.json", b'[{"caption": "a"}, ', "cut.json is not JSON"),
-        ("deep.json", b"[" * 100_000, "cannot be read"),
+        ("deep.json", b"[" * 100_000, "nested too deeply"),
         ("digits.jsonl", b'{"caption": "a", "n": ' + b"1" * 5000 + b"}", "cannot be read"),
         ("number.jsonl", b"3\n", "number.jsonl:1 is a JSON number. Expected an object"),
         ("object.json", b'{"caption": "a"}', "holds a JSON object. Expected a list"),

@@ -70,6 +70,19 @@ def test_the_report_shows_what_is_never_read():
     assert unread.removesuffix(" ...") in texts.texts[0]
 
 
+def test_what_follows_an_end_token_counts_as_unread():
+    ended = "A dog <end_of_text> and a cat."  # 7 tokens, of which 2 are read
+    statistics = text_statistics([ended, "A dog.", "dog " * 80], contexts=[77, 248])
+    assert statistics.ended_early == 1
+    assert [cut.texts for cut in statistics.cuts] == [1, 0]  # longer than the context
+    shares = [cut.share_of_tokens for cut in statistics.cuts]
+    assert shares == pytest.approx([(5 + 5) / 90, 5 / 90])
+    assert statistics.example == ("A dog", " <end_of_text> and a cat.")
+    assert "1 text holds an end token: what stands behind it is never read" in str(statistics)
+    assert statistics.to_dict()["texts_with_an_end_token"] == 1
+    assert text_statistics(["a dog [SEP] a cat"], "bert").ended_early == 0
+
+
 def test_bad_input_is_refused():
     with pytest.raises(LabError, match="holds no text"):
         text_statistics([])

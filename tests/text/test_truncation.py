@@ -133,3 +133,34 @@ def test_bad_input_is_refused():
 def test_characters_read(context, read):
     tokenized = CLIP.tokenize(TEXT)
     assert TEXT[: tokenized.characters_read(context)] == read
+
+
+ENDED = "A dog <end_of_text> and a cat."  # a, dog, end token, and, a, cat, full stop
+
+
+def test_what_follows_an_end_token_in_a_text_is_not_read():
+    batch = CLIP.encode_batch([ENDED, "A dog"], 10)
+    assert batch.full_lengths.tolist() == [9, 4]
+    assert batch.lengths.tolist() == [4, 4]
+    assert batch.truncated.tolist() == [True, False]
+    assert batch.ids[0].tolist() == [*framed(CLIP.encode(ENDED)), 0]  # as open_clip has them
+    assert CLIP.encode_batch([ENDED], 3).lengths.tolist() == [3]
+    tokenized = CLIP.tokenize(ENDED)
+    assert tokenized.before_end == 2
+    assert [ENDED[: tokenized.characters_read(n)] for n in (2, 3, 4, 77)] == [
+        "", "A", "A dog", "A dog",
+    ]  # fmt: skip
+    assert CLIP.tokenize("A dog").before_end is None
+    padded = CLIP.encode_batch([ENDED], 40, policy="pad", seed=1)
+    assert np.count_nonzero(padded.ids == CLIP.end_id) == 1
+
+
+def test_words_of_other_tokenizers_are_words_and_a_separator_ends_nothing():
+    """OpenAI writes its end token otherwise, which open_clip reads as text; BERT reads on."""
+    batch = CLIP.encode_batch(["A dog <|endoftext|> and a cat."], 77)
+    assert not batch.num_truncated
+    assert batch.lengths.tolist() == batch.full_lengths.tolist()
+    for name in ("bert", "lotlip"):
+        batch = get_tokenizer(name).encode_batch(["a dog [SEP] and a cat"], 77)
+        assert (batch.lengths.tolist(), batch.num_truncated) == ([8], 0)
+        assert get_tokenizer(name).num_readable([1, 102, 2]) == 3

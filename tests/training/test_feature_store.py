@@ -162,9 +162,11 @@ def test_a_folder_of_something_else_is_left_alone(clip, images, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     record = tmp_path / "store" / "features.json"
     record.parent.mkdir()
-    record.write_text("{")
-    with pytest.raises(LabError, match="cannot be read"):
-        stored_features(clip, images, record.parent)
+    for content in ("{", "[]", '{"a": 1, "a": 2}', '{"shape": NaN}'):
+        record.write_text(content)
+        with pytest.raises(LabError, match=r"features\.json.*Delete the folder, or give another"):
+            stored_features(clip, images, record.parent)
+        assert record.read_text() == content
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import signal
@@ -12,10 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from longclip_lab import models
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
+from longclip_lab.training.checkpoints import claim, load_checkpoint
+from longclip_lab.training.log import RunLog
+from longclip_lab.training.streaming_record import BrokenPairs
 
 QUICK = Recipe(
     name="quick",
@@ -173,6 +178,44 @@ def test_a_line_that_the_kill_cut_short_is_dropped(tiny, few, tmp_path):
         log.write('{"step": 7, "lo')
     again = run(tiny, few, out=tmp_path / "run", resume=True)
     assert [row["step"] for row in again.history] == [1, 2, 3, 4, 5, 6]
+
+
+GARBAGE = [b"\xff\xfe{\0", b"\x89PNG\r\n\x1a\n", b"[]\n", b"1" * 4400 + b"\n", b'{"step": "1"}\n']
+
+
+@pytest.mark.parametrize("content", [*GARBAGE, b'{"step": 1, "lo\n{"step": 2}\n'])
+def test_a_log_that_is_none_is_named_and_left_alone(content, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content + b'{"step": 3}\n')
+    with pytest.raises(LabError, match=r"log\.jsonl"):
+        RunLog(tmp_path, 5, tensorboard=False)
+    assert path.read_bytes() == content + b'{"step": 3}\n'
+
+
+@pytest.mark.parametrize("content", [*GARBAGE, b'{"recipe": 3}', b""])
+def test_a_record_that_is_none_is_named_and_left_alone(content, tmp_path):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(LabError, match=r"run\.json.*give another folder"):
+        claim(tmp_path, {"recipe": {}, "data": {}, "start": ""}, {}, resume=True)
+    assert (tmp_path / "run.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [*GARBAGE[:-1], b'{"a": 1}'])
+def test_broken_pairs_that_are_none_are_named(content, tmp_path):
+    path = tmp_path / "broken" / "process-00000.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(LabError, match=r"process-00000\.json"):
+        BrokenPairs(tmp_path)
+
+
+def test_a_state_of_another_form_is_named(tiny, tmp_path):
+    save_file(tiny.model.state_dict(), tmp_path / "model.safetensors")
+    optimizer = torch.optim.SGD(tiny.model.parameters(), lr=1)
+    for state in ([1], {"step": None, "optimizer": {}}, {"step": 1, "optimizer": 3}):
+        torch.save(state, tmp_path / "state.pt")
+        with pytest.raises(LabError, match="cannot be read"):
+            load_checkpoint(tmp_path, copy.deepcopy(tiny.model), optimizer)
 
 
 def test_nothing_is_overwritten(tiny, few, tmp_path):

@@ -14,14 +14,16 @@ from typing import Any
 from longclip_lab.data.benchmarks.found import (
     CAPTIONLESS,
     Found,
+    check_file,
     check_folder,
-    read_object,
     text_under,
+    value_under,
 )
 from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
-from longclip_lab.data.captions import read_captions, read_text
+from longclip_lab.data.captions import read_captions
 from longclip_lab.errors import LabError
+from longclip_lab.files import read_json_object, read_lines, read_text
 from longclip_lab.images import image_names, readable
 
 SAME_STEM = "files that only the suffix tells apart"
@@ -40,12 +42,11 @@ def read_urban(place: Place, protocol: Protocol) -> Found:
     by_stem = _by_stem(found, captions, [name for name in files if not name.startswith(".")])
     texts = [captions / name for name in by_stem.values()]
     for path in sorted(texts, key=lambda path: (len(path.stem), path.stem)):
-        picture = pictures.pop(path.stem, f"{path.stem}.jpg")
+        picture = pictures.get(path.stem, f"{path.stem}.jpg")
         where = f"{captions.name}/{path.name}"
-        text = read_text(path) if path.read_bytes().strip() else ""
-        found.add(f"{images.name}/{picture}", [protocol.process(text)], where)
-    for name in pictures.values():
-        found.note(CAPTIONLESS, readable(f"{images.name}/{name}"))
+        found.add(f"{images.name}/{picture}", [read_text(path)], protocol.process, where)
+    for stem in sorted(pictures.keys() - {path.stem for path in texts}):
+        found.note(CAPTIONLESS, readable(f"{images.name}/{pictures[stem]}"))
     found.read.append(f"{captions.name}/: {len(texts)} caption files")
     found.exact[captions.name] = lambda name: name.lower().endswith(".txt")
     found.exact[images.name] = set(names).__contains__
@@ -71,7 +72,7 @@ def read_coco(place: Place, protocol: Protocol) -> Found:
     for name, texts in listing.captions.items():
         if texts:
             chosen = texts[: protocol.options["first"]]
-            found.texts[f"{folder}/{name}"] = [protocol.process(text) for text in chosen]
+            found.add(f"{folder}/{name}", chosen, protocol.process, path.name)
         else:
             found.note(CAPTIONLESS, f"{folder}/{name}")
     known = set(listing.captions)
@@ -82,7 +83,7 @@ def read_coco(place: Place, protocol: Protocol) -> Found:
 def read_karpathy(place: Place, protocol: Protocol) -> Found:
     """Karpathy's dataset_coco.json or dataset_flickr30k.json: the pictures of one split."""
     (path,), (folder,) = place.files, place.folders
-    images = read_object(path).get("images")
+    images = read_json_object(path, allow_nan=True).get("images")
     if not isinstance(images, list):
         raise LabError(f'{path} has no list "images": is it one of Karpathy\'s split files?')
     split, found = protocol.split, Found()
@@ -95,30 +96,32 @@ def read_karpathy(place: Place, protocol: Protocol) -> Found:
             raise LabError(f"{where} is not an object.")
         if row.get("split") == split:
             name = text_under(row, "filename", where)
-            texts = [protocol.process(text) for text in _sentences(row, where)]
-            found.add(f"{row.get('filepath') or folder.name}/{name}", texts, where)
+            below = text_under({"filepath": None, **row}, "filepath", where) or folder.name
+            picture = f"{below}/{name}" if name else ""
+            found.add(picture, _sentences(row, where), protocol.process, where)
     found.read.append(_lists(path, place, len(found.texts)))
     return found
 
 
-def _sentences(row: dict[str, Any], where: str) -> list[str]:
+def _sentences(row: dict[str, Any], where: str) -> list[Any]:
     sentences = row.get("sentences")
     if not isinstance(sentences, list) or not all(isinstance(one, dict) for one in sentences):
         raise LabError(f'{where} has no list "sentences" of objects with "raw".')
-    return [text_under(one, "raw", f"{where}.sentences[{i}]") for i, one in enumerate(sentences)]
+    return [value_under(one, "raw", f"{where}.sentences[{i}]") for i, one in enumerate(sentences)]
 
 
 def read_flickr(place: Place, protocol: Protocol) -> Found:
     """results_20130124.token: lines of picture#number, a tab and a caption."""
     (path,), (images,) = place.files, place.folders
+    check_file(path)
     found = Found()
     captions: dict[str, list[str]] = {}
     places: dict[str, int] = {}
     seen: set[str] = set()
-    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
-        match = _TOKEN_LINE.fullmatch(line)
+        match = _TOKEN_LINE.fullmatch(line.removesuffix("\n"))
         if match is None:
             hint = "; this looks like a table with |" if "|" in line else ""
             raise LabError(
@@ -131,9 +134,10 @@ def read_flickr(place: Place, protocol: Protocol) -> Found:
             continue
         seen.add(key)
         places.setdefault(match["picture"], number)
-        captions.setdefault(match["picture"], []).append(protocol.process(match["text"]))
+        captions.setdefault(match["picture"], []).append(match["text"])
     for picture, texts in captions.items():
-        found.add(f"{images.name}/{picture}", texts, f"{path.name}, line {places[picture]}")
+        where = f"{path.name}, line {places[picture]}"
+        found.add(f"{images.name}/{picture}", texts, protocol.process, where)
     found.read.append(_lists(path, place, len(captions)))
     found.exact[images.name] = captions.__contains__
     return found

@@ -6,77 +6,35 @@ should be.
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from longclip_lab.data.benchmarks.found import Found, check_file, read_object, text_under
+from longclip_lab.data.benchmarks.found import Found, check_file, text_under, value_under
 from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
+from longclip_lab.data.layouts import NO_ANSWER, answer_of
 from longclip_lab.data.tables import read_rows
-from longclip_lab.data.usable import check_inside
+from longclip_lab.data.usable import EMPTY, caption_defect, inside
 from longclip_lab.errors import LabError
-
-_BLOCK = 2**20  # characters read at a time
-_BETWEEN = re.compile(r"[\s,]*")
+from longclip_lab.files import read_json_object
 
 
 def read_sharegpt4v(place: Place, protocol: Protocol) -> Found:
     """The first `num_images` entries of a JSON list; no more of a file of a gigabyte is read."""
     (path,) = place.files
+    check_file(path)
     found = Found()
     count = 0
-    for where, row in islice(first_objects(path), protocol.num_images):
-        turns = row.get("conversations")
-        answer = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
-        if not isinstance(answer, dict):
-            raise LabError(
-                f'{where}: expected {{"image": "sam/images/sa_1.jpg", "conversations": [question, '
-                f'{{"value": the text}}]}}, got the keys {", ".join(map(repr, row))}.'
-            )
-        text = protocol.process(text_under(answer, "value", where))
-        found.add(text_under(row, "image", where), [text], where)
+    for place_of, row in islice(read_rows(path), protocol.num_images):
         count += 1
+        where = f"{path}, {place_of}"
+        answer, picture = answer_of(row, where), text_under(row, "image", where)
+        if answer is None:
+            found.note(NO_ANSWER, f"{picture} ({where})")
+        else:
+            found.add(picture, [answer["value"]], protocol.process, where)
     found.read.append(f"{path.name}: its first {count:,} entries")
     return found
-
-
-def first_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a JSON list one by one, with where each stands, reading no further.
-
-    Raises LabError for a file that is no list of objects, or is cut off.
-    """
-    check_file(path)
-    decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8-sig") as file:
-        try:
-            text = file.read(_BLOCK).lstrip()
-            if not text.startswith("["):
-                raise LabError(f"{path} does not begin as a JSON list; expected [{{...}}, ...].")
-            at, number = 1, 0
-            while True:
-                at = _BETWEEN.match(text, at).end()
-                if text.startswith("]", at):
-                    return
-                where = f"{path}, entry {number}"
-                try:
-                    value, at = decoder.raw_decode(text, at)
-                except json.JSONDecodeError as error:
-                    # Wrong, or only cut by the end of what was read so far.
-                    more = file.read(_BLOCK)
-                    if not more:
-                        raise LabError(f"{where}: {error.msg}. Is the file complete?") from None
-                    text, at = text[at:] + more, 0
-                    continue
-                if not isinstance(value, dict):
-                    raise LabError(f"{where}: expected an object, got {value!r:.60}.")
-                yield where, value
-                number += 1
-        except UnicodeDecodeError as error:
-            raise LabError(f"{path} is not UTF-8 text: {error.reason}. Save it as UTF-8.") from None
 
 
 def read_dci(place: Place, protocol: Protocol) -> Found:
@@ -85,22 +43,24 @@ def read_dci(place: Place, protocol: Protocol) -> Found:
     found = Found()
     names = _split_names(splits, protocol.options["splits"])
     for name in names:
-        check_inside(name, str(splits))
+        name = inside(name, str(splits))
         path = annotations / name
         if not path.is_file():
             found.note("missing annotation", f"{annotations.name}/{name}")
             continue
-        row = read_object(path)
-        parts = [text_under(row, key, str(path)) for key in ("short_caption", "extra_caption")]
-        picture = text_under(row, "image", str(path))
-        text = protocol.process("\n".join(parts))
-        found.add(_below(photos, picture, place), [text], f"{annotations.name}/{name}")
+        row = read_json_object(path, allow_nan=True)
+        parts = [value_under(row, key, str(path)) for key in ("short_caption", "extra_caption")]
+        wrong = [part for part in parts if caption_defect(part) not in ("", EMPTY)]
+        whole = "\n".join("" if caption_defect(part) else part for part in parts)
+        picture = _below(photos, text_under(row, "image", str(path)), place)
+        where = f"{annotations.name}/{name}"
+        found.add(picture, wrong or [whole], protocol.process, where)
     found.read.append(f"{splits.relative_to(place.home)}: lists {len(names):,} annotations")
     return found
 
 
 def _split_names(path: Path, splits: list[str] | None) -> list[str]:
-    content = read_object(path)
+    content = read_json_object(path)
     absent = [split for split in splits or [] if split not in content]
     if absent:
         raise LabError(f"{path} has no split {absent[0]!r}; it has {', '.join(content)}.")
@@ -120,7 +80,8 @@ def read_long_dci(place: Place, protocol: Protocol) -> Found:
             has = ", ".join(map(repr, row))
             raise LabError(f"{path}: expected the columns 'filepath' and 'title', got {has}.")
         at = f"{path.name}, {where}"
-        found.add(_below(photos, row["filepath"], place), [protocol.process(row["title"])], at)
+        picture = _below(photos, text_under(row, "filepath", at), place)
+        found.add(picture, [row["title"]], protocol.process, at)
     found.read.append(f"{path.name}: lists {len(found.texts):,} pictures")
     return found
 
@@ -133,9 +94,9 @@ def read_imageinwords(place: Place, protocol: Protocol) -> Found:
         for where, row in read_rows(path):
             at = f"{path}, {where}"
             name = text_under(row, "image" if "image" in row else "image/key", at)
-            name = name if name.endswith(".jpg") else f"{name}.jpg"
-            text = protocol.process(text_under(row, "IIW", at))
-            found.add(_below(folder, name, place), [text], f"{path.parent.name}, {where}")
+            name = name if name.endswith(".jpg") or not name else f"{name}.jpg"
+            caption, at = value_under(row, "IIW", at), f"{path.parent.name}, {where}"
+            found.add(_below(folder, name, place), [caption], protocol.process, at)
             count += 1
         found.read.append(f"{path.relative_to(place.home).as_posix()}: {count:,} lines")
     return found
@@ -151,8 +112,8 @@ def read_docci(place: Place, protocol: Protocol) -> Found:
         splits.add(split)
         if split == protocol.split and identity.startswith(protocol.split):
             name = text_under(row, "image_file", at)
-            text = protocol.process(text_under(row, "description", at))
-            found.add(_below(images, name, place), [text], f"{path.name}, {where}")
+            caption, at = value_under(row, "description", at), f"{path.name}, {where}"
+            found.add(_below(images, name, place), [caption], protocol.process, at)
     if not found.texts and not found.defects:
         has = ", ".join(sorted(splits)) or "no line"
         raise LabError(f"{path} has no line of the split {protocol.split!r}; it has {has}.")
@@ -162,6 +123,6 @@ def read_docci(place: Place, protocol: Protocol) -> Found:
 
 def _below(folder: Path, name: str, place: Place) -> str:
     """The path below the benchmark's folder of a picture that a file names below `folder`."""
-    check_inside(name, str(folder))
+    name = inside(name, str(folder))
     prefix = folder.relative_to(place.home).as_posix()
-    return name if prefix == "." else f"{prefix}/{name}"
+    return name if prefix == "." or not name else f"{prefix}/{name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from longclip_lab.data.captions import read_text
-from longclip_lab.data.usable import Defects, check_inside, check_text
+from longclip_lab.data.usable import EMPTY, Defects, caption_defect, inside
 from longclip_lab.errors import LabError
 
-TWICE, EMPTY, CAPTIONLESS = "listed twice", "empty caption", "picture without a caption"
+TWICE, CAPTIONLESS, NAMELESS = "listed twice", "picture without a caption", "no picture's name"
 TOO_FEW = "class with too few pictures"
 
 
@@ -36,22 +34,33 @@ class Found:
     arrays: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
 
-    def add(self, picture: str, texts: Iterable[str], where: str) -> None:
-        """Note a picture with its texts; one that is known already or has an empty text is named.
+    def add(
+        self, picture: str, captions: Iterable[Any], process: Callable[[str], str], where: str
+    ) -> None:
+        """Note a picture with its captions, as `process` makes texts of them.
 
-        Raises LabError for a path that leads out of the folder and for broken Unicode.
+        One that is known already, and captions that are empty or no texts, are named instead.
+        Raises LabError for a path that leads out of the folder.
         """
-        check_inside(picture, where)
-        texts = list(texts)
-        for text in texts:
-            check_text(text, where)
+        if not picture:
+            self.note(NAMELESS, where)
+            return
+        picture = inside(picture, where)
+        captions = list(captions)
         if picture in self.texts:
             self.note(TWICE, f"{picture} ({where})")
             return
-        kept = [text for text in texts if text]
-        if len(kept) < len(texts):
-            self.note(EMPTY, f"{picture} ({where})")
-        if not texts:
+        kept, reasons = [], {}
+        for caption in captions:
+            defect = caption_defect(caption)
+            text = "" if defect else process(caption)
+            if text:
+                kept.append(text)
+            else:
+                reasons[defect or EMPTY] = f"{picture} ({where})"
+        for reason, name in reasons.items():
+            self.note(reason, name)
+        if not captions:
             self.note(CAPTIONLESS, f"{picture} ({where})")
         if kept:
             self.texts[picture] = kept
@@ -72,29 +81,19 @@ def check_file(path: Path) -> None:
         raise LabError(f"{path} is a folder; expected a file of that name.")
 
 
-def text_under(row: dict[str, Any], key: str, where: str) -> str:
-    """The text that an object has under a key. Raises LabError if it has none.
-
-    A null counts as empty: it will be named as an empty caption.
-    """
-    value = "" if key in row and row[key] is None else row.get(key)
-    if not isinstance(value, str):
+def value_under(row: dict[str, Any], key: str, where: str) -> Any:
+    """What an object has under a key, whatever it is. Raises LabError if it has no such key."""
+    if key not in row:
         has = ", ".join(map(repr, list(row)[:8]))
         raise LabError(f"{where}: expected a text under {key!r}. It has {has}.")
+    return row[key]
+
+
+def text_under(row: dict[str, Any], key: str, where: str) -> str:
+    """The text that an object has under a key; "" for null and NaN. Raises LabError otherwise."""
+    value = value_under(row, key, where)
+    if caption_defect(value) == EMPTY:
+        return ""
+    if not isinstance(value, str):
+        raise LabError(f"{where}: expected a text under {key!r}, got {value!r:.60}.")
     return value
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises LabError for anything else, with the line."""
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise LabError(
-            f"{path} is not JSON: {error.msg} in line {error.lineno}, column {error.colno}. "
-            "Is the file complete?"
-        ) from None
-    except RecursionError:
-        raise LabError(f"{path} is nested too deeply to be a list of captions.") from None
-    if not isinstance(content, dict):
-        raise LabError(f"{path} holds a JSON {type(content).__name__}; expected an object.")
-    return content

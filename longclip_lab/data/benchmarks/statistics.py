@@ -11,13 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from longclip_lab.data.benchmarks.catalogue import PROTOCOLS, get_protocol
-from longclip_lab.data.benchmarks.described import first_objects
 from longclip_lab.data.benchmarks.drawn import open_drawn
 from longclip_lab.data.benchmarks.places import find_place, whole_place
 from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.benchmarks.readers import READERS
 from longclip_lab.data.benchmarks.texts import AS_WRITTEN
-from longclip_lab.data.layouts import Columns, read_columns
+from longclip_lab.data.layouts import Columns, Entry, read_columns, read_conversations
 from longclip_lab.data.tables import SUFFIXES
 from longclip_lab.data.usable import Defects
 from longclip_lab.errors import LabError, suggest
@@ -161,10 +160,11 @@ def _training(layout: str, root: str | Path | None, progress: bool) -> Iterator[
         (path,) = find_place(get_protocol("sharegpt4v-1k"), root).files
         if not path.is_file():
             raise LabError(f"There is no file {path}.")
-        texts = [_answer(where, row) for where, row in first_objects(path)]
-        yield _count(layout, len(texts), texts, progress)
+        entries = list(read_conversations(path))
+        texts = [text for entry in entries for text in entry.long.values()]
+        yield _counted(path, layout, entries, texts, progress)
         return
-    tables = sorted(path for path in Path(root).iterdir() if path.suffix in SUFFIXES)
+    tables = sorted(path for path in Path(root).iterdir() if path.suffix.lower() in SUFFIXES)
     if not tables:
         raise LabError(f"{root} holds no table ({', '.join(SUFFIXES)}) of {layout}'s captions.")
     for path in tables:
@@ -173,15 +173,20 @@ def _training(layout: str, root: str | Path | None, progress: bool) -> Iterator[
         long = [text for entry in entries for text in entry.long.values()]
         for kind, texts in (("raw", raw), ("long", long)):
             if texts:
-                yield _count(f"{path.stem}: {kind}", len(entries), texts, progress)
+                yield _counted(path, f"{path.stem}: {kind}", entries, texts, progress)
 
 
-def _answer(where: str, row: dict[str, Any]) -> str:
-    turns = row.get("conversations")
-    answer = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
-    if not isinstance(answer, dict) or not isinstance(answer.get("value"), str):
-        raise LabError(f'{where}: expected a text under conversations[1]["value"].')
-    return answer["value"]
+def _counted(
+    path: Path, name: str, entries: Sequence[Entry], texts: Sequence[str], progress: bool
+) -> TextCounts:
+    """The counts of a table's texts; what of it is no text is named in `skipped`."""
+    if not texts:
+        raise LabError(f"{path} has no text that could be counted.")
+    skipped: Defects = {}
+    for entry in entries:
+        for reason, column in entry.defects:
+            skipped.setdefault(reason, []).append(f"{entry.where} {column}".strip())
+    return replace(_count(name, len(entries), texts, progress), skipped=skipped)
 
 
 def _count(name: str, images: int, texts: Iterable[str], progress: bool) -> TextCounts:

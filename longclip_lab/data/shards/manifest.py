@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import checked_fields, json_kind, parse_json
 
 FORMAT = "longclip-lab-shards-1"
 MANIFEST = "manifest.json"
@@ -91,23 +92,34 @@ class Manifest:
 
 def read_sidecar(content: bytes, where: str) -> Sidecar:
     """Raises LabError if this is no sidecar."""
-    return _read(Sidecar, content, where)
+    sidecar = _read(Sidecar, parse_json(content, where), where)
+    lists = ("offsets", "checksums", "long_tokens", "short_tokens")
+    if any(len(getattr(sidecar, name)) != len(sidecar.keys) for name in lists):
+        raise _unreadable(where, "its lists are of different lengths")
+    return sidecar
 
 
 def read_manifest(content: bytes, where: str) -> Manifest:
     """Raises LabError if this is no manifest, or one of another version of the format."""
-    manifest = _read(Manifest, content, where)
-    if manifest.format != FORMAT:
+    found = parse_json(content, where)
+    told = found.get("format") if isinstance(found, dict) else None
+    if isinstance(told, str) and told != FORMAT:
         raise LabError(
-            f"{where} is of the format {manifest.format!r}; this version of the lab reads "
+            f"{where} is of the format {told!r}; this version of the lab reads "
             f"{FORMAT!r}. Write the shards anew."
         )
-    shards = [ShardFacts(**shard) for shard in manifest.shards or []]
-    for shard in shards:
+    if isinstance(found, dict) and isinstance(found.get("shards"), list):
+        found["shards"] = [_read(ShardFacts, shard, where) for shard in found["shards"]]
+    manifest = _read(Manifest, found, where)
+    for shard in manifest.shards or []:
         # Manifests are copied from elsewhere: their names must not reach other files.
         if not SHARD_NAME.fullmatch(shard.name):
             raise LabError(f"{where} names a shard {shard.name!r}; expected shard-000000.tar.")
-    return Manifest(**{**vars(manifest), "shards": shards})
+    if manifest.finished and manifest.shards is None:
+        raise _unreadable(where, "it is finished and lists no shards")
+    if manifest.finished and not {"data", "tokenizer"} <= manifest.identity.keys():
+        raise _unreadable(where, "it does not say what it is of")
+    return manifest
 
 
 def whole_manifest(start: Manifest, names: Sequence[str], sidecars: Sequence[Sidecar]) -> Manifest:
@@ -183,13 +195,18 @@ def longer_than(texts_by_length: Mapping[Any, int], context: int) -> int:
     return sum(count for length, count in texts_by_length.items() if int(length) > context)
 
 
-def _read(cls: type[T], content: bytes, where: str) -> T:
+def _read(cls: type[T], found: Any, where: str) -> T:
+    if not isinstance(found, dict):
+        raise _unreadable(where, f"it holds a JSON {json_kind(found)}")
+    known = {field.name for field in fields(cls)}
     try:
-        found = json.loads(content)
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in found.items() if key in known})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise LabError(
-            f"{where} cannot be read as what `longclip-lab data shard` writes: {error}. Write the "
-            "shards anew."
-        ) from None
+        return checked_fields(cls(**{key: found[key] for key in found if key in known}), where)
+    except (LabError, TypeError) as error:
+        raise _unreadable(where, str(error).removeprefix(f"{where}: ").rstrip(".")) from None
+
+
+def _unreadable(where: str, why: str) -> LabError:
+    return LabError(
+        f"{where} cannot be read as what `longclip-lab data shard` writes: {why}. Write the "
+        "shards anew."
+    )

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from longclip_lab.errors import LabError
+from longclip_lab.files import parse_json
 from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, readable
 
 BROKEN, EMPTY, NO_TEXTS = "broken picture", "empty text", "texts of another form"
@@ -40,10 +42,10 @@ class PairTexts:
     def from_json(cls, content: bytes) -> PairTexts | str:
         """The texts in a KEY.json, or what is wrong with them."""
         try:
-            texts = cls(**json.loads(content))
+            texts = cls(**parse_json(content, "the texts"))
             said = [texts.short, texts.long, texts.name, *texts.captions]
             said += [*texts.captioners, *texts.captioners.values()]
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (LabError, TypeError, AttributeError):
             return NO_TEXTS
         fits = isinstance(texts.captions, list) and all(isinstance(text, str) for text in said)
         return texts if fits else NO_TEXTS

@@ -5,7 +5,6 @@ B batch, T tokens, D embedding, H W picture.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from importlib.resources import files
@@ -19,6 +18,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import read_json, read_text
 from longclip_lab.models.adapters.adapter import Adapter, EmbeddingModel, adapt
 
 ALIGN_TOKENS, BLIP_TOKENS = 64, 35
@@ -106,8 +106,8 @@ OPENERS: dict[str, Callable[[str | os.PathLike[str]], Adapter]] = {
 def model_type(folder: Path) -> str | None:
     """What the config.json of a folder calls its model; None without one that can be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        config = read_json(folder / "config.json")
+    except LabError:
         return None
     return config.get("model_type") if isinstance(config, dict) else None
 
@@ -202,12 +202,11 @@ def _check_vocabulary(folder: Path) -> None:
 def _words(folder: Path) -> list[str] | None:
     """The vocabulary of the folder's tokenizer in order; None if there is no tokenizer in it."""
     if (folder / "vocab.txt").is_file():
-        return (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    try:
-        content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        vocabulary = content["model"]["vocab"]
-        return sorted(vocabulary, key=vocabulary.__getitem__)
-    except FileNotFoundError:
+        return read_text(folder / "vocab.txt").split("\n")
+    if not (folder / "tokenizer.json").is_file():
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    try:
+        vocabulary = read_json(folder / "tokenizer.json")["model"]["vocab"]
+        return sorted(vocabulary, key=vocabulary.__getitem__)
+    except (KeyError, TypeError, AttributeError) as error:
         raise LabError(f"{folder / 'tokenizer.json'} is no tokenizer that can be read.") from error

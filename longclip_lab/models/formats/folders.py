@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import read_json_object
 from longclip_lab.models.checkpoints import read_state_dict
 from longclip_lab.models.formats.names import Weights
 
@@ -17,15 +17,9 @@ _INDEX = ".index.json"
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises LabError if the file is missing or holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise LabError(f"There is no {path.name} in {path.parent}.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise LabError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise LabError(f"{path} holds no JSON object.")
-    return content
+    if not path.exists():
+        raise LabError(f"There is no {path.name} in {path.parent}.")
+    return read_json_object(path)
 
 
 def clip_kind(folder: Path) -> str | None:

@@ -79,7 +79,9 @@ class TextTower:
         Raises LabError if the tokenizer makes ids that the tower has no embedding for.
         """
         tokens = to_tokens(self, texts)
-        behind_BT = torch.arange(self.context_length) >= tokens.lengths_B[:, None]
+        # Behind the last end token: one may stand in the text itself.
+        ends_BT = tokens.ids_BT == self.tokenizer.end_id
+        behind_BT = ends_BT.flip(1).int().cumsum(1).flip(1) == 0
         tokens.ids_BT[behind_BT] = self.card["pad_id"]
         return tokens
 

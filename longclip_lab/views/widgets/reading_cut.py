@@ -21,7 +21,7 @@ from longclip_lab.evaluation.ranking import SAME_SCORE
 from longclip_lab.models import Clip, encode_images
 from longclip_lab.probing.cuts import cuts_share_states, encode_cuts
 from longclip_lab.text import TokenizedText
-from longclip_lab.views.html import Html
+from longclip_lab.views.html import Html, cut_mark
 from longclip_lab.views.pool import as_pool
 from longclip_lab.views.states import Control, states_html, with_pictures
 from longclip_lab.views.svg import Chart, Scale, log_ticks, round_ticks
@@ -188,7 +188,8 @@ class ReadingCut(Panel):
         text, at = caption.text, caption.read_to(cut)
         context = self.clip.context_length
         end = caption.tokenized.characters_read(context)
-        mark = f'<span class="mark">{context} positions end here</span>' if end < len(text) else ""
+        ends = cut_mark(caption.tokenized, context)
+        mark = f'<span class="mark">{ends}</span>' if end < len(text) else ""
         return (
             f'<div class="text">{html.escape(text[:at])}<span class="unread">'
             f'{html.escape(text[at:end])}</span>{mark}<span class="unread">'

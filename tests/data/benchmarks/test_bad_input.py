@@ -114,6 +114,111 @@ def test_an_empty_caption_is_named(layout, tmp_path):
     left_with(layout, tmp_path, left[0], r"1 x empty caption: \S*2\.", left[1])
 
 
+@pytest.mark.layouts("sharegpt4v-1k", "dci-full", "iiw", "docci", "coco-val2017-first5", *KARPATHY)
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (float("nan"), "empty caption"),
+        (" \u2003", "empty caption"),
+        (7, "caption that is no text"),
+        (["A boat."], "caption that is no text"),
+        ("\ud83d", "caption with half a surrogate pair, which is no text"),
+    ],
+)
+def test_what_is_no_caption_is_named_in_every_layout(layout, tmp_path, value, reason):
+    """Of every text of picture 2.jpg, whatever the layout calls it."""
+    layout.write(tmp_path, layout.entries)
+    wanted = set(layout.entries[1][1])
+    wanted |= {part for text in wanted for part in text.split("\n")}
+
+    def spoil(found):
+        if isinstance(found, dict):
+            return {key: spoil(one) for key, one in found.items()}
+        if isinstance(found, list):
+            return [spoil(one) for one in found]
+        return value if found in wanted and found != "A red boat. It is 3.5 m long." else found
+
+    for path in tmp_path.rglob("*.json*"):
+        parts = path.read_text().splitlines() if "jsonl" in path.name else [path.read_text()]
+        path.write_text("\n".join(json.dumps(spoil(json.loads(part))) for part in parts))
+    if layout.name == "dci-full" and reason == "empty caption":
+        assert len(open_benchmark(layout.protocol, tmp_path)) == 3  # its short caption is left
+        return
+    left_with(layout, tmp_path, 2, rf"[15] x {reason}: \S*2\.jpg")
+
+
+@pytest.mark.layouts(*DESCRIBED, *KARPATHY, "flickr30k-31k")
+def test_a_picture_is_the_same_under_a_longer_name(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    before = open_benchmark(layout.protocol, tmp_path)
+    for path in [*tmp_path.rglob("*.json*"), *tmp_path.glob("*.csv"), *tmp_path.glob("*.token")]:
+        text = path.read_text()
+        path.write_text(text.replace("sam/images/2.jpg", "./sam//images/2.jpg"))
+        if layout.name != "sharegpt4v-1k":
+            path.write_text(text.replace('"2.jpg', '".//2.jpg').replace("\n2.jpg", "\n./2.jpg"))
+    after = open_benchmark(layout.protocol, tmp_path)
+    assert (after.images, after.source) == (before.images, before.source)
+
+
+@pytest.mark.layouts("sharegpt4v-1k")
+def test_the_caption_is_what_the_model_says_wherever_it_stands(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    before = open_benchmark(layout.protocol, tmp_path)
+    path = tmp_path / layout.listing
+    rows = json.loads(path.read_text())
+    for row in rows:
+        row["conversations"].insert(0, {"from": "system", "value": "You are kind."})
+    path.write_text(json.dumps(rows))
+    assert open_benchmark(layout.protocol, tmp_path).texts == before.texts
+    del rows[0]["conversations"][2]
+    path.write_text(json.dumps(rows))
+    left_with(layout, tmp_path, 2, r"1 x conversation without an answer by a model: \S*1\.jpg")
+
+
+@pytest.mark.layouts(*ONE_FILE)
+def test_a_list_in_utf16_is_told_as_such(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    path = tmp_path / layout.listing
+    path.write_text(path.read_text(), encoding="utf-16")
+    with pytest.raises(LabError, match=f"{path.name} is UTF-16 text.*iconv -f UTF-16"):
+        open_benchmark(layout.protocol, tmp_path)
+
+
+@pytest.mark.layouts(*ONE_FILE)
+@pytest.mark.parametrize("ending", ["\r", "\r\n"])
+def test_every_line_end_ends_a_line(layout, tmp_path, ending):
+    layout.write(tmp_path, layout.entries)
+    before = open_benchmark(layout.protocol, tmp_path)
+    path = tmp_path / layout.listing
+    path.write_bytes(path.read_bytes().replace(b"\n", ending.encode()))
+    assert open_benchmark(layout.protocol, tmp_path).texts == before.texts
+
+
+@pytest.mark.layouts("sharegpt4v-1k", "docci", "coco-val2017-first5", *KARPATHY)
+def test_a_number_that_python_cannot_hold_is_told(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    path = tmp_path / layout.listing
+    path.write_text(path.read_text().replace("{", '{"more": ' + "1" * 4400 + ", ", 1))
+    with pytest.raises(LabError, match=rf"{path.name}.* is JSON that cannot be read"):
+        open_benchmark(layout.protocol, tmp_path)
+
+
+@pytest.mark.layouts("urban1k")
+def test_two_pictures_of_urban_for_one_caption_are_named(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    Image.new("RGB", (8, 8)).save(tmp_path / "image" / "2.png")
+    result = verify(layout.protocol, tmp_path)
+    assert "image/2.png (beside 2.jpg): listed twice" in result.broken
+    assert open_benchmark(layout.protocol, tmp_path, allow_partial=True).images[1].name == "2.jpg"
+
+
+@pytest.mark.layouts("urban1k")
+def test_the_systems_own_files_are_no_captions(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    (tmp_path / "caption" / "._1.txt").write_bytes(b"\x00\x05\x16\x07\xff")
+    assert len(open_benchmark(layout.protocol, tmp_path)) == 3
+
+
 @pytest.mark.layouts("urban1k")
 def test_the_public_copy_of_urban_with_an_empty_file(layout, tmp_path):
     layout.write(tmp_path, layout.entries)

@@ -12,8 +12,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from longclip_lab import world
 from longclip_lab.data import PROTOCOLS, get_protocol, open_benchmark, verify
-from longclip_lab.data.benchmarks.described import first_objects
 from longclip_lab.data.pictures import check_picture
+from longclip_lab.data.tables import read_rows
 from longclip_lab.errors import LabError
 
 
@@ -173,4 +173,4 @@ def test_a_large_list_is_read_as_json_reads_it(tmp_path):
     path = tmp_path / "list.json"
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
     assert path.stat().st_size > 2**20  # more than is read at a time
-    assert [row for _, row in first_objects(path)] == rows
+    assert [row for _, row in read_rows(path)] == rows

@@ -131,6 +131,50 @@ def test_a_shard_that_was_damaged_is_written_anew(on_disk, flip, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda facts: [],
+        lambda facts: facts | {"format": 3},
+        lambda facts: facts | {"shards": [3]},
+        lambda facts: facts | {"shards": [{"name": 3}]},
+        lambda facts: facts | {"shards": None},
+        lambda facts: facts | {"shards": [facts["shards"][0] | {"pairs": "2"}]},
+        lambda facts: facts | {"identity": {}},
+        lambda facts: facts | {"skipped": {"a": "b"}},
+        lambda facts: facts | {"pairs": float("nan")},
+        lambda facts: {key: facts[key] for key in facts if key != "name"},
+    ],
+)
+def test_a_manifest_of_garbage_is_named_and_left_alone(on_disk, tmp_path, spoil):
+    data.write_shards(on_disk, tmp_path, per_shard=10)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    before = contents(tmp_path)
+    for use in (data.open_shards, lambda folder: data.write_shards(on_disk, folder, per_shard=10)):
+        with pytest.raises(LabError, match=r"manifest\.json .*shards anew|manifest\.json is not"):
+            use(tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda facts: [],
+        lambda facts: facts | {"offsets": None},
+        lambda facts: facts | {"long_tokens": facts["long_tokens"][1:]},
+        lambda facts: facts | {"keys": [1] * len(facts["keys"])},
+    ],
+)
+def test_a_sidecar_of_garbage_is_named(on_disk, tmp_path, spoil):
+    shards = data.write_shards(on_disk, tmp_path, per_shard=10)
+    path = tmp_path / "shard-000001.json"
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    with pytest.raises(LabError, match=r"shard-000001\.json cannot be read as what"):
+        list(data.open_shards(tmp_path).samples(1))
+    assert len(shards) == len(on_disk)
+
+
 def test_nothing_else_is_overwritten(on_disk, drawn, tmp_path):
     data.write_shards(on_disk, tmp_path / "shards", per_shard=10)
     with pytest.raises(LabError, match=r"made otherwise \(data: .*'files'.* there"):
