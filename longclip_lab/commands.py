@@ -6,7 +6,6 @@ runs, so that the help answers at once.
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 import warnings
@@ -18,7 +17,7 @@ from tyro.conf import Positional
 
 from longclip_lab import __version__
 from longclip_lab.errors import LabWarning
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 
 NAMED = 100
 DataName = Literal["world", "coco"]
@@ -60,7 +59,7 @@ class Tokens:
         from longclip_lab.text import read_texts, text_statistics
 
         statistics = text_statistics(read_texts(self.path, self.key), self.tokenizer)
-        print(json.dumps(statistics.to_dict()) if self.json else statistics)
+        print(to_json(statistics.to_dict()) if self.json else statistics)
 
 
 @dataclass(kw_only=True)
@@ -190,7 +189,7 @@ def data_facts(data: Any) -> dict[str, Any]:
 def write_json(path: Path | None, content: Any) -> None:
     """Write results where they were asked for, if they were."""
     if path is not None:
-        atomic_write(path, json.dumps(content, indent=2) + "\n")
+        atomic_write(path, to_json(content, indent=2) + "\n")
         say(f"written to {path}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from longclip_lab.commands import say, say_skipped
 from longclip_lab.errors import LabError
+from longclip_lab.files import to_json
 
 if TYPE_CHECKING:
     from longclip_lab.data import ShardSet
@@ -119,7 +119,7 @@ class CheckShards:
         from longclip_lab.data import check_shards
 
         found = check_shards(self.url, self.progress)
-        say(json.dumps(asdict(found), indent=1) if self.json else str(found))
+        say(to_json(asdict(found), indent=1) if self.json else str(found))
         if not found.ok:
             raise LabError(
                 f"{len(found.shards)} shards and {len(found.pairs)} pairs in {self.url} are "

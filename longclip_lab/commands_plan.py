@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from longclip_lab.commands import say
+from longclip_lab.files import to_json
 from longclip_lab.training.recipes import METHODS, DataScale, Preset, Scale, recipe_for
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class PlanRun:
         table = planning.comparison(made)
         if self.json:
             facts = {"plan": made.to_dict(), "table": table.to_dict(orient="index")}
-            print(json.dumps(facts, indent=2))
+            print(to_json(facts, indent=2))
             return
         say(str(made))
         say(table.to_string())

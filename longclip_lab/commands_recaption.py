@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 
 if TYPE_CHECKING:
     from longclip_lab.recaptioning import Asking, Captioner, Hallucinated, Recaptioned
@@ -101,7 +100,7 @@ class Recaption:
         # Whichever process found the last file written has something to say, first or not.
         if done.counted or current_place()[0] == 0:
             facts = {} if found is None else {"check": found.to_dict()}
-            print(json.dumps(done.record | facts) if self.json else told(done, found), flush=True)
+            print(to_json(done.record | facts) if self.json else told(done, found), flush=True)
 
     def _asking(self) -> Asking:
         from longclip_lab.recaptioning import Asking
@@ -146,7 +145,7 @@ class Recaption:
         lines = read_lines(self.dst)
         scenes = [data.scenes[int(line.key)] for line in lines]
         found = hallucinated([line.caption for line in lines], scenes)
-        atomic_write(self.dst / "hallucinated.json", json.dumps(found.to_dict(), indent=1) + "\n")
+        atomic_write(self.dst / "hallucinated.json", to_json(found.to_dict(), indent=1) + "\n")
         return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from longclip_lab.commands import say
 from longclip_lab.errors import LabError
+from longclip_lab.files import to_json
 
 
 @dataclass(kw_only=True)
@@ -63,7 +63,7 @@ class Reproduce:
             else:
                 say(f"The ledger keeps its record of {record.name}: it has more seeds.")
         if self.json:
-            say(json.dumps(record.to_dict(), indent=1, ensure_ascii=False))
+            say(to_json(record.to_dict(), indent=1, ensure_ascii=False))
             return
         say(told(record))
         say(f"written to {' and '.join(written)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from longclip_lab.commands import load_model, say, say_skipped
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 
 
 @dataclass(kw_only=True)
@@ -63,7 +62,7 @@ class Search:
         )
         found = index.search(queries, self.top, self.explain)
         if self.json:
-            say(json.dumps(_facts(index) | {"queries": [one.to_dict() for one in found]}))
+            say(to_json(_facts(index) | {"queries": [one.to_dict() for one in found]}))
         else:
             say(f"{self.folder}: {len(index):,} pictures ({index.update}); cache: {index.cache}")
             say_skipped(index.left_out)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, leftovers
+from longclip_lab.files import atomic_write, leftovers, to_json
 
 RECORD, FEATURES, PART, DONE = "features.json", "features.npy", "features.npy.part", "done.npy"
 
@@ -34,7 +34,7 @@ def claim(home: Path, identity: Mapping[str, Any], meaning: Mapping[str, str], r
     if not record.exists():
         if home.exists() and set(home.iterdir()) - set(leftovers(home)):
             raise LabError(f"{home} is not empty and holds no stored features; give another.")
-        atomic_write(record, json.dumps(identity, indent=2) + "\n")
+        atomic_write(record, to_json(identity, indent=2) + "\n")
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except ValueError:

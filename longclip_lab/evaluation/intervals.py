@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longclip_lab.errors import MANY, SEED, NotFiniteError
+
 LEVEL = 0.95
 
 
@@ -29,15 +31,16 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """JSON-able; a bound that was not computed is None."""
-        low, high = (None if math.isnan(bound) else bound for bound in (self.low, self.high))
-        return {"value": self.value, "low": low, "high": high, "n": self.n}
+        """JSON-able; a mean over nothing and a bound that was not computed are None."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        told = {name: None if math.isnan(number) else number for name, number in numbers.items()}
+        return told | {"n": self.n}
 
     @classmethod
     def from_dict(cls, values: dict[str, float | int | None]) -> Interval:
         """The inverse of `to_dict`."""
-        low, high = (math.nan if values[b] is None else values[b] for b in ("low", "high"))
-        return cls(values["value"], low, high, values["n"])
+        numbers = (values[name] for name in ("value", "low", "high"))
+        return cls(*(math.nan if number is None else number for number in numbers), values["n"])
 
 
 def bootstrap_mean(
@@ -49,11 +52,23 @@ def bootstrap_mean(
     """Mean of `values_Q` with its percentile bootstrap interval (Efron and Tibshirani, ch. 13).
 
     Queries with the same entry in `groups_Q` are drawn together: the captions of one picture
-    are no independent queries. With `rounds` 0 the bounds are NaN.
+    are no independent queries. With `rounds` 0 the bounds are NaN, and without any value all is.
+    Raises LabError for values that are not finite and for fewer than 0 rounds.
 
     >>> bootstrap_mean(np.array([1.0, 1.0, 0.0, 1.0]), seed=0)
     Interval(value=0.75, low=0.25, high=1.0, n=4)
     """
+    values_Q = np.asarray(values_Q)
+    bad = len(values_Q) - int(np.isfinite(values_Q).sum())
+    if bad:
+        raise NotFiniteError(
+            f"A mean needs finite numbers; {bad} of {len(values_Q)} are not. Leave out what could "
+            "not be measured, and say how many."
+        )
+    MANY.check("The number of bootstrap rounds", rounds)
+    SEED.check("The seed of a bootstrap", seed)
+    if not len(values_Q):
+        return Interval(math.nan, math.nan, math.nan, 0)
     mean = float(np.mean(values_Q))
     if rounds == 0:
         return Interval(mean, math.nan, math.nan, len(values_Q))

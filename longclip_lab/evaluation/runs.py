@@ -20,7 +20,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.evaluation.protocols import Task
 from longclip_lab.evaluation.records import Record
 from longclip_lab.evaluation.scoring import Scorer
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 
 FEATURES = "features"
 
@@ -74,7 +74,7 @@ def run(scorer: Scorer, task: Task, length: int, folder: Path, skip_existing: bo
             return Run(old, path, "kept")
         why = "the one there was of " + ", ".join(others)
     record = scorer.record(task, length)
-    atomic_write(path, json.dumps(record.to_dict(), indent=2) + "\n")
+    atomic_write(path, to_json(record.to_dict(), indent=2) + "\n")
     return Run(record, path, "replaced" if why else "made", why)
 
 

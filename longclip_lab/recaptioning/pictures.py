@@ -14,7 +14,7 @@ from PIL import Image
 from longclip_lab.data import ShardSet
 from longclip_lab.data.pictures import SUFFIXES, decoded
 from longclip_lab.data.shards import Broken, Sample
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.models.pictures import pictures_hash
 
 Content = Path | bytes | np.ndarray | str
@@ -83,8 +83,7 @@ def picture_runs(
     if isinstance(data, ShardSet):
         runs = [_shard_run(data, number) for number in range(len(data.shards))]
         return PictureRuns(data.name, data.source, runs, data.skipped)
-    if per_file < 1:
-        raise LabError(f"per_file: expected at least 1 picture, got {per_file}.")
+    COUNT.check("per_file", per_file)
     if len(data.images) == 0:
         raise LabError(f"{data.name} holds no picture.")
     keys = picture_keys(data.images, root)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 from longclip_lab.text import text_statistics
 
 RECORD, COUNTS = "recaption.json", "counts"
@@ -36,11 +36,11 @@ class Line:
 def write_lines(folder: Path, name: str, lines: list[Line], skipped: dict[str, list[str]]) -> None:
     """Write the captions of one run, their counts and the pictures that it left out."""
     counted = {"counts": _counts(lines), "skipped": skipped}
-    atomic_write(folder / COUNTS / f"{name}.json", json.dumps(counted, indent=1) + "\n")
+    atomic_write(folder / COUNTS / f"{name}.json", to_json(counted, indent=1) + "\n")
     # Last, as the file of captions is what says that the run is done.
     atomic_write(
         folder / f"{name}.jsonl",
-        "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines),
+        "".join(to_json(asdict(line), ensure_ascii=False) + "\n" for line in lines),
     )
 
 
@@ -114,7 +114,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write `recaption.json`."""
-    atomic_write(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / RECORD, to_json(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _differing(before: Any, now: Any, name: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from longclip_lab import world
-from longclip_lab.files import atomic_path, atomic_write
+from longclip_lab.files import atomic_path, atomic_write, to_json
 from longclip_lab.reproduction.arms import ARM_VERSION, DIGITS
 from longclip_lab.training.recipe import Recipe
 
@@ -71,7 +71,7 @@ def _open(facts: str, home: Path) -> TrainingSet:
             "source": drawn.source,
             "name": drawn.name,
         }
-        atomic_write(texts, json.dumps(told))  # last: where it is, the pictures are
+        atomic_write(texts, to_json(told))  # last: where it is, the pictures are
     told = json.loads(texts.read_text(encoding="utf-8"))
     return TrainingSet(images=np.load(images, mmap_mode="r"), **told)
 

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 
 
 def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ class RunLog:
             return
         path = folder / "log.jsonl"
         self.history = read_log(path, done)
-        atomic_write(path, "".join(json.dumps(row) + "\n" for row in self.history))
+        atomic_write(path, "".join(to_json(row) + "\n" for row in self.history))
         self.file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -49,7 +49,7 @@ class RunLog:
         """Record one step; `row["step"]` counts from 1."""
         self.history.append(row)
         if self.file is not None:
-            self.file.write(json.dumps(row) + "\n")
+            self.file.write(to_json(row) + "\n")
             self.file.flush()
         if self.events is not None:
             for name, value in row.items():

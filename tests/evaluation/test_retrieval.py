@@ -172,9 +172,9 @@ def test_without_bootstrap_there_are_no_bounds():
         ({"texts": torch.empty(0, 3)}, "text features: expected a non-empty float matrix"),
         ({"image_of_text_M": [0, 1, 2, 4]}, "from 0 to 3, got 4"),
         ({"image_of_text_M": [0, 1]}, "expected 4 whole numbers"),
-        ({"ks": [0]}, "ks: expected"),
+        ({"ks": [0]}, "must be a whole number from 1 .* came 0"),
         ({"tie": "pesimistic"}, "No rule 'pesimistic' for ties. Did you mean pessimistic"),
-        ({"chunk": 0}, "chunk >= 1"),
+        ({"chunk": 0}, "chunk must be a whole number from 1"),
     ],
 )
 def test_bad_input(call, words):

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import to_json
 
 FORMAT = "longclip-lab-shards-1"
 MANIFEST = "manifest.json"
@@ -50,7 +51,7 @@ class Sidecar:
 
     def to_json(self) -> str:
         """As it is written."""
-        return json.dumps(asdict(self)) + "\n"
+        return to_json(asdict(self)) + "\n"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """As it is written."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return to_json(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_sidecar(content: bytes, where: str) -> Sidecar:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from longclip_lab.data.pictures import SUFFIXES, decoded
+from longclip_lab.files import to_json
 
 PICTURES = {suffix.removeprefix(".") for suffix in SUFFIXES}
 BROKEN, EMPTY, NO_TEXTS = "broken picture", "empty text", "texts of another form"
@@ -35,7 +36,7 @@ class PairTexts:
         """The content of a shard's KEY.json."""
         facts = {"short": self.short, "long": self.long, "captions": self.captions}
         facts |= {"captioners": self.captioners, "name": self.name}
-        return json.dumps(facts, ensure_ascii=False).encode()
+        return to_json(facts, ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> PairTexts | str:
