@@ -11,12 +11,12 @@ import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from longclip_lab import __version__
-from longclip_lab.errors import LabWarning
+from longclip_lab.errors import COUNT, SEED, LabWarning
 from longclip_lab.files import atomic_write, to_json
 
 NAMED = 100
@@ -29,7 +29,7 @@ class Quickstart:
 
     out: Path = Path("runs/quickstart")
     """Folder for report.html and results.json."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of the fine-tuning runs."""
     progress: bool = True
     """Show progress bars."""
@@ -59,7 +59,7 @@ class Tokens:
         from longclip_lab.text import read_texts, text_statistics
 
         statistics = text_statistics(read_texts(self.path, self.key), self.tokenizer)
-        print(to_json(statistics.to_dict()) if self.json else statistics)
+        say(to_json(statistics.to_dict()) if self.json else str(statistics))
 
 
 @dataclass(kw_only=True)
@@ -102,7 +102,7 @@ class Probe(Files):
     """open_clip's tag, or a file of weights, for an open_clip name."""
     data: DataName = "world"
     """The drawn world, or a folder in COCO's layout."""
-    pairs: int = 1000
+    pairs: Annotated[int, COUNT] = 1000
     """Pairs to draw (world)."""
     out: Path | None = None
     """JSON file for the numbers."""
@@ -129,7 +129,7 @@ class Version:
     """Print the version."""
 
     def run(self) -> None:
-        print(__version__)
+        say(__version__)
 
 
 def load_model(name: str, pretrained: str | None, seed: int = 0) -> Any:

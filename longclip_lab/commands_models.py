@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from longclip_lab.commands import load_model, say
-from longclip_lab.errors import LabError
+from longclip_lab.errors import SEED, LabError
 from longclip_lab.files import to_json
 
 FormatName = Literal["transformers", "diffusers", "openai", "longclip", "open_clip"]
@@ -40,7 +40,7 @@ class Convert:
     """Replace files that are there."""
     check: bool = True
     """Have the format's own library read it back, and compare features and logits."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of the random pictures and texts, and of weights where none are given."""
     json: bool = False
     """Print one JSON object instead of sentences."""

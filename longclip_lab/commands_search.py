@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from longclip_lab.commands import load_model, say, say_skipped
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.files import atomic_write, to_json
 
 
@@ -28,7 +28,7 @@ class Search:
     """open_clip's tag, or a file of weights, for an open_clip name."""
     stretch: bool = False
     """Stretch the model's positions (KPS) first, for queries longer than its context."""
-    top: int = 5
+    top: Annotated[int, COUNT] = 5
     """Pictures to find."""
     explain: bool = False
     """Say what each sentence of the query does for each picture found."""

@@ -68,7 +68,7 @@ class Numbers:
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a finite number"
         if self.at_least is not None and self.at_most is not None:
-            return f"{kind} from {self.at_least:,} to {self.at_most:,}"
+            return f"{kind} from {self.at_least:,} to {_short(self.at_most)}"
         bounds = {
             "at least": self.at_least,
             "above": self.above,
@@ -82,6 +82,15 @@ class Numbers:
         """Raise LabError, saying which numbers are allowed, unless `value` is one of them."""
         if value not in self:
             raise LabError(f"{name} must be {self}; came {value!r}.")
+
+
+def _short(number: float) -> str:
+    """
+    >>> _short(1024), _short(10**12)
+    ('1,024', '10^12')
+    """
+    power = len(str(number)) - 1
+    return f"10^{power}" if number == 10**power and power > 6 else f"{number:,}"
 
 
 COUNT = Numbers(at_least=1, at_most=10**12, whole=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +13,10 @@ from longclip_lab.files import atomic_write, to_json
 
 
 def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
-    """The lines of a log up to `last_step`; a line that a kill cut short is left out."""
+    """The lines of a log up to `last_step`; a line that a kill cut short is left out.
+
+    What was not a number when it was written (null) is NaN again.
+    """
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -20,8 +24,13 @@ def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
         except ValueError:
             break
         if row["step"] <= last_step:
-            rows.append(row)
+            rows.append({k: math.nan if value is None else value for k, value in row.items()})
     return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row as a line of JSON, which has no NaN: null stands for what is not finite."""
+    return to_json({k: value if math.isfinite(value) else None for k, value in row.items()}) + "\n"
 
 
 class RunLog:
@@ -38,7 +47,7 @@ class RunLog:
             return
         path = folder / "log.jsonl"
         self.history = read_log(path, done)
-        atomic_write(path, "".join(to_json(row) + "\n" for row in self.history))
+        atomic_write(path, "".join(map(_line, self.history)))
         self.file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -49,7 +58,7 @@ class RunLog:
         """Record one step; `row["step"]` counts from 1."""
         self.history.append(row)
         if self.file is not None:
-            self.file.write(to_json(row) + "\n")
+            self.file.write(_line(row))
             self.file.flush()
         if self.events is not None:
             for name, value in row.items():

@@ -59,7 +59,7 @@ def test_steps_and_epochs():
     [
         ({"epochs": 1}, "either steps or epochs"),
         ({"steps": None}, "either steps or epochs"),
-        ({"steps": 0}, "steps must be a whole number from 1 to 1,000,000,000,000; came 0"),
+        ({"steps": 0}, r"steps must be a whole number from 1 to 10\^12; came 0"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"batch_size": 1}, "batch_size must be a whole number from 2"),
         ({"steps": True}, "steps"),
