@@ -74,7 +74,6 @@ def _run(arguments: list[str]) -> int:
     command = None
     try:
         command = _parse(arguments)
-        check_options(command)
         began = time.perf_counter()
         command.run()
         if isinstance(command, Quickstart | Probe | Eval | Train):
@@ -183,6 +182,7 @@ def _parse(arguments: list[str]) -> Any:
         raise LabError(
             f"Name the method first, its defaults depend on it: train {command.method} ..."
         )
+    check_options(command)
     return command
 
 
