@@ -8,7 +8,9 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import fields, is_dataclass
+from io import TextIOWrapper
+from typing import Annotated, Any, get_args, get_type_hints
 
 import tyro
 from tyro.conf import subcommand
@@ -29,48 +31,115 @@ from longclip_lab.commands_recaption import Recaption
 from longclip_lab.commands_reproduction import Reproduce
 from longclip_lab.commands_search import Search
 from longclip_lab.commands_training import Train, default_options
-from longclip_lab.errors import LabError, LabWarning, PeerLostError, StoppedError
+from longclip_lab.errors import LabError, LabWarning, Numbers, PeerLostError, StoppedError
 
 BAD_INPUT, INTERRUPTED, STOPPED, PEER_LOST = 2, 130, 75, 69
 """75 is EX_TEMPFAIL of sysexits.h: try again. 69 is its EX_UNAVAILABLE."""
+TOO_LARGE = "There is not enough memory for this here; ask for less at a time."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it went well, 2 for bad input, 130 when interrupted, 75 if a run was
     asked to stop and can go on, 69 if another process of it is gone."""
-    command = None
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe may take ASCII only, and a file's name may be no text in any encoding.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            command = _parse(list(sys.argv[1:] if arguments is None else arguments))
-            began = time.perf_counter()
-            command.run()
-            if isinstance(command, Quickstart | Probe | Eval | Train):
-                say(_cost(time.perf_counter() - began))
-        except StoppedError as error:
-            return _complain(str(error), STOPPED)
-        except PeerLostError as error:
-            return _complain(str(error), PEER_LOST)
-        except LabError as error:
-            return _complain(str(error), BAD_INPUT)
+            return _run(list(sys.argv[1:] if arguments is None else arguments))
         except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        except OSError as error:
-            if error.filename is None:
+            _drop_output()
+            return 0
+        except OSError as error:  # what the system refuses: no space, no permission, no network
+            try:
+                sys.stdout.flush()
+            except OSError:
+                _drop_output()
+            return _complain(_told(error), BAD_INPUT)
+        except MemoryError as error:
+            return _complain(f"{TOO_LARGE} {error}".strip(), BAD_INPUT)
+        except RuntimeError as error:
+            if not _of_memory(error):
                 raise
-            return _complain(f"{error.filename}: {error.strerror}", BAD_INPUT)
-        except KeyboardInterrupt:
-            resumable = isinstance(command, Train) and command.out is not None
-            hint = "; the same command with --resume goes on" if resumable else ""
-            hint = (
-                "; the same command goes on"
-                if isinstance(command, Reproduce | Search | Recaption)
-                else hint
-            )
-            if isinstance(command, Eval) and command.out is not None:
-                hint = "; the same command with --skip-existing goes on"
-            return _complain(f"interrupted{hint}", INTERRUPTED)
+            return _complain(f"{TOO_LARGE} {str(error).splitlines()[0]}", BAD_INPUT)
+        except UnicodeEncodeError as error:  # what is not UTF-8 reaches Python as lone surrogates
+            part = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+            message = f"The text {part} is not valid Unicode: was it given in another encoding?"
+            return _complain(message, BAD_INPUT)
+
+
+def _run(arguments: list[str]) -> int:
+    command = None
+    try:
+        command = _parse(arguments)
+        began = time.perf_counter()
+        command.run()
+        if isinstance(command, Quickstart | Probe | Eval | Train):
+            say(_cost(time.perf_counter() - began))
+        sys.stdout.flush()
+    except StoppedError as error:
+        return _complain(str(error), STOPPED)
+    except PeerLostError as error:
+        return _complain(str(error), PEER_LOST)
+    except LabError as error:
+        return _complain(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        resumable = isinstance(command, Train) and command.out is not None
+        hint = "; the same command with --resume goes on" if resumable else ""
+        hint = (
+            "; the same command goes on"
+            if isinstance(command, Reproduce | Search | Recaption)
+            else hint
+        )
+        if isinstance(command, Eval) and command.out is not None:
+            hint = "; the same command with --skip-existing goes on"
+        return _complain(f"interrupted{hint}", INTERRUPTED)
+    except SystemExit:  # help was printed, or bad options named
+        sys.stdout.flush()
+        raise
     return 0
+
+
+def check_options(command: Any) -> None:
+    """Raise LabError for a number that its option's type does not allow, `Annotated[int, COUNT]`.
+
+    Before anything is loaded: no minutes are spent on a run that cannot be meant.
+    """
+    hints = get_type_hints(type(command), include_extras=True)
+    for field in fields(command):
+        value = getattr(command, field.name)
+        if is_dataclass(value):
+            check_options(value)
+            continue
+        for numbers in _numbers_in(hints[field.name]):
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None:
+                    numbers.check(f"--{field.name.replace('_', '-')}", one)
+
+
+def _numbers_in(hint: Any) -> list[Numbers]:
+    """The ranges that a type is annotated with, in unions and tuples too."""
+    own = [one for one in getattr(hint, "__metadata__", ()) if isinstance(one, Numbers)]
+    return own + [one for part in get_args(hint) for one in _numbers_in(part)]
+
+
+def _told(error: OSError) -> str:
+    """What the system refused, with the file where there is one."""
+    what = error.strerror or str(error) or type(error).__name__
+    return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
+
+
+def _of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that there is not enough memory; torch need not be loaded to ask."""
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return named or "can't allocate memory" in str(error)
+
+
+def _drop_output() -> None:
+    """Send what else is printed nowhere: at its end Python would try to write it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, code: int) -> int:
@@ -113,6 +182,7 @@ def _parse(arguments: list[str]) -> Any:
         raise LabError(
             f"Name the method first, its defaults depend on it: train {command.method} ..."
         )
+    check_options(command)
     return command
 
 

@@ -6,19 +6,18 @@ runs, so that the help answers at once.
 
 from __future__ import annotations
 
-import json
 import os
 import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from longclip_lab import __version__
-from longclip_lab.errors import LabWarning
-from longclip_lab.files import atomic_write
+from longclip_lab.errors import COUNT, SEED, LabWarning
+from longclip_lab.files import atomic_write, to_json
 
 NAMED = 100
 DataName = Literal["world", "coco"]
@@ -30,7 +29,7 @@ class Quickstart:
 
     out: Path = Path("runs/quickstart")
     """Folder for report.html and results.json."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of the fine-tuning runs."""
     progress: bool = True
     """Show progress bars."""
@@ -60,7 +59,7 @@ class Tokens:
         from longclip_lab.text import read_texts, text_statistics
 
         statistics = text_statistics(read_texts(self.path, self.key), self.tokenizer)
-        print(json.dumps(statistics.to_dict()) if self.json else statistics)
+        say(to_json(statistics.to_dict()) if self.json else str(statistics))
 
 
 @dataclass(kw_only=True)
@@ -103,7 +102,7 @@ class Probe(Files):
     """open_clip's tag, or a file of weights, for an open_clip name."""
     data: DataName = "world"
     """The drawn world, or a folder in COCO's layout."""
-    pairs: int = 1000
+    pairs: Annotated[int, COUNT] = 1000
     """Pairs to draw (world)."""
     out: Path | None = None
     """JSON file for the numbers."""
@@ -130,7 +129,7 @@ class Version:
     """Print the version."""
 
     def run(self) -> None:
-        print(__version__)
+        say(__version__)
 
 
 def load_model(name: str, pretrained: str | None, seed: int = 0) -> Any:
@@ -190,7 +189,7 @@ def data_facts(data: Any) -> dict[str, Any]:
 def write_json(path: Path | None, content: Any) -> None:
     """Write results where they were asked for, if they were."""
     if path is not None:
-        atomic_write(path, json.dumps(content, indent=2) + "\n")
+        atomic_write(path, to_json(content, indent=2) + "\n")
         say(f"written to {path}")
 
 

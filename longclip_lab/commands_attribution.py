@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from longclip_lab.commands import DataName, load_model, say, say_skipped
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, SEED, LabError
 from longclip_lab.files import atomic_write
 
 RECORD, TABLE = "faithfulness.json", "faithfulness.md"
@@ -25,11 +26,11 @@ class Faithfulness:
     """open_clip's tag, or a file of weights, for an open_clip name."""
     stretch: bool = False
     """Stretch the model's positions (KPS) first."""
-    n: int = 100
+    n: Annotated[int, COUNT] = 100
     """Pictures to ask about."""
     methods: tuple[str, ...] = ()
     """Names of the methods to test; all of them when none is given."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of questions, random orders, shuffled weights and bootstrap."""
     data: DataName = "world"
     """The drawn world, or photographs with boxes in COCO's layout."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from tyro.conf import Positional, arg, subcommand
 from longclip_lab.commands import say
 from longclip_lab.commands_data_shards import CheckShards, WriteShards
 from longclip_lab.errors import LabError
+from longclip_lab.files import to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ class List:
 
         chosen = [get_protocol(name) for name in self.names] or list(PROTOCOLS.values())
         if self.json:
-            say(json.dumps([protocol.facts() for protocol in chosen], indent=1))
+            say(to_json([protocol.facts() for protocol in chosen], indent=1))
         elif self.names:
             say("\n\n".join(map(told, chosen)))
         else:
@@ -85,7 +85,7 @@ class Verify:
         from longclip_lab.data import verify
 
         result = verify(self.name, self.root, self.decode, self.progress)
-        say(json.dumps(result.to_dict(), indent=1) if self.json else str(result))
+        say(to_json(result.to_dict(), indent=1) if self.json else str(result))
         if not result.ok:
             raise LabError(f"{self.name} is not whole in {result.home}.")
 
@@ -112,7 +112,7 @@ class Stats:
             raise LabError("Say where the texts are: longclip-lab data stats --root DIR.")
         counted = statistics(self.root, self.names, self.progress)
         if self.json:
-            say(json.dumps([row.to_dict() for row in counted.rows], indent=1))
+            say(to_json([row.to_dict() for row in counted.rows], indent=1))
             return
         say(beside_paper(counted.table()).to_string(index=False, na_rep=""))
         say(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from longclip_lab.commands import say, say_skipped
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, WORKERS, LabError
+from longclip_lab.files import to_json
 
 if TYPE_CHECKING:
     from longclip_lab.data import ShardSet
@@ -32,16 +32,16 @@ class WriteShards:
     long captions by three writers, as lotlip trains on. shards are written anew."""
     split: str | None = None
     """Part of the data set; of coco train2017 by default."""
-    per_shard: Annotated[int, arg(metavar="N")] = 2000
+    per_shard: Annotated[int, COUNT, arg(metavar="N")] = 2000
     """Pairs in a shard."""
-    pairs: Annotated[int, arg(metavar="N")] = 8000
+    pairs: Annotated[int, COUNT, arg(metavar="N")] = 8000
     """Pairs to draw (world, world-web)."""
     captions: tuple[Path, ...] = ()
     """Folders of captions that `longclip-lab recaption` wrote of these pictures: more captioners,
     of whom the first one's becomes the long text."""
     tokenizer: Literal["clip", "bert", "lotlip", "world"] = "clip"
     """Whose tokens the manifest counts, and batches of similar length go by."""
-    workers: int = 0
+    workers: Annotated[int, WORKERS] = 0
     """Processes that write a shard each; 0 writes them in this one."""
     skip_bad: bool = False
     """Leave out broken or missing pictures and empty texts, counted and named, instead of
@@ -119,7 +119,7 @@ class CheckShards:
         from longclip_lab.data import check_shards
 
         found = check_shards(self.url, self.progress)
-        say(json.dumps(asdict(found), indent=1) if self.json else str(found))
+        say(to_json(asdict(found), indent=1) if self.json else str(found))
         if not found.ok:
             raise LabError(
                 f"{len(found.shards)} shards and {len(found.pairs)} pairs in {self.url} are "

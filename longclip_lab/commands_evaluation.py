@@ -21,7 +21,7 @@ from longclip_lab.commands import (
     warn_of_words,
     write_json,
 )
-from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.errors import COUNT, LabError, LabWarning
 from longclip_lab.files import atomic_write
 
 
@@ -42,15 +42,15 @@ class Eval(Files):
     --data coco is given."""
     data: DataName = "world"
     """The drawn world, or a folder in COCO's layout that is no benchmark by name."""
-    length: tuple[int, ...] = ()
+    length: tuple[Annotated[int, COUNT], ...] = ()
     """Cut texts at so many tokens, both special ones counted; by default at what the model reads.
     Several give a run each."""
     out: Path | None = None
     """Folder for one JSON record a run and for the pictures' features; a name that ends in .json is
     one file with all records of this call instead."""
     skip_existing: bool = False
-    """Leave runs alone whose record is in --out. A record of other weights, data or settings is
-    replaced, and that is said."""
+    """Leave runs alone whose record is in --out. A record under other settings is replaced, and
+    that is said; other weights and other data have a record of their own."""
     allow_partial: bool = False
     """Go on with what is there of an incomplete benchmark; the record says partial."""
 
@@ -58,8 +58,6 @@ class Eval(Files):
         self._check()
         files = [self.open_coco("val2017")] if self.data == "coco" else []
         clips = self._loaded()
-        if self._is_folder():
-            _check_names(clips)
         lengths = [self._lengths(clip) for clip in clips]
         from longclip_lab import evaluation
         from longclip_lab.evaluation.scoring import Scorer
@@ -101,7 +99,8 @@ class Eval(Files):
         # Without any such name, loading complains of the tag.
         takers = of_open_clip or set(self.models)
         return [
-            load_model(name, self.pretrained if name in takers else None) for name in self.models
+            load_model(name, self.pretrained if name in takers else None)
+            for name in dict.fromkeys(self.models)
         ]
 
     def _is_folder(self) -> bool:
@@ -167,21 +166,6 @@ def _pairs_tasks(clip: Any, files: Sequence[Any]) -> list[Any]:
     from longclip_lab.evaluation.protocols import tasks
 
     return [task for pairs in files for task in tasks(readable(clip, pairs))]
-
-
-def _check_names(clips: Sequence[Any]) -> None:
-    """Two models of one call must not write the same records."""
-    from longclip_lab.evaluation.runs import run_path
-
-    seen = set()
-    for clip in clips:
-        path = run_path(Path(), clip.name, "any", 0)
-        if path in seen:
-            raise LabError(
-                f"Two models are called {clip.name}, so their records would overwrite each other. "
-                "Evaluate them into different folders."
-            )
-        seen.add(path)
 
 
 @dataclass(kw_only=True)

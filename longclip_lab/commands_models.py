@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional
 
 from longclip_lab.commands import load_model, say
-from longclip_lab.errors import LabError
+from longclip_lab.errors import SEED, LabError
+from longclip_lab.files import to_json
 
 FormatName = Literal["transformers", "diffusers", "openai", "longclip", "open_clip"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -40,7 +40,7 @@ class Convert:
     """Replace files that are there."""
     check: bool = True
     """Have the format's own library read it back, and compare features and logits."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Of the random pictures and texts, and of weights where none are given."""
     json: bool = False
     """Print one JSON object instead of sentences."""
@@ -59,7 +59,7 @@ class Convert:
             if not self.json:
                 say(str(parity))
         if self.json:
-            say(json.dumps(facts))
+            say(to_json(facts))
         if self.check and not parity.ok:
             raise LabError(
                 f"{self.out} was written, but is not the same model: features or logits differ by "
@@ -96,4 +96,4 @@ class Inspect:
         from longclip_lab import models
 
         found = models.inspect(self.path, self.original, self.digest)
-        say(json.dumps(found.to_dict(), indent=1) if self.json else str(found))
+        say(to_json(found.to_dict(), indent=1) if self.json else str(found))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from longclip_lab.commands import say
+from longclip_lab.errors import COUNT, NOT_NEGATIVE, POSITIVE, SHARE
+from longclip_lab.files import to_json
 from longclip_lab.training.recipes import METHODS, DataScale, Preset, Scale, recipe_for
 
 if TYPE_CHECKING:
@@ -38,28 +39,28 @@ class PlanRun:
     """The others: which of LoTLIP's published data scales."""
     model: str = "ViT-B-16"
     """longclip: the open_clip architecture that is fine-tuned."""
-    pairs: int | None = None
+    pairs: Annotated[int, COUNT] | None = None
     """Pairs in the data set; by default the published number."""
-    micro_batch: int | None = None
+    micro_batch: Annotated[int, COUNT] | None = None
     """Pairs of a process at a time (gradient caching)."""
-    batch_size: int | None = None
+    batch_size: Annotated[int, COUNT] | None = None
     """Pairs in a global batch; by default the recipe's."""
     store_features: bool = True
     """Whether a locked tower's features are stored, as the recipe has it."""
     sharding: Literal["none", "full"] = "none"
     """full: weights, gradients and moments are shared out over the GPUs."""
-    long_tokens: int | None = None
+    long_tokens: Annotated[int, COUNT] | None = None
     """Tokens of a long text on average; by default as many as the model reads."""
-    short_tokens: int = 32
+    short_tokens: Annotated[int, COUNT] = 32
     """Tokens of a short text on average."""
-    utilisation: float | None = None
+    utilisation: Annotated[float, SHARE] | None = None
     """Share of the peak that is reached; by default 0.30."""
-    arriving: float | None = None
+    arriving: Annotated[float, POSITIVE] | None = None
     """Pairs a second that reach each GPU, where that was measured; by default as many as it can
     take."""
     spot: bool = False
     """On spot machines: half the price, and taken away every few hours."""
-    dollars: float | None = None
+    dollars: Annotated[float, NOT_NEGATIVE] | None = None
     """Price of a GPU hour on demand."""
     json: bool = False
     """Print one JSON object instead of sentences."""
@@ -71,7 +72,7 @@ class PlanRun:
         table = planning.comparison(made)
         if self.json:
             facts = {"plan": made.to_dict(), "table": table.to_dict(orient="index")}
-            print(json.dumps(facts, indent=2))
+            say(to_json(facts, indent=2))
             return
         say(str(made))
         say(table.to_string())
@@ -89,7 +90,8 @@ class PlanRun:
             **{name: v for name, v in changes.items() if v is not None},
         )
         tuned = self.method == "longclip"
-        pairs = self.pairs or recipe.pairs or (SHAREGPT4V if tuned else PAIRS[self.data_scale])
+        given = (self.pairs, recipe.pairs, SHAREGPT4V if tuned else PAIRS[self.data_scale])
+        pairs = next(number for number in given if number is not None)
         return planning.plan(
             recipe,
             self.gpus,

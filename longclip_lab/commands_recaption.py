@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.errors import COUNT, NOT_NEGATIVE, SEED, SHARE, LabError
+from longclip_lab.files import atomic_write, to_json
 
 if TYPE_CHECKING:
     from longclip_lab.recaptioning import Asking, Captioner, Hallucinated, Recaptioned
@@ -37,7 +36,7 @@ class Recaption:
     """The folder of the pictures or of the data set; of shards also their address (s3://, ..)."""
     split: str | None = None
     """Part of the data set."""
-    pairs: int = 1000
+    pairs: Annotated[int, COUNT] = 1000
     """Pictures to draw (world)."""
     captioner: Literal["instructblip", "llava", "sharegpt4v", "chat"] | None = None
     """How the model is asked; by default what fits its architecture, any other by its own chat
@@ -47,17 +46,17 @@ class Recaption:
     name."""
     prompt: str = "Describe the image in detail."
     """What the model is asked."""
-    batch_size: Annotated[int, arg(metavar="N")] = 8
+    batch_size: Annotated[int, COUNT, arg(metavar="N")] = 8
     """Pictures at a time."""
-    max_new_tokens: int = 256
+    max_new_tokens: Annotated[int, COUNT] = 256
     """Where a caption is cut if it has not ended; the share of cut ones is printed."""
-    temperature: float = 0.0
+    temperature: Annotated[float, NOT_NEGATIVE] = 0.0
     """0 takes the likeliest token every time; above 0 tokens are sampled."""
-    top_p: float = 1.0
+    top_p: Annotated[float, SHARE] = 1.0
     """Sample from the likeliest tokens that together have this probability."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """For sampling. A caption depends on it and on the picture's key, not on batch or process."""
-    per_file: int = 1000
+    per_file: Annotated[int, COUNT] = 1000
     """Pictures to a file; shards keep their own."""
     revision: str | None = None
     """Of a model on the hub."""
@@ -101,7 +100,7 @@ class Recaption:
         # Whichever process found the last file written has something to say, first or not.
         if done.counted or current_place()[0] == 0:
             facts = {} if found is None else {"check": found.to_dict()}
-            print(json.dumps(done.record | facts) if self.json else told(done, found), flush=True)
+            print(to_json(done.record | facts) if self.json else told(done, found), flush=True)
 
     def _asking(self) -> Asking:
         from longclip_lab.recaptioning import Asking
@@ -146,7 +145,7 @@ class Recaption:
         lines = read_lines(self.dst)
         scenes = [data.scenes[int(line.key)] for line in lines]
         found = hallucinated([line.caption for line in lines], scenes)
-        atomic_write(self.dst / "hallucinated.json", json.dumps(found.to_dict(), indent=1) + "\n")
+        atomic_write(self.dst / "hallucinated.json", to_json(found.to_dict(), indent=1) + "\n")
         return found
 
 

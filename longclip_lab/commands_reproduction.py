@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from longclip_lab.commands import say
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
+from longclip_lab.files import to_json
 
 
 @dataclass(kw_only=True)
@@ -28,7 +28,7 @@ class Reproduce:
     """Name all experiments and what the ledger says of them."""
     scale: Literal["tiny"] = "tiny"
     """Size of the models and of the data. Only tiny experiments can be run without other data."""
-    seeds: int | None = None
+    seeds: Annotated[int, COUNT] | None = None
     """Training seeds of every arm; by default as many as the experiment's effects need."""
     out: Path = Path("runs/reproduce")
     """Folder for the record, NAME.json."""
@@ -63,7 +63,7 @@ class Reproduce:
             else:
                 say(f"The ledger keeps its record of {record.name}: it has more seeds.")
         if self.json:
-            say(json.dumps(record.to_dict(), indent=1, ensure_ascii=False))
+            say(to_json(record.to_dict(), indent=1))
             return
         say(told(record))
         say(f"written to {' and '.join(written)}")

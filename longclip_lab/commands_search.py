@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,8 +9,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from longclip_lab.commands import load_model, say, say_skipped
-from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.errors import COUNT, LabError
+from longclip_lab.files import atomic_write, to_json
 from longclip_lab.images import readable
 
 
@@ -30,7 +29,7 @@ class Search:
     """open_clip's tag, or a file of weights, for an open_clip name."""
     stretch: bool = False
     """Stretch the model's positions (KPS) first, for queries longer than its context."""
-    top: int = 5
+    top: Annotated[int, COUNT] = 5
     """Pictures to find."""
     explain: bool = False
     """Say what each sentence of the query does for each picture found."""
@@ -64,7 +63,7 @@ class Search:
         )
         found = index.search(queries, self.top, self.explain)
         if self.json:
-            say(json.dumps(_facts(index) | {"queries": [one.to_dict() for one in found]}))
+            say(to_json(_facts(index) | {"queries": [one.to_dict() for one in found]}))
         else:
             say(f"{self.folder}: {len(index):,} pictures ({index.update}); cache: {index.cache}")
             say_skipped(index.left_out)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from longclip_lab.commands import Files, load_model, readable, say
-from longclip_lab.errors import LabError
+from longclip_lab.errors import MANY, NOT_NEGATIVE, POSITIVE, PROCESSES, LabError
 from longclip_lab.training.recipes import METHODS, DataScale, Preset, Recipe, Scale, recipe_for
 
 TrainingData = Literal["world", "coco", "dreamlip", "lotlip", "sharegpt4v", "shards"]
@@ -63,9 +63,9 @@ class Train(Files):
     """open_clip's tag, or a file of weights, for an open_clip name."""
     stretch: Literal["kps", "linear", "random", "none"] = "kps"
     """longclip: how to stretch the positions of a model that has not been stretched yet."""
-    keep: int = 20
+    keep: Annotated[int, MANY] = 20
     """Positions that stretching keeps."""
-    ratio: float = 4
+    ratio: Annotated[float, NOT_NEGATIVE] = 4
     """How many times as many the others become."""
     scale: Scale = "tiny"
     """Size of the run; sets the recipe's defaults."""
@@ -85,12 +85,12 @@ class Train(Files):
     --out."""
     resume: bool = False
     """Go on from the last checkpoint in --out."""
-    processes: int = 1
+    processes: Annotated[int, PROCESSES] = 1
     """Processes of this machine that share the work, a GPU each where there are any. On several
     machines use torchrun."""
     dry_run: bool = False
     """Do not train: find the largest --micro-batch that fits by taking steps on made-up pairs."""
-    memory: float | None = None
+    memory: Annotated[float, POSITIVE] | None = None
     """--dry-run: GB (10^9 bytes) a process may use; by default 90% of the GPU, or of what is free
     here, shared by --processes."""
     recipe: OmitArgPrefixes[RecipeOptions] = field(default_factory=default_options)

@@ -62,9 +62,10 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> Path:
     """Write `content` to `path` in one step and return the path."""
     with atomic_path(path) as temporary:
         if isinstance(content, str):
-            temporary.write_text(content, encoding="utf-8")
-        else:
-            temporary.write_bytes(content)
+            # The name of a file that is not UTF-8 comes with lone surrogates, which have no bytes:
+            # they are written as JSON escapes them.
+            content = content.encode("utf-8", "backslashreplace")
+        temporary.write_bytes(content)
     return Path(path)
 
 

@@ -8,7 +8,6 @@ FOLDER/done.npy            which runs of rows are made
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, leftovers, read_json_object
+from longclip_lab.files import atomic_write, leftovers, read_json_object, to_json
 
 RECORD, FEATURES, PART, DONE = "features.json", "features.npy", "features.npy.part", "done.npy"
 
@@ -34,7 +33,7 @@ def claim(home: Path, identity: Mapping[str, Any], meaning: Mapping[str, str], r
     if not record.exists():
         if home.exists() and set(home.iterdir()) - set(leftovers(home)):
             raise LabError(f"{home} is not empty and holds no stored features; give another.")
-        atomic_write(record, json.dumps(identity, indent=2) + "\n")
+        atomic_write(record, to_json(identity, indent=2) + "\n")
     try:
         found = read_json_object(record)
     except LabError as error:

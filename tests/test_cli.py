@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+import os
+import re
 import resource
 import subprocess
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
+import torch
 from PIL import Image
 
-from longclip_lab import __version__, models, world
+from longclip_lab import __version__, cli, models, world
 from longclip_lab.cli import main
+from longclip_lab.commands_data import List, Stats, Verify
+from longclip_lab.commands_data_shards import CheckShards, WriteShards
+from longclip_lab.errors import LabError, Numbers
+from longclip_lab.training.recipe import Recipe
+from longclip_lab.training.recipes import recipe_for
 
 HEAVY = {"torch", "open_clip", "transformers", "plotly", "pandas", "PIL", "numpy"}
 QUICK = ["--batch-size", "8", "--steps", "2", "--warmup-steps", "1", "--k", "4", "--no-progress"]
@@ -162,12 +173,12 @@ def test_epochs_stand_in_for_the_steps_of_the_scale(model_folder, tmp_path, caps
         ("train lotlpi --steps 3", "Did you mean lotlip"),
         ("train --steps 3 lotlip", "Name the method first"),
         ("train lotlip --data-scale 4M", "no data scale '4M'"),
-        ("train lotlip --num-corner -1", "num_corner must be a whole number of at least 0"),
+        ("train lotlip --num-corner -1", "num_corner must be a whole number from 0"),
         ("train lotlip --text-tower minilm --token-limit 999", "does not fit the 512 positions"),
         ("train lotlip --data dreamlip", "--root DIR"),
         ("train lotlip --pairs 8 --batch-size 8 --captioners nobody", "got 'nobody'"),
         ("train lit --pairs 8 --batch-size 8 --features {model}", "holds no stored features"),
-        ("train longclip --learning-rate -1", "learning_rate must be a positive number"),
+        ("train longclip --learning-rate -1", "learning_rate must be a finite number, above 0"),
         ("train longclip --steps 5 --epochs 5", "either steps or epochs"),
         ("train longclip --model {model} --keep 77", "keep must be"),
         ("train longclip --model {model} --ratio 0.5", "ratio must be at least 1"),
@@ -246,3 +257,131 @@ def test_eval_records_counts_and_what_was_skipped(model_folder, coco_folder, tmp
     assert (long["counts"]["images"], long["counts"]["texts"]) == (12, 12)
     assert (short["counts"]["images"], short["counts"]["texts"]) == (12, 36)
     assert short["skipped"] == {"no caption (not in the caption file)": 1}
+
+
+def numeric_options(command) -> dict[str, list[Numbers]]:
+    """Options whose value is a number, and the ranges they are checked against."""
+    hints = get_type_hints(command, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(command):
+        hint = hints[field.name]
+        if parts := [part for part in get_args(hint) if dataclasses.is_dataclass(part)]:
+            for part in parts:
+                found |= numeric_options(part)
+        elif dataclasses.is_dataclass(hint):
+            found |= numeric_options(hint)
+        elif re.search(r"\b(int|float)\b", str(hint)):
+            found[f"{command.__name__}.{field.name}"] = cli._numbers_in(hint)
+    return found
+
+
+COMMANDS = [
+    cli.Quickstart, cli.Tokens, cli.Probe, cli.Train, cli.Eval, cli.Table, cli.Convert,
+    cli.Inspect, cli.Faithfulness, cli.Reproduce, cli.Search, cli.PlanRun, cli.Recaption,
+    List, Verify, Stats, WriteShards, CheckShards,
+]  # fmt: skip
+
+
+def test_every_number_on_the_command_line_has_a_range():
+    found = {name: ranges for one in COMMANDS for name, ranges in numeric_options(one).items()}
+    assert len(found) > 25
+    assert [name for name, ranges in found.items() if len(ranges) != 1] == []
+
+
+def test_every_number_of_a_recipe_has_a_range():
+    """By trying: NaN is no value of any of them."""
+    hints = get_type_hints(Recipe)
+    numbers = [n for n, hint in hints.items() if re.search(r"\b(int|float)\b", str(hint))]
+    assert len(numbers) > 35
+    for name in numbers:
+        with pytest.raises(LabError, match=name):
+            dataclasses.replace(recipe_for("longclip"), **{name: math.nan})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("plan longclip --pairs 0", "--pairs must be a whole number from 1 to 10^12; came 0"),
+        ("plan longclip --pairs -5", "--pairs"),
+        ("plan longclip --dollars nan --json", "--dollars must be a finite number, at least 0"),
+        ("plan longclip --arriving inf", "--arriving must be a finite number, above 0"),
+        ("plan longclip --batch-size 1 --gpus A100", "batch_size must be a whole number from 2"),
+        ("train longclip --batch-size 1", "batch_size must be a whole number from 2"),
+        ("train longclip --processes 0", "--processes must be a whole number from 1 to 1,024"),
+        ("train longclip --memory nan --dry-run", "--memory"),
+        ("train longclip --ratio nan", "--ratio"),
+        ("search . boat --top -1", "--top"),
+        ("eval tiny --length 77 0", "--length"),
+        ("quickstart --seed -1", "--seed must be a whole number from 0 to 4,294,967,295"),
+        ("faithfulness --n 0", "--n must be"),
+        ("reproduce lotlip/table3 --seeds 0", "--seeds must be"),
+        ("recaption model out --temperature nan", "--temperature"),
+        ("recaption model out --top-p 1.5", "--top-p must be a finite number from 0 to 1"),
+        ("data shard out --data world --per-shard 0", "--per-shard"),
+        ("data shard out --data world --workers -1", "--workers"),
+    ],
+)
+def test_senseless_numbers_are_refused_before_anything_else(arguments, message, capsys):
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_any_output_encoding_will_do(encoding, tmp_path):
+    """What a pipe on Windows takes, and file names that are no text in any encoding."""
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps(["“Größe” ≥ 5 · 赤い船", "a boat"]), encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": f"{encoding}:strict"}
+    listed = command("--help", env=environment)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    counted = command("tokens", texts, "--json", env=environment)
+    assert json.loads(counted.stdout)["texts"] == 2
+    missing = command("tokens", tmp_path / os.fsdecode(b"caf\xe9.txt"), env=environment)
+    assert missing.returncode == 2
+    assert "Traceback" not in missing.stderr
+    assert "caf\\udce9.txt" in missing.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", ["version", "--help", "plan lotlip --json"])
+def test_a_full_disk_behind_the_output_is_code_2(arguments):
+    with open("/dev/full", "w") as full:
+        whole = [sys.executable, "-m", "longclip_lab.cli", *arguments.split()]
+        done = subprocess.run(whole, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (PermissionError(13, "Permission denied", "out.json"), "out.json: Permission denied"),
+        (MemoryError(), "not enough memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "not enough memory"),
+        (UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed"), "udce9"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error, message, monkeypatch, capsys):
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr("longclip_lab.commands.Version.run", fail)
+    assert main(["version"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert message in told
+
+
+def test_a_fault_of_ours_is_not_hidden(monkeypatch):
+    def fail(self):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr("longclip_lab.commands.Version.run", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["version"])

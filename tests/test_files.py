@@ -191,3 +191,9 @@ def test_written_files_have_the_rights_of_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_name_that_is_no_utf8_is_written_as_json_escapes_it(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    path = atomic_write(tmp_path / "names.json", to_json({"name": name}, ensure_ascii=False))
+    assert read_json(path) == {"name": name}

@@ -15,7 +15,7 @@ import numpy as np
 
 from longclip_lab.attribution.inputs import Picture, as_pairs
 from longclip_lab.attribution.subtexts import Subset, Units, similarities, units_of
-from longclip_lab.errors import LabError
+from longclip_lab.errors import SEED, LabError, Numbers
 from longclip_lab.models import Clip
 from longclip_lab.models.encoding import Images
 from longclip_lab.plotting import Plottable
@@ -135,8 +135,11 @@ def contributions(
     Raises LabError for other units, a text without any, fewer than 4 or an odd number of
     permutations, and as `as_pairs` does.
     """
-    if permutations < 4 or permutations % 2:
-        raise LabError(f"expected an even number of at least 4 permutations, got {permutations}.")
+    SEED.check("The seed", seed)
+    if permutations not in Numbers(at_least=4, at_most=10**6, whole=True) or permutations % 2:
+        raise LabError(
+            f"expected an even number of permutations from 4 to 1,000,000, got {permutations}."
+        )
     pairs = as_pairs(clip, images, texts)
     read = [units_of(clip, text, units) for text in pairs.texts]
     rng = np.random.default_rng(seed)

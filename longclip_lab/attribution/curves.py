@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torchvision.transforms.functional import gaussian_blur
 
 from longclip_lab.attribution.values import patch_of_pixels
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.models import Clip
+from longclip_lab.models.encoding import check_finite
 
 Mode = Literal["deletion", "insertion"]
 Fill = Literal["grey", "blur"]
@@ -55,6 +56,7 @@ def areas(
     `scores` are the maps, flat. The curve has `steps` + 1 points (fewer where a map has fewer
     places), from nothing taken or given to everything, joined by straight lines.
     """
+    COUNT.check("steps", steps)
     rng = np.random.default_rng(seed)
     questions, kept, shares = [], [], []
     for number, scores_K in enumerate(scores):
@@ -99,7 +101,7 @@ def picture_similarity(
         mask_B1SS = mask_B1hw[..., rows_S[:, None], columns_S[None, :]]
         rows = torch.from_numpy(questions)
         pictures = torch.where(mask_B1SS, pixels_Q3SS[rows], filled_Q3SS[rows])
-        features_BD = F.normalize(clip.encode_image(pictures).float().cpu(), dim=1)
+        features_BD = F.normalize(_finite(clip, clip.encode_image(pictures), "pictures"), dim=1)
         return (features_BD * texts_QD[rows]).sum(1).double().numpy()
 
     def similarity(questions: Sequence[int], kept: Sequence[np.ndarray]) -> np.ndarray:
@@ -128,7 +130,7 @@ def text_similarity(
         ids_BT = np.full((len(texts), 2 + max(map(len, texts))), tokenizer.pad_id)
         for row, text in enumerate(texts):
             ids_BT[row, : len(text) + 2] = [tokenizer.start_id, *text, tokenizer.end_id]
-        features_BD = clip.encode_text(torch.from_numpy(ids_BT)).float().cpu()
+        features_BD = _finite(clip, clip.encode_text(torch.from_numpy(ids_BT)), "texts")
         rows = torch.from_numpy(questions)
         return (F.normalize(features_BD, dim=1) * images_QD[rows]).sum(1).double().numpy()
 
@@ -151,6 +153,10 @@ def filled(pixels_Q3SS: torch.Tensor, grid: tuple[int, int], fill: Fill) -> torc
         radius = min(int(2 * sigma), pixels_Q3SS.shape[-1] // 2 - 1)
         return gaussian_blur(pixels_Q3SS, [2 * radius + 1] * 2, [sigma, sigma])
     raise LabError(f"expected fill grey or blur, got '{fill}'.")
+
+
+def _finite(clip: Clip, features_BD: torch.Tensor, what: str) -> torch.Tensor:
+    return check_finite(features_BD.float().cpu(), what, clip.name)
 
 
 def _known_ends(

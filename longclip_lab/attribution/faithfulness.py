@@ -39,7 +39,7 @@ from longclip_lab.attribution.questions import (
 from longclip_lab.attribution.sanity import randomised
 from longclip_lab.attribution.verdicts import Faithfulness, Score
 from longclip_lab.data import BoxedPictures
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import COUNT, SEED, LabError, suggest
 from longclip_lab.evaluation.records import commit, model_hash, versions
 from longclip_lab.models import Clip
 
@@ -73,6 +73,8 @@ def faithfulness(
 
     Raises LabError for an unknown method and for too few pictures.
     """
+    COUNT.check("n, the number of pictures,", n)
+    SEED.check("The seed", seed)
     began = time.perf_counter()
     chosen = _chosen(methods, ["patches"] if boxed else ["patches", "tokens"])
     asked, curves = _asked(clip, n, seed, boxed, list(chosen))

@@ -16,7 +16,7 @@ from torch import nn
 from longclip_lab.attribution.inputs import Pairs
 from longclip_lab.attribution.methods import token_method
 from longclip_lab.attribution.values import TokenMap
-from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.errors import COUNT, LabError, LabWarning
 from longclip_lab.models import Clip
 from longclip_lab.models.encoding import evaluating
 from longclip_lab.models.text_tower import can_trim, pool_type, text_tower
@@ -47,8 +47,9 @@ def integrated_gradients(
 
     At most `internal_batch_size` texts on the way are run at a time (None: all).
     """
-    if n_steps < 1:
-        raise LabError(f"expected n_steps of at least 1, got {n_steps}.")
+    COUNT.check("n_steps", n_steps)
+    if internal_batch_size is not None:
+        COUNT.check("internal_batch_size", internal_batch_size)
     clip = pairs.clip
     with torch.no_grad(), evaluating(clip.model):
         images_BD = F.normalize(clip.encode_image(pairs.pixels_B3HW), dim=-1)

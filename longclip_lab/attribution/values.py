@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.plotting import Plottable
 
 
@@ -38,6 +38,7 @@ class TokenMap(Plottable):
                 f"expected one score for each of {len(self.spans)} tokens, got scores of shape "
                 f"{self.scores.shape}."
             )
+        _check_finite(self)
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -78,6 +79,7 @@ class PatchMap(Plottable):
     def __post_init__(self) -> None:
         if self.scores.ndim != 2:
             raise LabError(f"expected patch scores [h, w], got shape {self.scores.shape}.")
+        _check_finite(self)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -123,6 +125,9 @@ class TokenPatches(Plottable):
     unread: int = 0
     details: dict[str, Any] = field(default_factory=dict)
     shift: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        _check_finite(self)
 
     def patches(self, start: int, end: int) -> PatchMap:
         """The patches for the characters [start, end) of the text: the mean over their tokens.
@@ -175,6 +180,15 @@ class AttentionWeights(Plottable):
     labels: tuple[str, ...]
     pooled: int | None
     source: Any = None
+
+
+def _check_finite(found: TokenMap | PatchMap | TokenPatches) -> None:
+    bad = found.scores.size - int(np.isfinite(found.scores).sum())
+    if bad:
+        raise NotFiniteError(
+            f"{found.method} gives {bad} of {found.scores.size} scores of {found.model} that are "
+            "no finite numbers. Are the model's weights? Load a checkpoint from before it diverged."
+        )
 
 
 def patch_of_pixels(

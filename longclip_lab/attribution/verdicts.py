@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from longclip_lab.attribution.questions import Side
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval
+from longclip_lab.files import to_json
 from longclip_lab.plotting import Plottable
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Faithfulness(Plottable):
 
     def to_json(self) -> str:
         """`to_dict` with floats to five digits, a score a line."""
-        return json.dumps(_rounded(self.to_dict())).replace('{"method"', '\n{"method"') + "\n"
+        return to_json(_rounded(self.to_dict())).replace('{"method"', '\n{"method"') + "\n"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Faithfulness:

@@ -17,7 +17,7 @@ from longclip_lab.data.usable import (
     inside,
     usable_pictures,
 )
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import COUNT, LabError, suggest
 
 LONGCLIP_VALIDATION = 1000
 """Long-CLIP's code validates on the first so many entries of ShareGPT4V and trains on the rest."""
@@ -55,8 +55,8 @@ def recaptioned(
         raise LabError(f"There is no layout {layout!r}. {suggest(layout, LAYOUTS)}")
     if not root.is_dir():
         raise LabError(f"There is no folder {root}.")
-    if limit is not None and limit < 1:
-        raise LabError(f"limit: expected at least 1 entry to read, got {limit}.")
+    if limit is not None:
+        COUNT.check("limit, the number of entries to read,", limit)
     of_conversations = layout == "sharegpt4v"
     path = _find_table(root, table, None if of_conversations else split)
     if of_conversations:

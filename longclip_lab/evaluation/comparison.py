@@ -133,7 +133,7 @@ def score_table(
     """
     if not records:
         raise LabError("Expected at least one record to make a table of, got none.")
-    columns = _columns(records, scores)
+    columns = _columns(records, tuple(dict.fromkeys(scores)))
     if not columns:
         has = sorted({name for record in records for name in record.scores})
         raise LabError(f"No record has any of {', '.join(scores)}; they have {', '.join(has)}.")

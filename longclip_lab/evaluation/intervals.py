@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import MANY, SEED, LabError, NotFiniteError
 from longclip_lab.files import checked_fields
 
 LEVEL = 0.95
@@ -32,17 +32,19 @@ class Interval:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """JSON-able; a bound that was not computed is None."""
-        low, high = (None if math.isnan(bound) else bound for bound in (self.low, self.high))
-        return {"value": self.value, "low": low, "high": high, "n": self.n}
+        """JSON-able; a mean over nothing and a bound that was not computed are None."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        told = {name: None if math.isnan(number) else number for name, number in numbers.items()}
+        return told | {"n": self.n}
 
     @classmethod
     def from_dict(cls, values: dict[str, float | int | None]) -> Interval:
         """The inverse of `to_dict`. Raises LabError for anything else."""
         if not isinstance(values, dict) or not {"value", "low", "high", "n"} <= values.keys():
             raise LabError(f"A score should have value, low, high and n, got {values!r:.60}.")
-        low, high = (math.nan if values[b] is None else values[b] for b in ("low", "high"))
-        return checked_fields(cls(values["value"], low, high, values["n"]), "A score")
+        numbers = (values[name] for name in ("value", "low", "high"))
+        filled = (math.nan if number is None else number for number in numbers)
+        return checked_fields(cls(*filled, values["n"]), "A score")
 
 
 def bootstrap_mean(
@@ -54,11 +56,23 @@ def bootstrap_mean(
     """Mean of `values_Q` with its percentile bootstrap interval (Efron and Tibshirani, ch. 13).
 
     Queries with the same entry in `groups_Q` are drawn together: the captions of one picture
-    are no independent queries. With `rounds` 0 the bounds are NaN.
+    are no independent queries. With `rounds` 0 the bounds are NaN, and without any value all is.
+    Raises LabError for values that are not finite and for fewer than 0 rounds.
 
     >>> bootstrap_mean(np.array([1.0, 1.0, 0.0, 1.0]), seed=0)
     Interval(value=0.75, low=0.25, high=1.0, n=4)
     """
+    values_Q = np.asarray(values_Q)
+    bad = len(values_Q) - int(np.isfinite(values_Q).sum())
+    if bad:
+        raise NotFiniteError(
+            f"A mean needs finite numbers; {bad} of {len(values_Q)} are not. Leave out what could "
+            "not be measured, and say how many."
+        )
+    MANY.check("The number of bootstrap rounds", rounds)
+    SEED.check("The seed of a bootstrap", seed)
+    if not len(values_Q):
+        return Interval(math.nan, math.nan, math.nan, 0)
     mean = float(np.mean(values_Q))
     if rounds == 0:
         return Interval(mean, math.nan, math.nan, len(values_Q))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, Numbers
 from longclip_lab.models import Clip, Tokens
 from longclip_lab.text.truncation import cut_tokens
 
@@ -51,7 +51,7 @@ def at_length(clip: Clip, length: int | None) -> Any:
     """
     if length is None or length == clip.context_length:
         return clip
-    if not SHORTEST <= length <= clip.context_length:
+    if length not in Numbers(at_least=SHORTEST, at_most=clip.context_length, whole=True):
         raise LabError(
             f"{clip.name} reads {SHORTEST} to {clip.context_length} tokens of a text; it cannot be "
             f"evaluated at {length}. Stretch its positions, or give another length."

@@ -111,7 +111,7 @@ def rank_both_ways(
     )
     shared_M = (own_M >= best_N[image_of_text_M] - SAME_SCORE).long()
     shared_N = torch.zeros_like(above_LN[0]).scatter_add(0, image_of_text_M, shared_M)
-    asked_N = torch.isfinite(best_N)
+    asked_N = torch.zeros_like(best_N, dtype=torch.bool).index_fill(0, image_of_text_M, True)
     return (
         _ranks(above_LN[:, asked_N], shared_N[asked_N]),
         _ranks(above_LM, torch.ones_like(above_LM[0])),
@@ -142,15 +142,16 @@ def _count_foreign_above(
         for left in range(0, scores.num_texts, chunk):
             columns = slice(left, min(left + chunk, scores.num_texts))
             of_image_RC, of_text_RC = scores.block(rows, columns)
-            exceeds_RC = memory[: of_image_RC.numel()].view(of_image_RC.shape)
+            within_RC = memory[: of_image_RC.numel()].view(of_image_RC.shape)
             row_of_C = image_of_text_M[columns] - top
             inside = torch.nonzero((row_of_C >= 0) & (row_of_C < len(of_image_RC))).squeeze(1)
             for scores_RC in (of_image_RC, of_text_RC):
                 scores_RC[row_of_C[inside], inside] = -torch.inf
             for level in range(len(row_levels_LN)):
-                # Comparing into floats: torch sums those several times faster than booleans.
-                torch.gt(of_image_RC, row_levels_LN[level, rows, None], out=exceeds_RC)
-                above_LN[level, rows] += exceeds_RC.sum(dim=1).long()
-                torch.gt(of_text_RC, column_levels_LM[level, columns], out=exceeds_RC)
-                above_LM[level, columns] += exceeds_RC.sum(dim=0).long()
+                # Comparing into floats: torch sums those several times faster than booleans. What
+                # is not at most the level is above it, so NaN never helps a right answer.
+                torch.le(of_image_RC, row_levels_LN[level, rows, None], out=within_RC)
+                above_LN[level, rows] += within_RC.shape[1] - within_RC.sum(dim=1).long()
+                torch.le(of_text_RC, column_levels_LM[level, columns], out=within_RC)
+                above_LM[level, columns] += within_RC.shape[0] - within_RC.sum(dim=0).long()
     return above_LN, above_LM

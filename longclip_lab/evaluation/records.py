@@ -18,7 +18,7 @@ import torch
 from longclip_lab import __version__
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation.intervals import Interval
-from longclip_lab.files import atomic_write, checked_fields, json_kind, parse_json
+from longclip_lab.files import atomic_write, checked_fields, json_kind, parse_json, to_json
 from longclip_lab.images import readable
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Evaluation:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """All records as a JSON list; with a path, also written there in one step."""
-        text = json.dumps([record.to_dict() for record in self.records], indent=2) + "\n"
+        text = to_json([record.to_dict() for record in self.records], indent=2) + "\n"
         if path is not None:
             atomic_write(path, text)
         return text

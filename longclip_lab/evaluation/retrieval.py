@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import COUNT, MANY, LabError, suggest
 from longclip_lab.evaluation.intervals import Interval, bootstrap_mean
 from longclip_lab.evaluation.ranking import Cosine, Ranks, Scores, Tie, rank_both_ways
 
@@ -168,11 +168,11 @@ def _image_of_text(
 
 
 def _check_options(ks: Sequence[int], tie: str, chunk: int, bootstrap: int) -> None:
-    if not len(ks) or min(ks) < 1:
-        raise LabError(f"ks: expected numbers of results >= 1, got {list(ks)}.")
+    if not len(ks):
+        raise LabError("ks: expected at least one number of results, got none.")
+    for k in ks:
+        COUNT.check("ks, the numbers of results,", k)
     if tie not in get_args(Tie):
         raise LabError(f"No rule {tie!r} for ties. {suggest(str(tie), get_args(Tie))}")
-    if chunk < 1 or bootstrap < 0:
-        raise LabError(
-            f"Expected chunk >= 1 and bootstrap >= 0 rounds, got {chunk} and {bootstrap}."
-        )
+    COUNT.check("chunk", chunk)
+    MANY.check("The number of bootstrap rounds", bootstrap)

@@ -1,6 +1,6 @@
 """A folder of records, one JSON file a run: a model on a benchmark at a length.
 
-FOLDER/{model}__{benchmark}__{length}.json   a record, written whole or not at all
+FOLDER/{model}__{benchmark}__{length}__{hashes}.json   a record, written whole or not at all
 FOLDER/features/                             features of pictures, see `picture_features`
 
 What was interrupted goes on: finished runs have their record, and finished pictures their features.
@@ -20,9 +20,11 @@ from longclip_lab.errors import LabError
 from longclip_lab.evaluation.protocols import Task
 from longclip_lab.evaluation.records import Record
 from longclip_lab.evaluation.scoring import Scorer
-from longclip_lab.files import atomic_write, read_json, read_json_object
+from longclip_lab.files import atomic_write, read_json, read_json_object, to_json
 
 FEATURES = "features"
+HASHES, DIGITS = ("model_hash", "data_hash"), 8
+"""What of a record identifies its model and its data, and how much of it its file is named by."""
 
 CHECKED = {
     "model_hash": "other weights",
@@ -48,33 +50,66 @@ class Run:
     """What was wrong with the record that was replaced."""
 
 
-def run_path(folder: Path, model: str, benchmark: str, length: int) -> Path:
-    """Where the record of a run lies.
+def run_path(folder: Path, conditions: Mapping[str, Any]) -> Path:
+    """Where the record of a run with these `Scorer.conditions` lies.
 
-    >>> run_path(Path("runs"), "ViT-B-16/openai", "world/kind", 77).as_posix()
-    'runs/ViT-B-16-openai__world-kind__77.json'
+    Its name holds the first digits of both hashes: two models may share a name and two sets of
+    pictures a benchmark, and neither record may take the place of the other.
+
+    >>> facts = {"model": "ViT-B-16/openai", "protocol": "world/kind", "length": 77}
+    >>> hashes = {"model_hash": "0f1e2d3c4b5a6978", "data_hash": "8796a5b4c3d2e1f0"}
+    >>> run_path(Path("runs"), facts | hashes).as_posix()
+    'runs/ViT-B-16-openai__world-kind__77__0f1e2d3c-8796a5b4.json'
     """
-    names = (re.sub(r"[^\w.+-]+", "-", name) for name in (model, benchmark))
-    return folder / f"{'__'.join(names)}__{length}.json"
+    hashes = "-".join(conditions[name][:DIGITS] for name in HASHES)
+    return folder / f"{_named(conditions)}__{hashes}.json"
+
+
+def _named(conditions: Mapping[str, Any]) -> str:
+    """Model, benchmark and length: all of a record's name in earlier versions of the lab."""
+    model, benchmark = (
+        re.sub(r"[^\w.+-]+", "-", conditions[name]) for name in ("model", "protocol")
+    )
+    while len(model.encode()) > 120:  # a file's name has at most 255 bytes
+        model = model[:-1]
+    return f"{model}__{benchmark}__{conditions['length']}"
+
+
+def _found(folder: Path, conditions: Mapping[str, Any]) -> tuple[Path, Record | None]:
+    """Where the record of these conditions lies or will lie, and the one that is there."""
+    path, earlier = run_path(folder, conditions), folder / f"{_named(conditions)}.json"
+    if not path.exists() and earlier.exists():
+        record = read_record(earlier)
+        if all(getattr(record, name) == conditions[name] for name in HASHES):
+            return earlier, record
+    record = read_record(path) if path.exists() else None
+    others = [name for name in HASHES if record and getattr(record, name) != conditions[name]]
+    if others:
+        raise LabError(
+            f"{path} holds another record than its name says: {CHECKED[others[0]]}. Move it away, "
+            "or give another folder."
+        )
+    return path, record
 
 
 def run(scorer: Scorer, task: Task, length: int, folder: Path, skip_existing: bool = False) -> Run:
     """Score and write one record; with `skip_existing` only if there is none of the same run.
 
-    A record of the same name is of the same run if weights, data, length and everything else that
-    decides a score are the same; another one is replaced, and `Run.why` says what it was of.
-    Raises LabError for a file of that name that is no record.
+    A record is of the same run if weights, data, length and everything else that decides a score
+    are the same. One of other weights, pictures or texts stays beside the new one; one of the same
+    under other settings is replaced, and `Run.why` says which.
+    Raises LabError for a file of that name that is no record, or of anything else.
     """
-    path = run_path(folder, scorer.clip.name, task.name, length)
-    old = read_record(path) if path.exists() else None
-    why = "" if old is None else "asked for again"
-    if old is not None and skip_existing:
-        others = differing_runs(old, scorer.conditions(task, length))
-        if not others:
+    conditions = scorer.conditions(task, length)
+    path, old = _found(folder, conditions)
+    why = ""
+    if old is not None:
+        others = differing_runs(old, conditions)
+        if skip_existing and not others:
             return Run(old, path, "kept")
-        why = "the one there was of " + ", ".join(others)
+        why = "the one there was of " + ", ".join(others) if others else "asked for again"
     record = scorer.record(task, length)
-    atomic_write(path, json.dumps(record.to_dict(), indent=2) + "\n")
+    atomic_write(path, to_json(record.to_dict(), indent=2) + "\n")
     return Run(record, path, "replaced" if why else "made", why)
 
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from longclip_lab.errors import SEED
 from longclip_lab.evaluation.contamination import contamination
 from longclip_lab.evaluation.lengths import at_length
 from longclip_lab.evaluation.picture_features import PictureFeatures
@@ -33,6 +34,7 @@ class Scorer:
         seed: int = 0,
         progress: bool = False,
     ):
+        SEED.check("The seed of the bootstrap", seed)
         self.clip, self.seed, self.progress = clip, seed, progress
         self.how = get_similarity(clip, similarity)
         self.weights = model_hash(clip.model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import MANY, LabError
 
 
 def corner_attention_mask(attention_mask_BT: torch.Tensor, num_corner: int) -> torch.Tensor:
@@ -93,5 +93,4 @@ def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def check_num_corner(num_corner: int) -> None:
     """Raise LabError unless `num_corner` is a whole number from 0."""
-    if isinstance(num_corner, bool) or num_corner != int(num_corner) or num_corner < 0:
-        raise LabError(f"The number of corner tokens must be 0 or more, got {num_corner!r}.")
+    MANY.check("The number of corner tokens", num_corner)

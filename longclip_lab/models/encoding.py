@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError, NotFiniteError
 from longclip_lab.images import ImageError, as_rgb, open_image
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.packed import can_pack, encode_packed
@@ -49,9 +49,11 @@ def encode_texts(
     are sorted by length and every batch is trimmed to its longest; on the CPU the texts of a batch
     are packed end to end where the tower allows it.
 
-    Raises LabError for no texts, and for a text that is not a string.
+    Raises LabError for no texts, for a text that is not a string, and for features that are not
+    finite.
     """
     texts = checked_texts(texts)
+    COUNT.check("batch_size", batch_size)
     tokens = clip.tokenize(texts)
     order_N = torch.argsort(tokens.lengths_B, descending=True, stable=True)
     packed = clip.device.type == "cpu" and can_pack(clip.model)
@@ -64,6 +66,7 @@ def encode_texts(
     sorted_ND = torch.cat(parts)
     features_ND = torch.empty_like(sorted_ND)
     features_ND[order_N] = sorted_ND
+    check_finite(features_ND, "texts", clip.name)
     return TextFeatures(features_ND, tokens.lengths_B, tokens.num_truncated)
 
 
@@ -84,10 +87,11 @@ def encode_images(
 ) -> torch.Tensor:
     """Features of `images` [N, D], float32 on the CPU, not normalised.
 
-    Raises LabError as `pixels` does.
+    Raises LabError as `pixels` does, and for features that are not finite.
     """
     if len(images) == 0:
         raise LabError("Expected at least one picture, got none.")
+    COUNT.check("batch_size", batch_size)
     parts = []
     with (
         evaluating(clip.model),
@@ -95,9 +99,26 @@ def encode_images(
     ):
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            parts.append(clip.encode_image(pixels(clip, batch)).float().cpu())
+            features_BD = clip.encode_image(pixels(clip, batch)).float().cpu()
+            parts.append(check_finite(features_BD, "pictures", clip.name))
             bar.update(len(batch))
     return torch.cat(parts)
+
+
+def check_finite(features: torch.Tensor, what: str, model: str) -> torch.Tensor:
+    """`features` [N, ...] that `model` made of N `what` ("texts"), if all of them are finite.
+
+    Whatever makes features passes them through here before anything is compared or stored.
+    Raises NotFiniteError with the number of those that are not.
+    """
+    bad = len(features) - int(torch.isfinite(features).flatten(1).all(dim=1).sum())
+    if bad:
+        raise NotFiniteError(
+            f"{model} gives features that are no finite numbers for {bad} of {len(features)} "
+            f"{what}. Its weights are not finite, or overflow their precision: load a checkpoint "
+            "from before the training diverged, or use float32."
+        )
+    return features
 
 
 def pixels(clip: Clip, images: Images) -> torch.Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from open_clip.hf_model import ClsPooler, HFTextEncoder
 from torch import nn
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_masks import check_num_corner
 from longclip_lab.models.text_tower import text_tower
@@ -56,8 +56,7 @@ def text_flops(
     Raises LabError for lengths that make no sense and for a tower of another make.
     """
     check_num_corner(num_corner)
-    if length != int(length) or length < 1:
-        raise LabError(f"A text has at least one token, got a length of {length!r}.")
+    COUNT.check("The length of a text in tokens", length)
     size = clip_or_size
     if isinstance(size, Clip):
         size = text_tower_size(size)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from textwrap import shorten
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_path, atomic_write, read_json
+from longclip_lab.files import atomic_path, atomic_write, read_json, to_json
 from longclip_lab.models.assembly import assemble, build_model
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.tokenizers import tokenizer_from_record, tokenizer_record
@@ -51,7 +50,7 @@ def save(clip: Clip, folder: str | os.PathLike[str], dtype: torch.dtype | None =
         "weights_sha256": digest,
         "card": clip.card,
     }
-    atomic_write(folder / CONFIG, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / CONFIG, to_json(config, indent=1, ensure_ascii=False) + "\n")
     return folder
 
 

@@ -9,9 +9,11 @@ import math
 
 import torch
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import SEED, LabError, Numbers, suggest
 
 METHODS = ("kps", "linear", "random", "none")
+LONGEST = 2**20
+"""Positions that a table may be stretched to."""
 
 
 def stretched_length(length: int, keep: int = 20, ratio: float = 4) -> int:
@@ -68,10 +70,14 @@ def new_positions(
     if method == "none":
         return positional_embedding_TW.clone()
     check_keep_and_ratio(positional_embedding_TW, keep, ratio)
+    SEED.check("The seed", seed)
     if length is None:
         length = stretched_length(len(positional_embedding_TW), keep, ratio)
-    if length <= keep:
-        raise LabError(f"The new length must be larger than keep ({keep}), got {length}.")
+    if length not in Numbers(above=keep, at_most=LONGEST, whole=True):
+        raise LabError(
+            f"The new length must be a whole number larger than keep ({keep}) and at most "
+            f"{LONGEST:,}, got {length}."
+        )
     if method == "kps":
         return _interpolate(positional_embedding_TW, keep, ratio, length)
     if method == "linear":
@@ -86,13 +92,15 @@ def check_keep_and_ratio(positional_embedding_TW: torch.Tensor, keep: int, ratio
         shape = list(positional_embedding_TW.shape)
         raise LabError(f"Expected at least two positions [T, W], got a tensor of {shape}.")
     length = len(positional_embedding_TW)
-    if keep != int(keep) or not 0 <= keep < length:
+    if keep not in Numbers(at_least=0, below=length, whole=True):
         raise LabError(
             f"keep must be a whole number from 0 to {length - 1}, one less than the {length} "
             f"positions of the model, got {keep}: nothing would be left to stretch."
         )
-    if not 1 <= ratio < math.inf:
-        raise LabError(f"ratio must be at least 1 (1 changes nothing), got {ratio}.")
+    if ratio not in Numbers(at_least=1, at_most=1024):
+        raise LabError(
+            f"ratio must be at least 1 (which changes nothing) and at most 1,024, got {ratio}."
+        )
 
 
 def _interpolate(

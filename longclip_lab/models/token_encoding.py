@@ -11,9 +11,15 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.models.clip import Clip
-from longclip_lab.models.encoding import Images, checked_texts, evaluating, pixels
+from longclip_lab.models.encoding import (
+    Images,
+    check_finite,
+    checked_texts,
+    evaluating,
+    pixels,
+)
 from longclip_lab.models.token_features import encode_image_tokens, encode_text_tokens
 
 
@@ -39,6 +45,7 @@ def encode_texts_by_token(
     Raises LabError as `encode_texts` and `encode_text_tokens` do.
     """
     texts = checked_texts(texts)
+    COUNT.check("batch_size", batch_size)
     tokens = clip.tokenize(texts)
     order_M = torch.argsort(tokens.lengths_B, descending=True, stable=True)
     features_MTD = mask_MT = None
@@ -53,6 +60,7 @@ def encode_texts_by_token(
             features_MTD[rows_B, :length] = part_BTD.float().cpu()
             mask_MT[rows_B, :length] = exists_BT.cpu()
             bar.update(len(rows_B))
+    check_finite(features_MTD, "texts", clip.name)
     return TextTokens(features_MTD, mask_MT, tokens.num_truncated)
 
 
@@ -67,6 +75,7 @@ def encode_images_by_token(
     """
     if len(images) == 0:
         raise LabError("Expected at least one picture, got none.")
+    COUNT.check("batch_size", batch_size)
     parts = []
     with (
         evaluating(clip.model),
@@ -74,6 +83,7 @@ def encode_images_by_token(
     ):
         for start in range(0, len(images), batch_size):
             pixels_B3HW = pixels(clip, images[start : start + batch_size]).to(clip.device)
-            parts.append(encode_image_tokens(clip.model, pixels_B3HW).float().cpu())
+            features_BPD = encode_image_tokens(clip.model, pixels_B3HW).float().cpu()
+            parts.append(check_finite(features_BPD, "pictures", clip.name))
             bar.update(len(pixels_B3HW))
     return torch.cat(parts)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from longclip_lab.models import Clip, Tokens
+from longclip_lab.models.encoding import check_finite
 from longclip_lab.models.text_tower import can_trim, pool_type, text_tower
 from longclip_lab.text import cut_tokens
 
@@ -26,6 +27,7 @@ def encode_cuts(
     """Features [C, N, D], not normalised: each text's first `cut` content tokens, then its end.
 
     A text that is no longer than a cut is read whole. Towers that are not causal run cut by cut.
+    Raises NotFiniteError for features that are not finite.
     """
     encode = _encode_together if cuts_share_states(clip) else _encode_one_by_one
     order = torch.argsort(tokens.lengths_B, stable=True)
@@ -35,6 +37,7 @@ def encode_cuts(
             features_CND[:, rows] = (
                 encode(clip, tokens.ids_BT[rows], tokens.lengths_B[rows], cuts).float().cpu()
             )
+    check_finite(features_CND.transpose(0, 1), "texts", clip.name)
     return features_CND
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
 from longclip_lab.evaluation.classification import class_features, classify
-from longclip_lab.files import atomic_write, read_json_object
+from longclip_lab.files import atomic_write, read_json_object, to_json
 from longclip_lab.models import Clip, encode_images, encode_texts, stretch
 from longclip_lab.models.encoding import Images
 
@@ -134,7 +134,7 @@ class StretchingTest:
             }
             for one in self._known.values()
         ]
-        return atomic_write(path, json.dumps({"source": self._source, "rows": rows}))
+        return atomic_write(path, to_json({"source": self._source, "rows": rows}))
 
     def load(self, path: str | os.PathLike[str]) -> StretchingTest:
         """Take over the scores that `save` wrote; returns the test itself.

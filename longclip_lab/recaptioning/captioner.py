@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from transformers import GenerationConfig
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, NOT_NEGATIVE, SEED, LabError, Numbers
 from longclip_lab.images import as_rgb
 from longclip_lab.recaptioning.families import FAMILIES, PROMPT
 from longclip_lab.recaptioning.sampling import KeyedSampling
@@ -50,12 +50,10 @@ class Asking:
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise LabError("The prompt is empty; say what the model should do.")
-        if self.max_new_tokens < 1:
-            raise LabError(f"max_new_tokens: expected at least 1, got {self.max_new_tokens}.")
-        if self.temperature < 0:
-            raise LabError(f"temperature: expected 0 or more, got {self.temperature}.")
-        if not 0 < self.top_p <= 1:
-            raise LabError(f"top_p: expected above 0 and at most 1, got {self.top_p}.")
+        COUNT.check("max_new_tokens", self.max_new_tokens)
+        NOT_NEGATIVE.check("temperature", self.temperature)
+        Numbers(above=0, at_most=1).check("top_p", self.top_p)
+        SEED.check("seed", self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from longclip_lab.data import Pairs, ShardSet
 from longclip_lab.data.shards.reading import NO_CAPTION
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 from longclip_lab.recaptioning.pictures import picture_keys
 from longclip_lab.recaptioning.records import Line, read_lines, read_record
 
@@ -82,7 +81,7 @@ def to_sharegpt4v(folder: str | os.PathLike[str], path: str | os.PathLike[str]) 
     ]
     if not entries:
         raise LabError(f"{folder} holds no caption to write.")
-    atomic_write(path, json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
+    atomic_write(path, to_json(entries, ensure_ascii=False, indent=1) + "\n")
     return len(entries)
 
 

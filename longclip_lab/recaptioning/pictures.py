@@ -13,7 +13,7 @@ from PIL import Image
 
 from longclip_lab.data import ShardSet
 from longclip_lab.data.shards import Broken, Sample
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.images import READING, ImageError, decode_image, list_pictures, readable
 from longclip_lab.models.pictures import pictures_hash
 
@@ -81,8 +81,7 @@ def picture_runs(
         runs = [_shard_run(data, number) for number in range(len(data.shards))]
         read = {} if data.pictures == "values" else {"images": READING}
         return PictureRuns(data.name, {**data.source, **read}, runs, data.skipped)
-    if per_file < 1:
-        raise LabError(f"per_file: expected at least 1 picture, got {per_file}.")
+    COUNT.check("per_file", per_file)
     if len(data.images) == 0:
         raise LabError(f"{data.name} holds no picture.")
     keys = picture_keys(data.images, root)

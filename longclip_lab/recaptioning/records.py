@@ -20,6 +20,7 @@ from longclip_lab.files import (
     json_kind,
     parse_json,
     read_json_object,
+    to_json,
 )
 from longclip_lab.files import read_lines as read_text_lines
 from longclip_lab.images import NO_PICTURES
@@ -44,11 +45,11 @@ class Line:
 def write_lines(folder: Path, name: str, lines: list[Line], skipped: dict[str, list[str]]) -> None:
     """Write the captions of one run, their counts and the pictures that it left out."""
     counted = {"counts": _counts(lines), "skipped": skipped}
-    atomic_write(folder / COUNTS / f"{name}.json", json.dumps(counted, indent=1) + "\n")
+    atomic_write(folder / COUNTS / f"{name}.json", to_json(counted, indent=1) + "\n")
     # Last, as the file of captions is what says that the run is done.
     atomic_write(
         folder / f"{name}.jsonl",
-        "".join(json.dumps(asdict(line), ensure_ascii=False) + "\n" for line in lines),
+        "".join(to_json(asdict(line), ensure_ascii=False) + "\n" for line in lines),
     )
 
 
@@ -131,7 +132,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write `recaption.json`."""
-    atomic_write(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(folder / RECORD, to_json(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _differing(before: Any, now: Any, name: str = "") -> list[str]:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT
 from longclip_lab.recaptioning.captioner import Asking, Captioner
 from longclip_lab.recaptioning.pictures import (
     PER_FILE,
@@ -80,8 +80,7 @@ def recaption(
 
     Raises LabError if the folder holds captions by another model or prompt, or of other data.
     """
-    if batch_size < 1:
-        raise LabError(f"batch_size: expected at least 1 picture, got {batch_size}.")
+    COUNT.check("batch_size", batch_size)
     asking, folder = asking or Asking(), Path(folder)
     number, processes = place or current_place()
     source = data if isinstance(data, PictureRuns) else picture_runs(data, root, per_file)

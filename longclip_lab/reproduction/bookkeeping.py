@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval
-from longclip_lab.files import atomic_write, checked_fields, read_json_object
+from longclip_lab.files import atomic_write, checked_fields, read_json_object, to_json
 from longclip_lab.reproduction.experiment import OWN
 from longclip_lab.reproduction.verdicts import DOES_NOT, NOT_TESTABLE, REPRODUCES
 
@@ -175,7 +174,7 @@ def write(record: LedgerRecord, folder: Path = FOLDER) -> bool:
     there = read_all(folder).get(record.name)
     if there is not None and len(there.seeds) > len(record.seeds):
         return False
-    text = json.dumps(record.to_dict(), indent=1, ensure_ascii=False) + "\n"
+    text = to_json(record.to_dict(), indent=1, ensure_ascii=False) + "\n"
     atomic_write(file_of(record.name, folder), text)
     return True
 

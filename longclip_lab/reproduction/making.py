@@ -11,7 +11,6 @@ HOME/sets, HOME/features, HOME/trunks   what arms share: drawn pictures, a locke
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import zipfile
@@ -25,7 +24,7 @@ import numpy as np
 
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation.records import commit, versions
-from longclip_lab.files import atomic_path, atomic_write, read_json_object
+from longclip_lab.files import atomic_path, atomic_write, read_json_object, to_json
 from longclip_lab.models import Clip, add_corner_tokens, load, stretch
 from longclip_lab.models.pictures import pictures_hash
 from longclip_lab.models.text_tower import text_tower
@@ -96,7 +95,7 @@ def make(arm: Arm, seed: int, home: Path, on_step: OnStep = lambda step: None) -
         return found
     home = Path(home)
     folder = home / arm.key(seed)
-    atomic_write(folder / ARM, json.dumps(arm.identity(seed), indent=2) + "\n")
+    atomic_write(folder / ARM, to_json(arm.identity(seed), indent=2) + "\n")
     with _counting(folder / SPENT) as spent:
         clip, facts = _model(arm, seed, home, folder / RUN, on_step)
         hits = suite(arm.suite).ask(clip).hits
@@ -104,7 +103,7 @@ def make(arm: Arm, seed: int, home: Path, on_step: OnStep = lambda step: None) -
         np.savez_compressed(file, **hits)
     shutil.rmtree(folder / RUN / "checkpoints", ignore_errors=True)
     facts |= {**spent, "commit": commit(), "versions": versions()}
-    atomic_write(folder / RESULT, json.dumps(facts, indent=2) + "\n")
+    atomic_write(folder / RESULT, to_json(facts, indent=2) + "\n")
     return Made(folder.name, hits, facts)
 
 
@@ -179,4 +178,4 @@ def _counting(path: Path) -> Iterator[dict[str, float]]:
     finally:
         spent["seconds"] += time.perf_counter() - wall
         spent["cpu_seconds"] += time.process_time() - cpu
-        atomic_write(path, json.dumps(spent) + "\n")
+        atomic_write(path, to_json(spent) + "\n")

@@ -7,7 +7,6 @@ Two CPU cores, no network, under five minutes. The same steps as lessons 00 to 0
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import torch
 
 from longclip_lab import __version__, recipes, world
 from longclip_lab.evaluation.records import commit
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 from longclip_lab.models import Clip, load, stretch
 from longclip_lab.probing import counterfactual_probe, effective_length
 from longclip_lab.reproduction.report import write_report
@@ -94,7 +93,7 @@ def run(
     facts = _facts(seed, sizes, time.perf_counter() - began)
     results = QuickstartResults(rows, before, after, probes, best, facts)
     if out is not None:
-        atomic_write(Path(out) / "results.json", json.dumps(results.to_dict(), indent=1) + "\n")
+        atomic_write(Path(out) / "results.json", to_json(results.to_dict(), indent=1) + "\n")
         write_report(results, Path(out) / "report.html")
     return results
 

@@ -5,7 +5,6 @@ S seeds, N pictures.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -13,10 +12,10 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.evaluation import Interval
 from longclip_lab.evaluation.records import commit, versions
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 from longclip_lab.reproduction import bookkeeping as books
 from longclip_lab.reproduction.experiment import Claim, Column, Experiment
 from longclip_lab.reproduction.making import Made, made, make
@@ -50,12 +49,11 @@ def reproduce(
     Raises LabError for fewer than one seed, and as training does.
     """
     seeds = experiment.seeds if seeds is None else seeds
-    if seeds < 1:
-        raise LabError(f"expected at least one seed, got {seeds}.")
+    COUNT.check("The number of seeds", seeds)
     done = _make_all(experiment, seeds, arms, progress)
     record = judged(experiment, done, scale)
     if out is not None:
-        text = json.dumps(record.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        text = to_json(record.to_dict(), indent=1, ensure_ascii=False) + "\n"
         atomic_write(books.file_of(experiment.name, out), text)
     if folder is not None:
         books.write(record, folder)

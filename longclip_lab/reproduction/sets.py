@@ -17,7 +17,7 @@ import numpy as np
 
 from longclip_lab import world
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_path, atomic_write, read_json_object
+from longclip_lab.files import atomic_path, atomic_write, read_json_object, to_json
 from longclip_lab.reproduction.arms import ARM_VERSION, DIGITS
 from longclip_lab.training.recipe import Recipe
 
@@ -72,7 +72,7 @@ def _open(facts: str, home: Path) -> TrainingSet:
             "source": drawn.source,
             "name": drawn.name,
         }
-        atomic_write(texts, json.dumps(told))  # last: where it is, the pictures are
+        atomic_write(texts, to_json(told))  # last: where it is, the pictures are
     try:
         return TrainingSet(images=np.load(images, mmap_mode="r"), **read_json_object(texts))
     except (LabError, TypeError, ValueError, EOFError, OSError) as error:

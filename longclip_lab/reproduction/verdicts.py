@@ -65,7 +65,7 @@ def judge(
     if relation not in RELATIONS:
         raise LabError(f"expected one of {', '.join(RELATIONS)}, got {relation!r}.")
     told = points(effect)
-    if effect.n < 2 or math.isnan(effect.low):
+    if effect.n < 2 or not all(map(math.isfinite, (effect.value, effect.low, effect.high))):
         return Judged(NOT_TESTABLE, f"{told}: one seed says nothing of another")
     if relation.startswith("not"):
         return _absence(relation, effect, published, told)

@@ -5,13 +5,13 @@ K pictures found, n sentences of the query that are read.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from longclip_lab.files import to_json
 from longclip_lab.images import readable
 from longclip_lab.plotting import Gallery
 
@@ -113,4 +113,4 @@ class Matches(Gallery):
         return facts | ({"sentences": list(self.owed.sentences)} if self.owed is not None else {})
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        return to_json(self.to_dict(), indent=2, ensure_ascii=False)

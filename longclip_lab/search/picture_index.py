@@ -15,7 +15,7 @@ from typing import Any, overload
 import numpy as np
 import torch.nn.functional as F
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, LabError
 from longclip_lab.images import Listing, list_pictures, readable
 from longclip_lab.models import encode_texts
 from longclip_lab.search.matches import Matches, Owed
@@ -103,8 +103,7 @@ class PictureIndex:
 
         Raises LabError for fewer than one picture to find, for no query, and for one without words.
         """
-        if top < 1:
-            raise LabError(f"Expected at least one picture to find, got top={top}.")
+        COUNT.check("top, the number of pictures to find,", top)
         texts = checked(text)
         readings = [how_read(self.clip, one) for one in texts]
         for reading in readings if warn else ():
@@ -162,6 +161,7 @@ def index(
     Raises LabError for no such folder, one without a picture that can be read, and an unknown
     backend.
     """
+    COUNT.check("batch_size", batch_size)
     place = (cache_folder() if cache is None else Path(cache).expanduser()) / "search"
     listing = list_pictures(folder, ignore=place)
     if not listing.files:

@@ -27,8 +27,9 @@ from safetensors.numpy import save_file
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.evaluation.records import model_hash
-from longclip_lab.files import atomic_path, checked_fields, parse_json
+from longclip_lab.files import atomic_path, checked_fields, parse_json, to_json
 from longclip_lab.images import READING, PictureFile
+from longclip_lab.search.listing import PictureFile
 
 FORMAT = "longclip-lab-search-1"
 WHOLE, BLOCKS = "all.safetensors", "block-*.safetensors"
@@ -164,6 +165,8 @@ class FeatureStore:
         good = [name for name, entry in entries.items() if not entry.defect]
         if features_RD.shape != (len(good), self.identity["embedding"]):
             raise ValueError(f"{len(good)} pictures, features of shape {features_RD.shape}")
+        if not np.isfinite(features_RD).all():
+            raise ValueError("it holds features that are no finite numbers")
         feature_of = dict(zip(good, features_RD, strict=True))
         return {name: Known(entry, feature_of.get(name)) for name, entry in entries.items()}
 
@@ -172,10 +175,10 @@ class FeatureStore:
         rows = [(name, *astuple(one.entry)) for name, one in known.items()]
         tensors = {
             "features": _stacked(features, self.identity["embedding"]),
-            "entries": np.frombuffer(json.dumps(rows).encode(), np.uint8),
+            "entries": np.frombuffer(to_json(rows).encode(), np.uint8),
         }
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {"identity": json.dumps(self.identity)})
+            save_file(tensors, temporary, {"identity": to_json(self.identity)})
 
 
 def _stacked(features: Sequence[np.ndarray], size: int) -> np.ndarray:

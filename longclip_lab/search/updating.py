@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from longclip_lab.images import ImageError, Listing, PictureFile, decode_image
-from longclip_lab.models.encoding import evaluating
+from longclip_lab.models.encoding import check_finite, evaluating
+from longclip_lab.search.listing import Listing, PictureFile
 from longclip_lab.search.store import Entry, FeatureStore, Known
 
 RUN = 128
@@ -123,6 +124,7 @@ def _encoded(clip: Any, read: list[_Read]) -> dict[str, Known]:
     if pixels:
         with evaluating(clip.model):
             features_BD = clip.encode_image(torch.stack(pixels)).float().cpu()
+        check_finite(features_BD, "pictures", clip.name)
         features = iter(F.normalize(features_BD, dim=-1).numpy())
     return {
         one.name: Known(one.entry, one.feature if one.pixels_3HW is None else next(features))

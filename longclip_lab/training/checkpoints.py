@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, leftovers, read_json_object
+from longclip_lab.files import atomic_write, leftovers, read_json_object, to_json
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.sharding import load_moments, load_weights
 
@@ -85,7 +85,7 @@ def claim(folder: Path, identity: dict[str, Any], facts: dict[str, Any], resume:
     if not record.exists():
         if folder.exists() and set(folder.iterdir()) - set(leftovers(folder)):
             raise LabError(f"{folder} is not empty and holds no run; give another folder.")
-        atomic_write(record, json.dumps({**identity, **facts}, indent=2) + "\n")
+        atomic_write(record, to_json({**identity, **facts}, indent=2) + "\n")
         _tidy(folder)
         return
     try:

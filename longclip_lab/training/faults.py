@@ -5,7 +5,6 @@ FOLDER/not-finite/step-000012.json   the pairs of a batch whose loss or gradient
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import torch
 from accelerate import Accelerator
 
 from longclip_lab.errors import NotFiniteError
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 
 NOT_FINITE = "not-finite"
 
@@ -68,7 +67,7 @@ def note_not_finite(folder: Path, error: NotFiniteStepError, pairs: list[Any]) -
     """Write down which pairs the batch had, so that they can be looked at."""
     path = folder / NOT_FINITE / f"step-{error.step:06d}.json"
     facts: dict[str, Any] = {"step": error.step, "error": str(error), "pairs": pairs}
-    atomic_write(path, json.dumps(facts) + "\n")
+    atomic_write(path, to_json(facts) + "\n")
     return path
 
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from longclip_lab import row_store
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, pixels
-from longclip_lab.models.encoding import Images, evaluating
+from longclip_lab.models.encoding import Images, check_finite, evaluating
 from longclip_lab.models.pictures import how_read, pictures_hash
 from longclip_lab.models.token_features import frozen_part, image_states
 from longclip_lab.training.checkpoints import weights_hash
@@ -62,8 +62,8 @@ def stored_features(
     `tokens` every patch's, for token-wise losses. In `folder` they are made once and memory-mapped
     (read-only) from then on; without, they are made in memory.
 
-    Raises LabError if `folder` holds features of anything else, and for pictures that cannot be
-    read.
+    Raises LabError if `folder` holds features of anything else, for pictures that cannot be read,
+    and for features that are not finite.
     """
     accelerator = accelerator or Accelerator()
     shape = _shape(clip, images, tokens)
@@ -147,7 +147,8 @@ class _Work:
                     raise pixels_B3HW
                 with torch.autocast("cuda", torch.bfloat16) if lower else nullcontext():
                     states = image_states(visual, pixels_B3HW.to(device), self.tokens)
-                yield run, states.float().cpu().numpy()
+                states = states.to(torch.float16 if self.half else torch.float32).cpu()
+                yield run, check_finite(states, "pictures", self.clip.name).numpy()
                 bar.update(len(pixels_B3HW))
 
 

@@ -24,7 +24,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.errors import POSITIVE, PROCESSES, LabError, LabWarning
 from longclip_lab.models import Clip, pixels
 from longclip_lab.training.batches import Batch
 from longclip_lab.training.costs import ModelCost, cost_of
@@ -95,6 +95,9 @@ def largest_micro_batch(
     Raises LabError for towers whose memory has no formula (`costs.cost_of`), a batch that does not
     divide, and more memory than is here.
     """
+    PROCESSES.check("The number of processes", processes)
+    if memory is not None:
+        POSITIVE.check("The memory in bytes", memory)
     if recipe.batch_size % processes:
         raise LabError(
             f"A batch of {recipe.batch_size} cannot be shared out to {processes} processes."
@@ -102,7 +105,7 @@ def largest_micro_batch(
     dry = _DryRun(clip, recipe, processes)
     free = dry.free()
     memory = FILLED * free if memory is None else memory
-    if memory > free:
+    if not memory <= free:
         raise LabError(
             f"{memory / GB:.1f} GB a process were asked for and {free / GB:.1f} GB are here. A dry "
             "run takes real steps; `longclip-lab plan` predicts other machines."
@@ -163,11 +166,11 @@ class _DryRun:
         # A rate that changes nothing: the random weights stay as they are.
         quick = replace(
             recipe, learning_rate=1e-30, weight_decay=0.0, warmup_steps=0, steps=2, epochs=None,
-            batch_size=1, siblings=1, sharding="none", micro_batch=None,
+            batch_size=FIRST, siblings=1, sharding="none", micro_batch=None,
         )  # fmt: skip
         self.loop = Loop(self.accelerator, copied, quick, 2, None)
         self.pair = self._pair(copied, limit)
-        self._step(1)  # from now on the optimizer has its moments
+        self._step(FIRST)  # from now on the optimizer has its moments
 
     def _pair(self, clip: Clip, limit: int) -> Batch:
         """One pair: noise, and a long and a short text of as many tokens as there may be."""
@@ -199,14 +202,15 @@ class _DryRun:
 
     def step(self, size: int) -> Tried:
         """Take a step of `size` pairs."""
+        taken = max(size, FIRST)  # of one pair alone there is no contrastive loss
         try:
-            peak = self._peak(lambda: self._step(size))
+            peak = self._peak(lambda: self._step(taken))
         except torch.OutOfMemoryError:
             peak = float("inf")
             torch.cuda.empty_cache()
         there = self.predict(size)
-        here = replace(self.recipe, batch_size=size, siblings=1, sharding="none")
-        known = step_memory(self.cost, here, self.lengths, 1, size).total
+        here = replace(self.recipe, batch_size=taken, siblings=1, sharding="none")
+        known = step_memory(self.cost, here, self.lengths, 1, taken).total
         return Tried(size, peak + there - known, there)
 
     def _step(self, pairs: int) -> None:

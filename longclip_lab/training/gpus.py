@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from longclip_lab.errors import LabError, suggest
@@ -78,6 +79,8 @@ def parse_gpus(gpus: str) -> tuple[Gpu, int]:
     name, _, count = gpus.partition(":")
     if name not in GPUS:
         raise LabError(f"There is no GPU {name!r} in the list. {suggest(name, GPUS)}")
-    if not (count or "1").isdigit() or int(count or 1) < 1:
-        raise LabError(f"Expected NAME:COUNT such as A100:8, got {gpus!r}.")
+    if gpus.endswith(":") or not re.fullmatch("[0-9]{0,6}", count) or (count and not int(count)):
+        raise LabError(
+            f"Expected NAME:COUNT with a count from 1 to 999,999, such as A100:8, got {gpus!r}."
+        )
     return GPUS[name], int(count or 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -10,13 +10,13 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, decode_text, parse_json
+from longclip_lab.files import atomic_write, decode_text, parse_json, to_json
 
 
 def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
     """The lines of a log up to `last_step`; a last line that a kill cut short is left out.
 
-    Raises LabError, naming the line, for a file that is anything else.
+    What was not a number when it was written (null) is NaN again. Raises LabError, naming the line, for a file that is anything else.
     """
     if not path.exists():
         return []
@@ -44,7 +44,12 @@ def _row(line: str | bytes, where: str) -> dict[str, Any]:
             f"{where} is no line of a training log: it has no step. Repair the log, or move it "
             "away to go on without it."
         )
-    return row
+    return {key: math.nan if value is None else value for key, value in row.items()}
+
+
+def _line(row: dict[str, Any]) -> str:
+    """A row as a line of JSON, which has no NaN: null stands for what is not finite."""
+    return to_json({k: value if math.isfinite(value) else None for k, value in row.items()}) + "\n"
 
 
 class RunLog:
@@ -61,7 +66,7 @@ class RunLog:
             return
         path = folder / "log.jsonl"
         self.history = read_log(path, done)
-        atomic_write(path, "".join(json.dumps(row) + "\n" for row in self.history))
+        atomic_write(path, "".join(map(_line, self.history)))
         self.file = path.open("a", encoding="utf-8")
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -72,7 +77,7 @@ class RunLog:
         """Record one step; `row["step"]` counts from 1."""
         self.history.append(row)
         if self.file is not None:
-            self.file.write(json.dumps(row) + "\n")
+            self.file.write(_line(row))
             self.file.flush()
         if self.events is not None:
             for name, value in row.items():

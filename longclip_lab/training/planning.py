@@ -12,7 +12,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, NOT_NEGATIVE, POSITIVE, LabError, Numbers
 from longclip_lab.training.costs import ModelCost, model_cost
 from longclip_lab.training.gpus import (
     GPUS,
@@ -39,6 +39,8 @@ __all__ = ["GPUS", "Gpu", "Plan", "comparison", "memory_of", "plan"]
 
 UTILISATION = 0.30
 """Share of a GPU's peak that training reaches if pictures arrive in time: an assumption."""
+TOKENS = Numbers(at_least=3, at_most=10**6, whole=True)
+"""Start, one token and end at least."""
 FILLED = 0.90
 """Share of a GPU's memory that may be planned for; the rest is the allocator's and the kernels'."""
 
@@ -211,16 +213,22 @@ def plan(
     Raises LabError for an unknown GPU (near ones are listed), a batch that does not divide,
     senseless numbers, and as `costs.model_cost` does.
     """
+    for name, value, numbers in (
+        ("The price of a GPU hour in dollars", dollars, NOT_NEGATIVE),
+        ("The number of pairs", pairs, COUNT),
+        ("The tokens of a long text", long_tokens, TOKENS),
+        ("The tokens of a short text", short_tokens, TOKENS),
+        ("The utilisation", utilisation, Numbers(above=0, at_most=1)),
+        ("The pairs that arrive in a second", arriving, POSITIVE),
+    ):
+        if value is not None:
+            numbers.check(name, value)
     gpu, count = parse_gpus(gpus)
     if dollars is not None:
         gpu = replace(gpu, dollars=dollars)
     pairs = recipe.pairs if pairs is None else pairs
     if pairs is None:
         raise LabError("Say how many pairs the data set has (--pairs).")
-    if not 0 < utilisation <= 1:
-        raise LabError(f"The utilisation is a share above 0, up to 1; came {utilisation}.")
-    if arriving is not None and not arriving > 0:
-        raise LabError(f"Pairs that arrive in a second are a number above 0; came {arriving}.")
     if recipe.batch_size % count:
         raise LabError(f"A batch of {recipe.batch_size} cannot be shared out to {count} GPUs.")
     cost = model_cost(recipe, model)

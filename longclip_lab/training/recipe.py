@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from longclip_lab.errors import LabError
-from longclip_lab.training.recipe_rules import RULES, check, choice
+from longclip_lab.errors import COUNT, LabError, Numbers
+from longclip_lab.training.recipe_rules import check, check_numbers, choice
 
 Objective = Literal[
     "pcm",
@@ -109,7 +109,8 @@ class Recipe:
     store_features: bool = True
     """Run a locked image tower once and read its features from then on."""
     batch_size: int = 128
-    """Pairs in a global batch, over all processes together; every pair is a negative for all."""
+    """Pairs in a global batch, over all processes together, at least 2; every pair is a negative
+    for all others."""
     steps: int | None = 150
     """Optimizer steps; give either steps or epochs."""
     epochs: int | None = None
@@ -198,13 +199,24 @@ class Recipe:
                 f"A recipe needs either steps or epochs; came steps={self.steps} and "
                 f"epochs={self.epochs}. Set the other to None."
             )
-        for fields, expected, holds in RULES:
-            for field in fields:
-                check(field, getattr(self, field), expected, holds)
+        check_numbers(self)
+        if self.subcaptions not in (None, "all"):
+            check(
+                "subcaptions",
+                self.subcaptions,
+                'a whole number of at least 1, or "all"',
+                lambda x: x in COUNT,
+            )
+        check("betas", self.betas, "two numbers", lambda x: len(x) == 2)
         for field, value in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
-            check(field, value, "at least 0 and below 1", lambda x: 0 <= x < 1)
+            Numbers(at_least=0, below=1).check(f"A run's {field}", value)
         siblings = f"a divisor of the batch size {self.batch_size}"
-        check("siblings", self.siblings, siblings, lambda x: x >= 1 and self.batch_size % x == 0)
+        check(
+            "siblings",
+            self.siblings,
+            siblings,
+            lambda x: x in COUNT and self.batch_size % x == 0,
+        )
         if self.siblings > 1 and self.length_grouped:
             raise LabError(
                 "length_grouped sorts pairs by length and tears siblings apart. Choose one of them."

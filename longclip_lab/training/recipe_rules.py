@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import (
+    COUNT,
+    FINITE,
+    MANY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SHARE,
+    WORKERS,
+    LabError,
+    Numbers,
+    suggest,
+)
 
+BATCH = Numbers(at_least=2, at_most=10**9, whole=True)
+"""A contrastive loss tells a pair from the others of its batch: of one pair it is 0 and teaches
+nothing."""
 
-def _counts(value: float) -> bool:
-    return value is None or (isinstance(value, int) and value >= 1)
-
-
-def _not_negative(value: float) -> bool:
-    return isinstance(value, int) and value >= 0
-
-
-RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
-    (
-        ("k", "batch_size", "steps", "epochs", "text_parts", "pairs", "log_every",
-         "checkpoint_every", "keep_checkpoints", "token_limit",
-         "micro_batch", "lanes", "shuffle_window"),
-        "a whole number of at least 1",
-        _counts,
+NUMBERS: dict[Numbers, tuple[str, ...]] = {
+    BATCH: ("batch_size",),
+    COUNT: (
+        "k", "lanes", "shuffle_window", "log_every", "checkpoint_every", "keep_checkpoints",
     ),
-    (
-        ("subcaptions",),
-        'a whole number of at least 1, or "all"',
-        lambda x: x == "all" or _counts(x),
-    ),
-    (
-        ("warmup_steps", "workers", "seed", "num_corner", "skip_not_finite"),
-        "a whole number of at least 0",
-        _not_negative,
-    ),
-    (("learning_rate", "eps"), "a positive number", lambda x: 0 < x < math.inf),
-    (("max_grad_norm", "checkpoint_minutes"), "a positive number", lambda x: x is None or x > 0),
-    (
-        ("short_weight", "long_weight", "margin", "weight_decay"),
-        "0 or more",
-        lambda x: 0 <= x < math.inf,
-    ),
-    (
-        ("label_smoothing", "alt_text_noise", "hallucination", "skip_broken"),
-        "from 0 to 1",
-        lambda x: 0 <= x <= 1,
-    ),
-)  # fmt: skip
-"""Fields, what is expected of them, and whether a value is that."""
+    MANY: ("warmup_steps", "num_corner", "skip_not_finite"),
+    WORKERS: ("workers",),
+    SEED: ("seed",),
+    POSITIVE: ("learning_rate", "eps"),
+    NOT_NEGATIVE: ("short_weight", "long_weight", "margin", "weight_decay"),
+    SHARE: ("label_smoothing", "alt_text_noise", "hallucination", "skip_broken"),
+}  # fmt: skip
+"""Fields by the numbers that they may have."""
+
+OPTIONAL_NUMBERS: dict[Numbers, tuple[str, ...]] = {
+    COUNT: ("steps", "epochs", "text_parts", "pairs", "token_limit", "micro_batch"),
+    POSITIVE: ("max_grad_norm", "checkpoint_minutes"),
+    FINITE: ("start_logit_scale", "max_logit_scale", "start_logit_bias"),
+}
+"""Fields that may be None as well."""
+
+
+def check_numbers(recipe: Any) -> None:
+    """Raise LabError for the first field whose number makes no sense, saying which would."""
+    for numbers, fields in NUMBERS.items():
+        for field in fields:
+            numbers.check(f"A run's {field}", getattr(recipe, field))
+    for numbers, fields in OPTIONAL_NUMBERS.items():
+        for field in fields:
+            if getattr(recipe, field) is not None:
+                numbers.check(f"A run's {field}", getattr(recipe, field))
 
 
 def check(field: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:

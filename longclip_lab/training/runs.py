@@ -15,7 +15,7 @@ import numpy as np
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from longclip_lab.data import ShardSet
-from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.errors import PROCESSES, LabError, LabWarning
 from longclip_lab.images import READING
 from longclip_lab.models import Clip, save
 from longclip_lab.training.batches import TrainingPairs
@@ -27,7 +27,6 @@ from longclip_lab.training.log import Progress
 from longclip_lab.training.loop import Loop
 from longclip_lab.training.peers import minding_launcher
 from longclip_lab.training.recipe import Recipe
-from longclip_lab.training.recipe_rules import check
 from longclip_lab.training.streaming import StreamedPairs
 from longclip_lab.training.streaming_record import all_broken
 from longclip_lab.training.texts import Drawn
@@ -90,7 +89,7 @@ def train(
     tower or other pictures, if the data do not fit the recipe, or if the loss stops being finite;
     the checkpoints before that stay. Raises StoppedError after a SIGTERM, when the state is saved.
     """
-    check("processes", processes, "a whole number of at least 1", lambda n: int(n) == n >= 1)
+    PROCESSES.check("The number of processes", processes)
     if processes > 1:
         return _train_launched(
             processes, clip, recipe, data, out, resume, progress, on_step, features

@@ -7,14 +7,13 @@ FOLDER/run.json                     how many that are, under "broken"
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, read_json_object
+from longclip_lab.files import atomic_write, read_json_object, to_json
 
 BROKEN, RECORD = "broken-samples.json", "run.json"
 _PARTS = "broken"
@@ -36,7 +35,7 @@ class BrokenPairs:
             return
         self.pairs |= new
         if self.path is not None:
-            atomic_write(self.path, json.dumps(self.pairs, indent=1) + "\n")
+            atomic_write(self.path, to_json(self.pairs, indent=1) + "\n")
 
 
 def _read_pairs(path: Path) -> dict[str, str]:
@@ -60,8 +59,8 @@ def all_broken(
     found = {name: why for part in parts for name, why in part.items()}
     found = dict(sorted(found.items()))
     if folder is not None and found and accelerator.is_main_process:
-        atomic_write(folder / BROKEN, json.dumps(found, indent=1) + "\n")
+        atomic_write(folder / BROKEN, to_json(found, indent=1) + "\n")
         record = read_json_object(folder / RECORD)
         record["broken"] = {"pairs": len(found), "named_in": BROKEN}
-        atomic_write(folder / RECORD, json.dumps(record, indent=2) + "\n")
+        atomic_write(folder / RECORD, to_json(record, indent=2) + "\n")
     return found

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import html
-import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import to_json
 from longclip_lab.text import get_tokenizer
 from longclip_lab.views.html import ATTRIBUTES, Html, picture, picture_uri
 from longclip_lab.views.theme import COLOURS
@@ -84,7 +84,7 @@ def along_html(along: ReadAlong, start: int | None = None, pixels: int = 120) ->
         {"cut": cut, "found": [int(i) for i in found], "message": _message(along, cut, int(rank))}
         for cut, rank, found in zip(cuts, along.ranks, along.found, strict=True)
     ]
-    data = json.dumps({"cuts": states, "pictures": pictures, "own": along.index})
+    data = to_json({"cuts": states, "pictures": pictures, "own": along.index})
     identity = "lc-" + hashlib.sha256(data.encode()).hexdigest()[:12]
     images = "".join(
         f'<img src="{pictures[i]["uri"]}" alt="{html.escape(pictures[i]["alt"])}"'

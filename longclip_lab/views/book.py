@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import html
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import plotly
 
+from longclip_lab.files import to_json
 from longclip_lab.views.theme import CONFIG
 
 MIME_TYPE = "application/vnd.plotly.v1+json"
@@ -40,7 +40,7 @@ def figure_html(figure: dict[str, Any]) -> str:
     layout = figure.get("layout", {})
     title = html.escape(layout.get("title", {}).get("text", "figure").replace("<br>", " "))
     height = layout.get("height", DEFAULT_HEIGHT)
-    source = json.dumps({**figure, "config": CONFIG}).replace("</", r"<\/")
+    source = to_json({**figure, "config": CONFIG}).replace("</", r"<\/")
     return (
         f'<div class="plotly-json" role="figure" aria-label="{title}"'
         f' style="min-height: {height}px">'

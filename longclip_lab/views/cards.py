@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import to_json
 from longclip_lab.views.html import Html
 from longclip_lab.views.states import page, with_pictures
 
@@ -74,7 +74,7 @@ def cards_html(
                 f'<select name="{html.escape(tag)}"><option value="">all</option>{options}'
                 "</select></label>"
             )
-    data = json.dumps(
+    data = to_json(
         {
             "cards": [{"html": card.html, "tags": dict(card.tags)} for card in cards],
             "pictures": dict(pictures),

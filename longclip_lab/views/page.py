@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from longclip_lab.files import to_json
 from longclip_lab.views.theme import CONFIG
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def page(title: str, body: str, language: str = "en") -> str:
 
 def _inline(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("</", r"<\/")
+    return to_json(value, separators=(",", ":"), ensure_ascii=False).replace("</", r"<\/")
 
 
 def figure_block(chart: go.Figure, numbers: str = "", kind: str = "") -> str:

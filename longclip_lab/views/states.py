@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import html
 import itertools
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from longclip_lab.files import to_json
 from longclip_lab.views.html import Html
 
 STYLE = """<style>
@@ -112,7 +112,7 @@ def states_html(
         states.append([lines.setdefault(line, len(lines)) for line in drawn])
     first = with_pictures(draw(*(control.start for control in controls)), pictures)
     used = set(re.findall(r'data-picture="([^"]+)"', "\n".join(lines)))
-    data = json.dumps(
+    data = to_json(
         {
             "controls": [list(control.values) for control in controls],
             "lines": list(lines),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import SHARE, LabError, suggest
 from longclip_lab.world.habits import habitual_lie
 from longclip_lab.world.language import (
     Caption,
@@ -187,7 +187,7 @@ def long_caption(
             f"expected a captioner of the world, got {captioner!r}. "
             + suggest(captioner, CAPTIONERS)
         )
-    if not 0 <= hallucination <= 1:
+    if hallucination not in SHARE:
         raise LabError(f"expected a hallucination rate from 0 to 1, got {hallucination}.")
     tell = Teller(scene, rng, hallucination)
     blocks = [CAPTIONERS[captioner](tell, i) for i in range(len(scene.things))]

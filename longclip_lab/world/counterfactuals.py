@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import COUNT, SEED, LabError, suggest
 from longclip_lab.world.captioners import long_caption
 from longclip_lab.world.language import Caption, Fact, build_caption
 from longclip_lab.world.scene import Scene
@@ -96,8 +96,8 @@ def counterfactuals(
     colour of the main things a second time, and a change further on then contradicts it.
     Errors: LabError for an unknown attribute.
     """
-    if n < 1:
-        raise LabError(f"expected at least one pair, got n={n}.")
+    COUNT.check("n", n)
+    SEED.check("seed", seed)
     for attribute in attributes:
         if attribute not in ATTRIBUTES:
             raise LabError(

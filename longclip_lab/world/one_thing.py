@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import SHARE, LabError, suggest
 from longclip_lab.world.captioners import Teller
 from longclip_lab.world.counterfactuals import Counterfactuals, change_fact
 from longclip_lab.world.habits import habitual_lie
@@ -37,8 +37,7 @@ def told_things(
     >>> told_things(single_objects(1)).long
     ['A plain purple balloon.']
     """
-    if not 0 <= hallucination <= 1:
-        raise LabError(f"expected a hallucination rate from 0 to 1, got {hallucination}.")
+    SHARE.check("hallucination", hallucination)
     _check(about)
     lies = dict.fromkeys(about, hallucination)
     told = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, SEED, LabError
 from longclip_lab.world.captioners import long_caption, summary
 from longclip_lab.world.drawing import draw
 from longclip_lab.world.language import Caption
@@ -80,9 +80,11 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check_size(n: int) -> None:
-    if n < 1:
-        raise LabError(f"expected at least one picture, got n={n}.")
+def check_size(n: int, seed: int, siblings: int = 1) -> None:
+    """Raise LabError unless there can be a set of so many pictures."""
+    COUNT.check("n, the number of pictures,", n)
+    SEED.check("seed", seed)
+    COUNT.check("siblings", siblings)
 
 
 def draw_all(scenes: Sequence[Scene]) -> np.ndarray:
@@ -135,9 +137,7 @@ def pairs(
     >>> two.images.shape, two.short[0] in two.long[0]
     ((2, 72, 72, 3), True)
     """
-    _check_size(n)
-    if siblings < 1:
-        raise LabError(f"expected at least 1 sibling (the picture itself), got {siblings}.")
+    check_size(n, seed, siblings)
     scenes = distinct_scenes(n, seed, siblings)
     told = [
         long_caption(scene, np.random.default_rng((seed, i, 7)), captioner, hallucination)
@@ -160,7 +160,7 @@ def pairs(
 
 def single_objects(n: int, seed: int = TEST_SEED) -> SingleObjects:
     """`n` pictures with one large or medium thing each, and its labels."""
-    _check_size(n)
+    check_size(n, seed)
     scenes = [single_thing_scene(np.random.default_rng((seed, i, 11))) for i in range(n)]
     things = [scene.things[0] for scene in scenes]
     labels = {

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import COUNT, SEED, LabError, suggest
 from longclip_lab.world.captioners import background_sentences
 from longclip_lab.world.counterfactuals import Counterfactuals
 from longclip_lab.world.language import words_of
@@ -159,8 +159,8 @@ def swaps(n: int, seed: int = PROBE_SEED, lesser: str = "small") -> Swaps:
     >>> two.images.shape, two.told(0, 0, first=0).text == two.told(0, 1, first=0).text
     ((2, 2, 72, 72, 3), True)
     """
-    if n < 1:
-        raise LabError(f"expected at least one scene, got n={n}.")
+    COUNT.check("n", n)
+    SEED.check("seed", seed)
     if lesser not in SIZES[1:]:
         raise LabError(
             f"expected the lesser thing to be medium or small, got {lesser!r}. "

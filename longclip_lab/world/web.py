@@ -9,11 +9,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import SHARE, LabError, suggest
 from longclip_lab.world.captioners import CAPTIONERS, long_caption, web_caption
 from longclip_lab.world.language import Caption
 from longclip_lab.world.scene import Scene, random_scene
-from longclip_lab.world.sets import TRAIN_SEED, WorldPairs, distinct_scenes, draw_all
+from longclip_lab.world.sets import (
+    TRAIN_SEED,
+    WorldPairs,
+    check_size,
+    distinct_scenes,
+    draw_all,
+)
 
 REWRITES = 4
 """As many as LaCLIP has of each caption (Fan et al. 2023, section 3.2)."""
@@ -95,7 +101,8 @@ def web_pairs(
     >>> list(two.captioners[0]), len(two.captions[0])
     (['surveyor', 'painter', 'reporter'], 5)
     """
-    _check(n, captioners, noise, tail, siblings)
+    check_size(n, seed, siblings)
+    _check(captioners, noise, tail)
     scenes = distinct_scenes(n, seed, siblings)
     told = [_told(scene, seed, i, captioners, hallucination) for i, scene in enumerate(scenes)]
     fits = np.array([_rng(seed, i, 20).random() >= noise for i in range(n)])
@@ -151,7 +158,7 @@ def rewrite(text: str, rng: np.random.Generator) -> str:
     return ". ".join([said[0].upper() + said[1:], *details]).rstrip(".") + "."
 
 
-def _check(n: int, captioners: Sequence[str], noise: float, tail: float, siblings: int) -> None:
+def _check(captioners: Sequence[str], noise: float, tail: float) -> None:
     if not captioners:
         raise LabError(f"expected at least one captioner of {', '.join(CAPTIONERS)}, got none.")
     for name in captioners:
@@ -160,10 +167,7 @@ def _check(n: int, captioners: Sequence[str], noise: float, tail: float, sibling
                 f"expected a captioner of the world, got {name!r}. {suggest(name, CAPTIONERS)}"
             )
     for name, rate in (("noise", noise), ("tail", tail)):
-        if not 0 <= rate <= 1:
-            raise LabError(f"expected a rate from 0 to 1 for {name}, got {rate}.")
-    if n < 1 or siblings < 1:
-        raise LabError(f"expected at least one picture and sibling, got n={n}, {siblings=}.")
+        SHARE.check(name, rate)
 
 
 def _told(

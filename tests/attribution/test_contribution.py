@@ -199,8 +199,8 @@ def test_units_with_the_tokens_of_clip(towers):
     [
         ("", {}, "at least one sentence"),
         ("a boat.", {"units": "words"}, "no units 'words'"),
-        ("a boat.", {"permutations": 2}, "even number of at least 4"),
-        ("a boat.", {"permutations": 5}, "even number of at least 4"),
+        ("a boat.", {"permutations": 2}, "even number of permutations from 4"),
+        ("a boat.", {"permutations": 5}, "even number of permutations from 4"),
     ],
 )
 def test_bad_input(text, options, message, trained, drawn):

@@ -108,5 +108,5 @@ def test_leaves_the_model_alone(trained, drawn):
 def test_empty_text_and_bad_steps(trained, drawn):
     (found,) = token_maps(trained, drawn.images[0], "", method=IG)
     assert found.scores.shape == (0,)
-    with pytest.raises(LabError, match="n_steps of at least 1"):
+    with pytest.raises(LabError, match="n_steps must be a whole number from 1"):
         token_maps(trained, drawn.images[0], "a boat", method=IG, n_steps=0)

@@ -12,7 +12,12 @@ import torch.nn.functional as F
 from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import zero_shot
-from longclip_lab.evaluation.classification import ClassFeatures, class_features, classify
+from longclip_lab.evaluation.classification import (
+    ClassFeatures,
+    class_features,
+    classify,
+    ranked_classes,
+)
 from longclip_lab.models import encode_images, new_tiny
 
 COLOURS = world.classes("colour")
@@ -95,3 +100,8 @@ def test_bad_input(clip, change, words):
 def test_nan_features_are_refused():
     with pytest.raises(LabError, match=r"image features: .* NaN"):
         classify(torch.full((2, 3), math.nan), as_classes(torch.eye(3)), [0, 1])
+
+
+def test_a_score_that_is_no_number_never_helps():
+    scores_NC = torch.tensor([[0.9, 0.1, 0.2], [torch.nan, 0.1, 0.2], [0.9, torch.nan, 0.2]])
+    assert ranked_classes(scores_NC, torch.zeros(3, 1, dtype=torch.long)).tolist() == [1, 3, 2]

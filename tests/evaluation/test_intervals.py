@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.evaluation import Interval, bootstrap_mean
 
 
@@ -43,3 +44,16 @@ def test_interval_round_trips():
     bare = Interval.from_dict(bootstrap_mean(np.ones(3), rounds=0).to_dict())
     assert math.isnan(bare.low)
     assert str(Interval(0.5, 0.4, 0.6, 10)) == "0.500 [0.400, 0.600]"
+
+
+def test_a_mean_over_nothing_is_no_number_and_a_mean_of_nan_is_refused():
+    nothing = bootstrap_mean(np.array([]))
+    assert nothing.n == 0
+    assert nothing.to_dict() == {"value": None, "low": None, "high": None, "n": 0}
+    assert all(map(math.isnan, (nothing.value, nothing.low, nothing.high)))
+    assert math.isnan(Interval.from_dict(nothing.to_dict()).value)
+    with pytest.raises(NotFiniteError, match="1 of 3 are not"):
+        bootstrap_mean(np.array([1.0, np.nan, 0.0]))
+    for options in ({"rounds": -1}, {"rounds": 2.5}, {"seed": -1}):
+        with pytest.raises(LabError, match="whole number from 0"):
+            bootstrap_mean(np.ones(3), **options)

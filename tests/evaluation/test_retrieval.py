@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import retrieval
+from longclip_lab.evaluation.retrieval import scored_retrieval
 
 
 def official_recall(images_ND, texts_MD, image_of_text, k: int) -> tuple[float, float]:
@@ -172,12 +173,37 @@ def test_without_bootstrap_there_are_no_bounds():
         ({"texts": torch.empty(0, 3)}, "text features: expected a non-empty float matrix"),
         ({"image_of_text_M": [0, 1, 2, 4]}, "from 0 to 3, got 4"),
         ({"image_of_text_M": [0, 1]}, "expected 4 whole numbers"),
-        ({"ks": [0]}, "ks: expected"),
+        ({"ks": [0]}, "must be a whole number from 1 .* came 0"),
         ({"tie": "pesimistic"}, "No rule 'pesimistic' for ties. Did you mean pessimistic"),
-        ({"chunk": 0}, "chunk >= 1"),
+        ({"chunk": 0}, "chunk must be a whole number from 1"),
     ],
 )
 def test_bad_input(call, words):
     texts_MD = call.pop("texts", torch.randn(4, 3))
     with pytest.raises(LabError, match=words):
         retrieval(torch.randn(4, 3), texts_MD, **call)
+
+
+def test_a_score_that_is_no_number_never_helps():
+    """Scores of somebody's own, one of which is NaN: what it belongs to is found last."""
+
+    class Given:
+        num_images, num_texts, device = 3, 3, torch.device("cpu")
+
+        def __init__(self, scores_NM):
+            self.scores_NM = scores_NM
+
+        def own(self, image_of_text_M, chunk):
+            own_M = self.scores_NM[image_of_text_M, torch.arange(3)]
+            return own_M, own_M
+
+        def block(self, rows, columns):
+            block_RC = self.scores_NM[rows, columns]
+            return block_RC.clone(), block_RC.clone()
+
+    scores_NM = torch.eye(3)
+    scores_NM[0, 0] = torch.nan  # a right answer
+    scores_NM[1, 2] = torch.nan  # a wrong one
+    found = scored_retrieval(Given(scores_NM), None, (1,), "pessimistic", 2, 0, 0)
+    assert found.i2t_ranks.tolist() == [3, 2, 1]
+    assert found.t2i_ranks.tolist() == [3, 1, 2]

@@ -188,8 +188,8 @@ def test_lengths_and_what_is_there_already(model_folder, urban, tmp_path, capsys
     assert main(called(model_folder, urban, out, *more)) == 0
     said = capsys.readouterr().out
     assert "left out: tiny-untrained at 248, it reads 3 to 77 tokens" in said
-    paths = [run_path(out, "tiny-untrained", "urban1k", n) for n in (20, 77)]
-    assert sorted(out.glob("*.json")) == sorted(paths)
+    paths = sorted(out.glob("tiny-untrained__urban1k__*.json"))
+    assert len(paths) == len(list(out.glob("*.json"))) == 2
     short, whole = map(read_record, paths)
     assert (short.length, whole.length) == (20, 77)
     assert short.num_truncated == whole.num_truncated == 60
@@ -200,10 +200,43 @@ def test_lengths_and_what_is_there_already(model_folder, urban, tmp_path, capsys
     assert [path.stat().st_mtime_ns for path in paths] == before
     other = models.save(models.new_tiny(seed=2), tmp_path / "other")
     assert main(called(other, urban, out, *more)) == 0
-    said = capsys.readouterr().out
-    assert said.count("replaced, the one there was of other weights:") == 2
+    assert capsys.readouterr().out.count("written to") == 2
+    assert [path.stat().st_mtime_ns for path in paths] == before
+    assert len({(one.model_hash, one.length) for one in read_records(out)}) == 4
     assert main(called(other, urban, out, *more[:-1])) == 0
     assert capsys.readouterr().out.count("replaced, asked for again:") == 2
+    assert len(read_records(out)) == 4
+
+
+def test_two_models_of_one_name_keep_their_records(model_folder, clip, task, tmp_path, capsys):
+    other = models.new_tiny(seed=2)
+    other.name = clip.name
+    first = run(Scorer(clip), task, 77, tmp_path)
+    content = first.path.read_bytes()
+    second = run(Scorer(other), task, 77, tmp_path)
+    assert second.how == "made"
+    assert second.path != first.path
+    assert first.path.read_bytes() == content
+    assert [run(Scorer(one), task, 77, tmp_path, True).how for one in (clip, other)] == ["kept"] * 2
+    part = replace(task, images=task.images[:9], texts=task.texts[:9], image_of_text=[*range(9)])
+    assert run(Scorer(clip), part, 77, tmp_path).how == "made"
+    assert len(read_records(tmp_path)) == 3
+    assert main(["table", str(tmp_path), "--no-published"]) == 0
+    assert capsys.readouterr().out.count("| tiny-untrained |") == 3
+
+
+def test_a_record_of_an_earlier_version_is_found_by_what_it_says(clip, task, tmp_path):
+    made = run(Scorer(clip), task, 77, tmp_path)
+    earlier = made.path.rename(tmp_path / f"{made.path.name.rsplit('__', 1)[0]}.json")
+    kept = run(Scorer(clip), task, 77, tmp_path, skip_existing=True)
+    assert (kept.how, kept.path) == ("kept", earlier)
+    other = replace(models.new_tiny(seed=2), name=clip.name)
+    assert run(Scorer(other), task, 77, tmp_path).how == "made"
+    assert read_record(earlier) == made.record
+    misnamed = run_path(tmp_path, Scorer(other).conditions(task))
+    misnamed.write_bytes(earlier.read_bytes())
+    with pytest.raises(LabError, match="holds another record than its name says: other weights"):
+        run(Scorer(other), task, 77, tmp_path)
 
 
 @pytest.mark.parametrize("form", ["csv", "html"])
@@ -254,7 +287,7 @@ def test_a_model_of_few_words_gets_what_it_can_read(clip, task):
 
 
 def test_bad_folders(clip, task, tmp_path, model_folder, capsys):
-    path = run_path(tmp_path, clip.name, task.name, 77)
+    path = run_path(tmp_path, Scorer(clip).conditions(task))
     path.write_text("{}")
     with pytest.raises(LabError, match="is not a record of an evaluation"):
         run(Scorer(clip), task, 77, tmp_path)
@@ -272,7 +305,6 @@ def test_bad_folders(clip, task, tmp_path, model_folder, capsys):
         ("eval {model} --skip-existing", "give it with --out DIR"),
         ("eval {model} --skip-existing --out all.json", "give it with --out DIR"),
         ("eval {model} --length 248 --out {out}", "none of --length 248 is among them"),
-        ("eval {model} {model} --out {out}", "Two models are called tiny-untrained"),
         ("eval {model} --benchmark urban1k --out {out}", "--root DIR"),
         ("table {out}", "no folder"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.evaluation import at_length
 from longclip_lab.models import encode_images, encode_texts, pixels, stretch
+from longclip_lab.models.text_tower import text_tower
+from longclip_lab.models.token_encoding import encode_images_by_token, encode_texts_by_token
 from longclip_lab.text import get_tokenizer
 
 LENGTHS = [5, 60, 3, 100, 17, 5]
@@ -109,3 +112,33 @@ def test_bad_texts(tiny):
         encode_texts(tiny, [])
     with pytest.raises(LabError, match="Text 1 of 2 is not a string but None"):
         encode_texts(tiny, ["red boat", None])
+
+
+@pytest.fixture(scope="module")
+def diverged(tiny):
+    """A model one weight of whose towers is not a number."""
+    clip = replace(tiny, model=copy.deepcopy(tiny.model))
+    with torch.no_grad():
+        text_tower(clip.model).positional_embedding[3] = torch.nan
+        next(clip.model.visual.parameters()).fill_(torch.inf)
+    return clip
+
+
+@pytest.mark.parametrize("encode", [encode_texts, encode_texts_by_token])
+def test_features_of_texts_that_are_no_numbers_are_refused(encode, diverged, world_texts):
+    texts = world_texts([1, 9, 9])  # the first has no fourth position
+    with pytest.raises(NotFiniteError, match="for 2 of 3 texts"):
+        encode(diverged, texts)
+
+
+@pytest.mark.parametrize("encode", [encode_images, encode_images_by_token])
+def test_features_of_pictures_that_are_no_numbers_are_refused(encode, diverged, pictures):
+    with pytest.raises(NotFiniteError, match="for 5 of 5 pictures"):
+        encode(diverged, pictures)
+
+
+@pytest.mark.parametrize("encode", [encode_images, encode_images_by_token])
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_senseless_batches_are_refused(encode, size, tiny, pictures):
+    with pytest.raises(LabError, match="batch_size must be a whole number from 1"):
+        encode(tiny, pictures, batch_size=size)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from longclip_lab import search
+from longclip_lab import models, search
 from longclip_lab.cli import main
+from longclip_lab.errors import LabWarning
 from longclip_lab.views import found_html
 from longclip_lab.views.widgets import SearchBox
 
@@ -64,7 +71,7 @@ def test_the_command_speaks_json(folder, pairs, capsys):
         (["{folder}"], "Say what to look for"),
         (["{folder}", "sofas"], "none of 'sofas'"),
         (["{folder}", "a boat", "--model", "tinny"], "tiny"),
-        (["{folder}", "a boat", "--top", "0"], "top=0"),
+        (["{folder}", "a boat", "--top", "0"], "--top must be a whole number from 1"),
     ],
 )
 def test_bad_input_gets_one_line(folder, arguments, message, capsys):
@@ -113,3 +120,30 @@ def test_an_answer_shows_itself_and_writes_its_page(clip, folder, cache, pairs, 
     assert shown == found._repr_html_()
     page = (tmp_path / "out" / "found.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == shown.count("data:image/jpeg;base64,") == 2
+
+
+def test_a_model_that_diverged_finds_nothing(clip, folder, tmp_path, capsys):
+    broken = replace(clip, model=copy.deepcopy(clip.model))
+    with torch.no_grad():
+        next(broken.model.visual.parameters()).fill_(torch.nan)
+    models.save(broken, tmp_path / "broken")
+    assert run(folder, "a red boat", "--model", tmp_path / "broken", "--json") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no finite numbers for 12 of 12 pictures" in err
+    assert not list((tmp_path / "users-cache").rglob("*.safetensors"))
+
+
+def test_stored_features_that_are_no_numbers_are_made_again(clip, folder, cache, pairs):
+    made = search.index(clip, folder, cache)
+    (path,) = made.cache.glob("all.safetensors")
+    with safe_open(path, framework="numpy") as block:
+        tensors = {name: block.get_tensor(name) for name in block.keys()}  # noqa: SIM118
+        identity = block.metadata()
+    tensors["features"] = tensors["features"].copy()
+    tensors["features"][2] = np.nan
+    save_file(tensors, path, identity)
+    with pytest.warns(LabWarning, match="no finite numbers"):
+        again = search.index(clip, folder, cache)
+    assert again.update.encoded == 12
+    assert np.isfinite(again.search(pairs.short[0], top=12).scores).all()

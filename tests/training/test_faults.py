@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from longclip_lab.cli import STOPPED
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
+from longclip_lab.training.log import RunLog
 
 QUICK = Recipe(
     batch_size=8, steps=6, warmup_steps=0, learning_rate=1e-3, k=4, tensorboard=False,
@@ -118,3 +120,14 @@ def test_as_many_batches_as_allowed_are_skipped_and_counted(tiny, poisoned, tmp_
     ):
         train(tiny, replace(recipe, skip_not_finite=1), poisoned, out=tmp_path / "b",
               progress=False)  # fmt: skip
+
+
+def test_what_is_no_number_is_null_in_the_log_and_nan_again(tmp_path):
+    log = RunLog(tmp_path, 0, tensorboard=False)
+    log.add({"step": 1, "loss": 0.5, "variance_kept": math.nan, "samples_per_s": math.inf})
+    log.close()
+    line = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    assert line == '{"step": 1, "loss": 0.5, "variance_kept": null, "samples_per_s": null}\n'
+    (row,) = RunLog(tmp_path, 1, tensorboard=False).history
+    assert math.isnan(row["variance_kept"])
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == line

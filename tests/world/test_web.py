@@ -96,9 +96,9 @@ def test_a_part_of_it(web):
     [
         ({"captioners": ["paintr"]}, "Did you mean painter"),
         ({"captioners": []}, "at least one captioner"),
-        ({"noise": 1.5}, "rate from 0 to 1 for noise"),
+        ({"noise": 1.5}, "noise must be a finite number from 0 to 1"),
         ({"hallucination": -1}, "hallucination rate"),
-        ({"siblings": 0}, "at least one picture and sibling"),
+        ({"siblings": 0}, "siblings must be a whole number from 1"),
     ],
 )
 def test_bad_input(options, message):

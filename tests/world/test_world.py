@@ -111,7 +111,7 @@ def test_siblings_share_their_summary_and_nothing_else():
         for scene in pairs.scenes[start : start + 4]:
             assert len({thing.kind for thing in scene.things}) == len(scene.things)
     assert len(set(pairs.short)) == 3
-    with pytest.raises(LabError, match="at least 1 sibling"):
+    with pytest.raises(LabError, match="siblings must be a whole number from 1"):
         world.pairs(4, siblings=0)
 
 
@@ -161,7 +161,7 @@ def test_moving_a_thing_moves_its_box():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: world.pairs(0), "at least one"),
+        (lambda: world.pairs(0), "whole number from 1"),
         (lambda: world.pairs(1, captioner="painte"), "painter"),
         (lambda: world.pairs(1, hallucination=1.5), "0 to 1"),
         (lambda: world.classes("color"), "colour"),

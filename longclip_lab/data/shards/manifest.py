@@ -10,7 +10,6 @@ A sidecar is written when its tar is whole, the manifest says "finished" when al
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import checked_fields, json_kind, parse_json
+from longclip_lab.files import checked_fields, json_kind, parse_json, to_json
 
 FORMAT = "longclip-lab-shards-1"
 MANIFEST = "manifest.json"
@@ -51,7 +50,7 @@ class Sidecar:
 
     def to_json(self) -> str:
         """As it is written."""
-        return json.dumps(asdict(self)) + "\n"
+        return to_json(asdict(self)) + "\n"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """As it is written."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return to_json(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_sidecar(content: bytes, where: str) -> Sidecar:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import parse_json
+from longclip_lab.files import parse_json, to_json
 from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, readable
 
 BROKEN, EMPTY, NO_TEXTS = "broken picture", "empty text", "texts of another form"
@@ -36,7 +35,7 @@ class PairTexts:
         """The content of a shard's KEY.json."""
         facts = {"short": self.short, "long": self.long, "captions": self.captions}
         facts |= {"captioners": self.captioners, "name": self.name}
-        return json.dumps(facts, ensure_ascii=False).encode()
+        return to_json(facts, ensure_ascii=False).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> PairTexts | str:

@@ -29,7 +29,7 @@ from longclip_lab.data.shards.opening import NAMED, open_shards
 from longclip_lab.data.shards.reading import NO_CAPTION, ShardSet
 from longclip_lab.data.shards.samples import Broken, PairRows, Sample, checksum
 from longclip_lab.data.usable import Defects, told
-from longclip_lab.errors import LabError
+from longclip_lab.errors import COUNT, WORKERS, LabError
 from longclip_lab.files import atomic_path, atomic_write
 from longclip_lab.text import get_tokenizer
 
@@ -63,10 +63,8 @@ def write_shards(
     counted and named in the manifest. Raises LabError as well if the folder holds anything else, or
     shards of other data.
     """
-    if per_shard < 1 or workers < 0:
-        raise LabError(
-            f"Expected at least 1 pair per shard and 0 workers, got {per_shard} and {workers}."
-        )
+    COUNT.check("The number of pairs in a shard", per_shard)
+    WORKERS.check("The number of workers", workers)
     folder = Path(folder)
     start = _claim(folder, _first_manifest(data, per_shard, tokenizer))
     work = _Work(data, folder, per_shard, skip_bad, tokenizer)

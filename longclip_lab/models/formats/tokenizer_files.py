@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from longclip_lab.errors import LabError, LabWarning
-from longclip_lab.files import atomic_write
+from longclip_lab.files import atomic_write, to_json
 from longclip_lab.models.formats.folders import read_json
 from longclip_lab.models.tokenizers import HubTokenizer
 from longclip_lab.text import get_tokenizer
@@ -63,7 +62,7 @@ def write_tokenizer(folder: Path, tokenizer: ClipTokenizer, context_length: int)
     }
     entries = [*tokenizer.entries[:-2], _START, _END]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
-    atomic_write(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
+    atomic_write(folder / "vocab.json", to_json(vocabulary, ensure_ascii=False))
     atomic_write(folder / "merges.txt", "\n".join(["#version: 0.2", *tokenizer.merges, ""]))
     write_json(folder / "tokenizer_config.json", config)
     write_json(folder / "special_tokens_map.json", special)
@@ -79,4 +78,4 @@ def write_any_tokenizer(folder: Path, tokenizer: Any, context_length: int) -> No
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """As transformers writes its configs: two blanks, sorted."""
-    atomic_write(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+    atomic_write(path, to_json(content, indent=2, sort_keys=True) + "\n")
