@@ -125,6 +125,9 @@ def _one(
     if kept:
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(home, kept, symlinks=True)
+        # Where even the interpreter dies, this says of what.
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / "now.txt").write_text(f"--seed {seed} --only {name}:{number}\n")
     began = time.perf_counter()
     outcome, wrong = _called(call, limit)
     report.seconds[name] += time.perf_counter() - began
@@ -171,6 +174,10 @@ def _called(call: Call, limit: float) -> tuple[str, tuple[str, str] | None]:
         return "hangs", ("takes too long", traceback.format_exc())
     except KeyboardInterrupt:
         raise
+    except OSError as error:  # of a file that the user named: the command line says it in a line
+        if error.filename is None or isinstance(call, list):
+            return "fails", (f"{type(error).__name__} in {_place(error)}", traceback.format_exc())
+        code, said = 2, str(error)
     except BaseException as error:
         return "fails", (f"{type(error).__name__} in {_place(error)}", traceback.format_exc())
     spoken, complained = (
