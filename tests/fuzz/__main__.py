@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import running
+from running import fuzz
 from targets import TARGETS
 
 
@@ -16,30 +16,25 @@ def main() -> int:
     faulthandler.enable()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument(
-        "--inputs", type=int, help="so many of each target, however long that takes"
-    )
+    parser.add_argument("--inputs", type=int, help="so many of each target, if there is time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="by default all")
+    parser.add_argument("--target", action="append", choices=sorted(TARGETS), help="default: all")
     parser.add_argument("--only", metavar="TARGET:NUMBER", help="one input again")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a folder for inputs that fail")
     chosen = parser.parse_args()
-    named = chosen.target or list(TARGETS)
-    numbers = None
-    if chosen.only:
-        name, _, number = chosen.only.partition(":")
-        named, numbers = [name], [int(number)]
+    name, _, number = (chosen.only or "").partition(":")
+    named = [name] if chosen.only else chosen.target or TARGETS
     with tempfile.TemporaryDirectory() as home:
-        report = running.fuzz(
+        report = fuzz(
             Path(home).resolve(),
             chosen.seed,
-            float("inf") if chosen.inputs else chosen.seconds,
+            chosen.seconds,
             chosen.inputs,
             {name: TARGETS[name] for name in named},
-            numbers,
+            [int(number)] if chosen.only else (),
             chosen.keep and chosen.keep.resolve(),
         )
-    print(report)
+    print(str(report).encode("utf-8", "backslashreplace").decode())
     return 1 if report.failures else 0
 
 

@@ -13,10 +13,11 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from corpus import Corpus
@@ -37,6 +38,10 @@ class Hang(BaseException):
     """An input took longer than LIMIT."""
 
 
+class Fault(Exception):
+    """What is wrong with what came of an input: its kind in a few words, and the whole story."""
+
+
 @dataclass
 class Report:
     """Inputs by target and outcome, and failures by what and where they are."""
@@ -45,6 +50,7 @@ class Report:
     failures: dict[str, list[str]] = field(default_factory=dict)
     """By kind: the inputs (target:number) that fail so."""
     details: dict[str, str] = field(default_factory=dict)
+    """Of the first input of a kind."""
     seconds: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -53,26 +59,17 @@ class Report:
 
     def __str__(self) -> str:
         columns = list(dict.fromkeys(outcome for _, outcome in self.outcomes))
-        lines = [f"{'':<12}" + "".join(f"{name:>10}" for name in [*columns, "inputs", "ms each"])]
-        for target in dict.fromkeys(target for target, _ in self.outcomes):
+        heads = [*columns, "inputs", "ms each"]
+        lines = [" " * 12 + "".join(f"{name:>10}" for name in heads)]
+        for target, seconds in self.seconds.items():
             counts = [self.outcomes[target, outcome] for outcome in columns]
-            each = 1000 * self.seconds[target] / sum(counts)
-            lines.append(
-                f"{target:<12}"
-                + "".join(f"{n:>10}" for n in [*counts, sum(counts)])
-                + f"{each:>10.0f}"
-            )
+            counts += [sum(counts), round(1000 * seconds / sum(counts))]
+            lines.append(f"{target:<12}" + "".join(f"{number:>10}" for number in counts))
         for kind, inputs in sorted(self.failures.items(), key=lambda one: -len(one[1])):
-            lines += [
-                "",
-                f"{len(inputs)} x {kind}",
-                f"  {' '.join(inputs[:6])}",
-                self.details[kind],
-            ]
-        lines += [
-            "",
-            f"{self.inputs} inputs, {sum(map(len, self.failures.values()))} failures of {len(self.failures)} kinds",
-        ]
+            lines += ["", f"{len(inputs)} x {kind}", f"  {' '.join(inputs[:6])}"]
+            lines += [f"  {line}" for line in self.details[kind].splitlines()]
+        failures = sum(map(len, self.failures.values()))
+        lines += ["", f"{self.inputs} inputs, {failures} failures of {len(self.failures)} kinds"]
         return "\n".join(lines)
 
 
@@ -82,22 +79,20 @@ def fuzz(
     seconds: float = float("inf"),
     inputs: int | None = None,
     targets: Mapping[str, tuple[Target, float]] = TARGETS,
-    numbers: Iterable[int] | None = None,
+    numbers: Sequence[int] = (),
     keep: Path | None = None,
     limit: float = LIMIT,
 ) -> Report:
     """Fuzz for so long, or so many `inputs` of each target, or these `numbers` of each.
 
     Input i of a target depends on (seed, target, i) and nothing else. `keep` is the folder for the
-    first input of every kind of failure, as it was and as it was left.
+    first input of every kind of failure, as it was before the call.
     """
-    report, corpus = Report(), Corpus(home / "corpus")
-    queues = {
-        name: iter(numbers) if numbers is not None else iter(range(inputs or 10**9))
-        for name in targets
-    }
-    spent = dict.fromkeys(targets, 0.0)
-    ends = time.monotonic() + seconds
+    report, corpus, case = Report(), Corpus(home / "corpus"), home / "case"
+    kept = None if keep is None else home / "kept"
+    endless = count() if inputs is None else range(inputs)
+    queues = {name: iter(numbers or copy(endless)) for name in targets}
+    spent, ends = dict.fromkeys(targets, 0.0), time.monotonic() + seconds
     with _quiet(home):
         while queues and time.monotonic() < ends:
             name = min(queues, key=lambda one: spent[one] / targets[one][1])
@@ -106,150 +101,124 @@ def fuzz(
                 del queues[name]
                 continue
             began = time.monotonic()
-            _one(report, corpus, name, targets[name][0], seed, number, home / "case", keep, limit)
+            rng = random.Random(f"{seed}:{name}:{number}")
+            again = f"python tests/fuzz --seed {seed} --only {name}:{number}"
+            given, made = _emptied(case / "given"), _emptied(case / "made")
+            os.chdir(made)
+            call = targets[name][0](corpus, rng, given, made)
+            if kept is not None:
+                shutil.rmtree(kept, ignore_errors=True)
+                shutil.copytree(case, kept, symlinks=True)
+                # Where the interpreter itself dies, this says of what.
+                (_emptied(keep / "now") / "again.txt").write_text(again)
+            before = tree(given), tree(made)
+            start = time.perf_counter()
+            try:
+                outcome = _called(call, rng.choice(["utf-8", "cp1252"]), limit)
+                _judge_files(before, given, made, outcome == "refused" and name in LASTING)
+            except Fault as fault:
+                outcome, (what, story) = "fails", fault.args
+                kind = f"{name}: {what}"
+                report.failures.setdefault(kind, []).append(f"{name}:{number}")
+                said = " ".join(map(repr, map(str, call))) if isinstance(call, list) else call
+                whole = f"again: {again}\ncall: {said}\n{story}"
+                if kind not in report.details and kept is not None:
+                    place = _emptied(keep / f"{name}-{number}")
+                    shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True)
+                    (place / "failure.txt").write_text(whole, errors="backslashreplace")
+                short = whole.splitlines()
+                report.details.setdefault(kind, "\n".join(short[:2] + short[2:][-6:]))
+            report.seconds[name] += time.perf_counter() - start
+            report.outcomes[name, outcome] += 1
             spent[name] += time.monotonic() - began
     return report
 
 
-def _one(
-    report: Report, corpus: Corpus, name: str, target: Target, seed: int, number: int,
-    home: Path, keep: Path | None, limit: float,
-) -> None:  # fmt: skip
-    shutil.rmtree(home, ignore_errors=True)
-    given, made = home / "given", home / "made"
-    given.mkdir(parents=True), made.mkdir()
-    os.chdir(made)
-    call = target(corpus, random.Random(f"{seed}:{name}:{number}"), given, made)
-    before = tree(given), tree(made)
-    kept = keep and home.with_name("kept")
-    if kept:
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(home, kept, symlinks=True)
-        # Where even the interpreter dies, this says of what.
-        keep.mkdir(parents=True, exist_ok=True)
-        (keep / "now.txt").write_text(f"--seed {seed} --only {name}:{number}\n")
-    began = time.perf_counter()
-    outcome, wrong = _called(call, limit)
-    report.seconds[name] += time.perf_counter() - began
-    wrong = wrong or _left(name, outcome, before, given, made)
-    report.outcomes[name, outcome] += 1
-    if wrong:
-        kind, detail = wrong
-        kind = f"{name}: {kind}"
-        report.failures.setdefault(kind, []).append(f"{name}:{number}")
-        if kind in report.details:
-            return
-        said = " ".join(map(repr, map(str, call))) if isinstance(call, list) else call.__qualname__
-        again = f"again: python tests/fuzz --seed {seed} --only {name}:{number}"
-        report.details[kind] = "\n".join(
-            f"  {line}" for line in (again, f"call: {said}", *detail.splitlines()[-6:])
-        )
-        if keep:
-            place = keep / f"{name}-{number}"
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.move(kept, place)
-            (place / "failure.txt").write_text(
-                f"{kind}\n{again}\n{said}\n\n{detail}\n", errors="backslashreplace"
-            )
+LASTING = ("runs", "recaptions")
+"""Where a refusal must leave the folder that it refuses as it was; caches may be made anew."""
 
 
-def _called(call: Call, limit: float) -> tuple[str, tuple[str, str] | None]:
-    """What came of a call: (outcome, what is wrong with it and the whole story)."""
-    # Every other terminal and pipe is not of UTF-8.
-    out, err = (
-        io.TextIOWrapper(io.BytesIO(), "cp1252" if len(str(call)) % 2 else "utf-8") for _ in "oe"
-    )
-    code, said = 0, ""
+def _emptied(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _called(call: Call, encoding: str, limit: float) -> str:
+    """What came of a call. Raises Fault for anything but success and a refusal in a few words."""
+    # Neither a terminal nor a pipe need be of UTF-8.
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in "oe")
+    code, refusal = 0, ""
     try:
         with _within(limit), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            if isinstance(call, list):
-                code = main([str(one) for one in call])
-            else:
-                call()
-    except LabError as error:
-        code, said = (2, str(error)) if not isinstance(call, list) else (1, "")
+            code = main([str(one) for one in call]) if isinstance(call, list) else call() and 0
+    except (LabError, OSError) as error:
+        # The command line says in a line which file of the user's it was.
+        expected = isinstance(error, LabError) or error.filename is not None
+        if isinstance(call, list) or not expected:
+            raise _fault(error) from error
+        code, refusal = 2, str(error)
     except SystemExit as stopped:  # the parser of the command line
-        code = stopped.code if isinstance(stopped.code, int) else 1
-    except Hang:
-        return "hangs", ("takes too long", traceback.format_exc())
-    except KeyboardInterrupt:
-        raise
-    except OSError as error:  # of a file that the user named: the command line says it in a line
-        if error.filename is None or isinstance(call, list):
-            return "fails", (f"{type(error).__name__} in {_place(error)}", traceback.format_exc())
-        code, said = 2, str(error)
-    except BaseException as error:
-        return "fails", (f"{type(error).__name__} in {_place(error)}", traceback.format_exc())
-    spoken, complained = (
-        stream.buffer.getvalue().decode(stream.encoding, "replace")
-        for stream in map(_flushed, (out, err))
-    )
-    if code not in CODES:
-        return "fails", (f"exit code {code}", complained)
-    if "Traceback" in complained:
-        return "fails", ("a traceback is printed", complained)
-    said = said or complained.rpartition("error: ")[2]
-    if code == 2 and not said.strip():
-        return "fails", ("refused without a word", spoken)
-    if code == 2 and len(said) > LONGEST_MESSAGE:
-        return "fails", (f"a message of {len(said)} characters", said[:300])
+        code, refusal = stopped.code, "usage"
+    except Hang as hang:
+        raise Fault(f"takes more than {limit:g} s", traceback.format_exc()) from hang
+    except Exception as error:
+        raise _fault(error) from error
+    for stream in (out, err):
+        stream.flush()
+    spoken, complained = (one.buffer.getvalue().decode(encoding, "replace") for one in (out, err))
+    refusal = refusal or complained.rpartition("error: ")[2]
+    if (code or 0) not in CODES or "Traceback" in complained:
+        raise Fault(f"exit code {code}, or a traceback is printed", complained)
+    if code == 2 and not 0 < len(refusal) < LONGEST_MESSAGE:
+        raise Fault("a refusal of no or too many words", f"{len(refusal)}: {refusal[:300]}")
     if code == 0 and isinstance(call, list) and call[-1] == "--json":
-        try:
-            parse_json(spoken, "what is printed")
-        except LabError as error:
-            return "fails", ("--json prints no JSON", f"{error}\n{spoken[:500]}")
-    return CODES[code], None
+        _judge_json(spoken, "what is printed")
+    return CODES[code or 0]
 
 
-def _flushed(stream: Any) -> Any:
-    stream.flush()
-    return stream
+def _fault(error: Exception) -> Fault:
+    """By the innermost line of the library that an error went through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "longclip_lab" in frame.filename] or list(frames)
+    place = f"{Path(ours[-1].filename).name}:{ours[-1].name}"
+    story = "".join(traceback.format_exception(error))
+    return Fault(f"{type(error).__name__} in {place}", story)
 
 
-def _left(
-    name: str, outcome: str, before: tuple[dict, dict], given: Path, made: Path
-) -> tuple[str, str] | None:
-    """What is wrong with the files that a call leaves."""
-    now = tree(given)
-    if changed := sorted(
-        name for name in before[0].keys() | now.keys() if before[0].get(name) != now.get(name)
-    ):
-        return "changes the user's files", ", ".join(changed)
-    left = tree(made)
-    news = [name for name in sorted(left) if before[1].get(name) != left[name]]
-    parts = [name for name in news if Path(name).name.startswith(".") and name.endswith(".part")]
-    if parts:
-        return "leaves a file half-written", ", ".join(parts)
-    for new in news:
-        try:
-            if new.endswith(".json"):
-                parse_json((made / new).read_bytes(), new)
-            if new.endswith(".safetensors"):
-                with safe_open(made / new, "pt"):
-                    pass
-        except Exception as error:
-            return "writes a file that cannot be read", f"{new}: {error}"
-    lost = [name for name in before[1] if left.get(name) != before[1][name]]
-    if outcome == "refused" and name in ("runs", "recaptions") and lost:
-        return "refuses, and changes what was there", ", ".join(lost)
-    return None
+def _judge_files(before: tuple[dict, dict], given: Path, made: Path, lasting: bool) -> None:
+    """Raises Fault if a call has left files that it should not have left like this."""
+    changed = [name for name, _ in set(before[0].items()) ^ set(tree(given).items())]
+    if changed:
+        raise Fault("changes the user's files", ", ".join(changed))
+    now = tree(made)
+    for name in sorted(name for name in now if now[name] != before[1].get(name)):
+        if Path(name).name.startswith(".") and name.endswith(".part"):
+            raise Fault("leaves a file half-written", name)
+        if name.endswith(".json"):
+            _judge_json((made / name).read_bytes(), name)
+        if name.endswith(".safetensors"):
+            with safe_open(made / name, "pt"):  # opens
+                pass
+    lost = [name for name, digest in before[1].items() if now.get(name) != digest]
+    if lasting and lost:
+        raise Fault("refuses, and changes what was there", ", ".join(lost))
+
+
+def _judge_json(content: str | bytes, name: str) -> None:
+    try:
+        parse_json(content, name)
+    except LabError as error:
+        raise Fault("gives out JSON that is none", f"{error}\n{content[:500]!r}") from None
 
 
 def tree(folder: Path) -> dict[str, str]:
     """Every file below a folder with its SHA-256, every folder with nothing."""
-    return {
-        os.fspath(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        if path.is_file()
-        else ""
-        for path in folder.rglob("*")
-    }
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of the library that an error went through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "longclip_lab" in frame.filename] or frames
-    return f"{Path(ours[-1].filename).name}:{ours[-1].name}"
+    found = {}
+    for path in folder.rglob("*"):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[os.fspath(path.relative_to(folder))] = digest
+    return found
 
 
 @contextlib.contextmanager
@@ -257,30 +226,22 @@ def _within(limit: float) -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    left = signal.setitimer(signal.ITIMER_REAL, limit)  # a test's own time limit, say
-    began = time.monotonic()
+    handler, began = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    theirs, interval = signal.setitimer(signal.ITIMER_REAL, limit)  # a test's own time limit
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        if left[0]:
-            signal.setitimer(
-                signal.ITIMER_REAL, max(0.1, left[0] - time.monotonic() + began), left[1]
-            )
+        left = max(0.1, theirs - time.monotonic() + began) if theirs else 0
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 @contextlib.contextmanager
 def _quiet(home: Path) -> Iterator[None]:
     """Nothing of what is called reaches this process, its folder or the user's cache."""
     where, environment = Path.cwd(), dict(os.environ)
-    os.environ |= {
-        "LONGCLIP_LAB_CACHE": str(home / "cache"),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    os.environ |= {"HOME": str(home)}
+    os.environ |= {"LONGCLIP_LAB_CACHE": str(home / "cache"), "HOME": str(home)}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
