@@ -12,7 +12,7 @@ LIBRARY := $(shell find longclip_lab data -type f -not -path '*/__pycache__/*')
 RUN := book/_executed
 EXECUTED := $(RUN)/.done
 
-.PHONY: help quickstart lab test faults book bench cloud-check cloud-dry-run clean
+.PHONY: help quickstart lab test faults fuzz book bench cloud-check cloud-dry-run clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,7 +24,7 @@ quickstart: $(LESSONS_INSTALLED) ## install, then the first lesson in five minut
 lab: $(LESSONS_INSTALLED) ## JupyterLab on the first lesson
 	$(BIN)/jupyter lab notebooks/00-start-here.ipynb
 
-test faults book: export HF_HUB_OFFLINE = 1
+test faults fuzz book: export HF_HUB_OFFLINE = 1
 
 test: $(INSTALLED) ## style, unit tests, doctests, every lesson executed once, the book
 	$(BIN)/ruff check .
@@ -36,6 +36,9 @@ test: $(INSTALLED) ## style, unit tests, doctests, every lesson executed once, t
 
 faults: $(INSTALLED) ## training runs under many kills, a quarter of an hour; one line of JSON for each
 	@$(BIN)/pytest --quiet --capture=no --timeout=0 tests/training/faults_long.py
+
+fuzz: $(INSTALLED) ## ten minutes of damaged and odd files, folders and command lines
+	@$(BIN)/python tests/fuzz --seconds 600 --keep runs/fuzz
 
 book: $(EXECUTED) ## the Jupyter Book, in book/_build/html
 	$(build-book)
