@@ -46,6 +46,17 @@ def test_import_is_light():
     assert _run(sys.executable, "-c", code).strip() == "[]"
 
 
+def test_the_first_figure_pays_for_nothing_else():
+    """scipy.stats and plotly's renderers, with their nbformat, take seconds of a first cell."""
+    unneeded = ["scipy.stats", "nbformat", "pandas", "sklearn", "captum", "webdataset", "IPython"]
+    code = (
+        "import sys, longclip_lab as ll; clip = ll.load('tiny'); "
+        "ll.probe.effective_length(clip, ll.world.pairs(4)).plot(); "
+        f"print([name for name in {unneeded} if name in sys.modules])"
+    )
+    assert _run(sys.executable, "-c", code).strip() == "[]"
+
+
 @pytest.mark.parametrize("name", longclip_lab.__all__)
 def test_every_public_name_is_there(name):
     assert getattr(longclip_lab, name) is not None

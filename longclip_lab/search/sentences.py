@@ -11,7 +11,6 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from longclip_lab.attribution.subtexts import units_of
 from longclip_lab.errors import LabError
@@ -73,6 +72,8 @@ class SentenceRanks(Plottable):
         ranks_M = self.ranks[:, sentences - 1].astype(float)
         if len(np.unique(ranks_M)) == 1:
             return Interval(ranks_M[0], ranks_M[0], ranks_M[0], len(ranks_M))
+        from scipy.stats import bootstrap  # takes longer to import than all of this room
+
         drawn = bootstrap(
             (ranks_M,), np.median, n_resamples=_ROUNDS, method="percentile", batch=100,
             rng=np.random.default_rng(0),

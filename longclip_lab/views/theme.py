@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -91,7 +92,31 @@ def _template() -> go.layout.Template:
 
 
 pio.templates["longclip"] = _template()
-pio.renderers["plotly_mimetype"].config.update(CONFIG)  # JupyterLab's renderer
+
+
+class Figure(go.Figure):
+    """plotly's figure, which JupyterLab shows with `CONFIG`.
+
+    plotly's renderers import nbformat, which takes longer than all of this package: that waits
+    until a figure is shown.
+    """
+
+    def show(self, *args: Any, **kwargs: Any) -> Any:
+        """As plotly's."""
+        _configure_renderer()
+        return super().show(*args, **kwargs)
+
+    def _ipython_display_(self) -> None:
+        _configure_renderer()
+        super()._ipython_display_()
+
+    def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        _configure_renderer()
+        return super()._repr_mimebundle_(*args, **kwargs)
+
+
+def _configure_renderer() -> None:
+    pio.renderers["plotly_mimetype"].config.update(CONFIG)  # JupyterLab's renderer
 
 
 def figure(title: str, x: str = "", y: str = "", *, height: int = 420) -> go.Figure:
@@ -104,7 +129,7 @@ def figure(title: str, x: str = "", y: str = "", *, height: int = 420) -> go.Fig
     """
     lines = [line for part in title.split("<br>") for line in _wrap(part)]
     below_first = _TITLE_GAP + _TITLE_LINE * (len(lines) - 1)
-    return go.Figure(
+    return Figure(
         layout={
             "template": "longclip",
             "title": {"text": "<br>".join(lines), "pad": {"b": below_first}},

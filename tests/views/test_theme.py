@@ -23,10 +23,26 @@ def test_breaks_by_hand_are_kept():
     assert views.figure("one<br>two").layout.title.text == "one<br>two"
 
 
-def test_figures_have_our_template_and_no_toolbar_in_jupyterlab():
+def test_figures_have_our_template_and_no_toolbar_in_jupyterlab(monkeypatch):
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")
+    monkeypatch.setattr(pio.renderers["plotly_mimetype"], "config", {})
     figure = views.figure("Message")
     assert figure.layout.template.layout.colorway == views.PALETTE
-    bundle = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
+    bundle = figure._repr_mimebundle_()
+    assert bundle["application/vnd.plotly.v1+json"]["config"]["displayModeBar"] is False
+
+
+@pytest.mark.parametrize("way", ["show", "_ipython_display_"])
+def test_a_figure_that_is_shown_has_no_toolbar(way, monkeypatch):
+    shown = []
+    monkeypatch.setattr(pio.renderers, "default", "plotly_mimetype")
+    monkeypatch.setattr(pio.renderers, "render_on_display", True)
+    monkeypatch.setattr(pio.renderers["plotly_mimetype"], "config", {})
+    monkeypatch.setattr(
+        "plotly.io._renderers.ipython_display.display", lambda bundle, raw: shown.append(bundle)
+    )
+    getattr(views.figure("Message"), way)()
+    [bundle] = shown
     assert bundle["application/vnd.plotly.v1+json"]["config"]["displayModeBar"] is False
 
 
