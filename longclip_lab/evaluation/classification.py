@@ -121,8 +121,8 @@ def classify(
 def ranked_classes(scores_NC: torch.Tensor, own_N1: torch.Tensor) -> torch.Tensor:
     """Rank [N], from 1, of every image's own class; behind the classes with the same score."""
     level_N1 = scores_NC.gather(1, own_N1) - SAME_SCORE
-    # The own class itself is at its own level: the count starts at 1, as ranks do. What is not below
-    # is ahead, so with NaN an image is found last.
+    # The own class itself is at its own level: the count starts at 1, as ranks do. What is not
+    # below is ahead, so with NaN an image is found last.
     return (~(scores_NC < level_N1)).sum(dim=1)
 
 

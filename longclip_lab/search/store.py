@@ -29,7 +29,6 @@ from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.evaluation.records import model_hash
 from longclip_lab.files import atomic_path, checked_fields, parse_json, to_json
 from longclip_lab.images import READING, PictureFile
-from longclip_lab.search.listing import PictureFile
 
 FORMAT = "longclip-lab-search-1"
 WHOLE, BLOCKS = "all.safetensors", "block-*.safetensors"

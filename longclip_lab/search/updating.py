@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from longclip_lab.images import ImageError, Listing, PictureFile, decode_image
 from longclip_lab.models.encoding import check_finite, evaluating
-from longclip_lab.search.listing import Listing, PictureFile
 from longclip_lab.search.store import Entry, FeatureStore, Known
 
 RUN = 128

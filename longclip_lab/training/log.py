@@ -16,7 +16,8 @@ from longclip_lab.files import atomic_write, decode_text, parse_json, to_json
 def read_log(path: Path, last_step: int) -> list[dict[str, Any]]:
     """The lines of a log up to `last_step`; a last line that a kill cut short is left out.
 
-    What was not a number when it was written (null) is NaN again. Raises LabError, naming the line, for a file that is anything else.
+    What was not a number when it was written (null) is NaN again. Raises LabError, naming the
+    line, for a file that is anything else.
     """
     if not path.exists():
         return []
