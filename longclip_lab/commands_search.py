@@ -10,8 +10,7 @@ from tyro.conf import Positional, arg
 
 from longclip_lab.commands import load_model, say, say_skipped
 from longclip_lab.errors import COUNT, LabError
-from longclip_lab.files import atomic_write, to_json
-from longclip_lab.images import readable
+from longclip_lab.files import atomic_write, readable, to_json
 
 
 @dataclass(kw_only=True)

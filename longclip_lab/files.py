@@ -69,6 +69,19 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> Path:
     return Path(path)
 
 
+def readable(name: str | os.PathLike[str]) -> str:
+    r"""A file's name as text that can be printed, hashed and written: bytes that are not UTF-8
+    become \xff and the like.
+
+    >>> print(readable(os.fsdecode(b"caf\xe9.jpg")))
+    caf\xe9.jpg
+    """
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a surrogate pair: no file is called so
+        return str(name).encode("utf-8", "backslashreplace").decode()
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; every line end becomes "\\n".
 

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from longclip_lab.errors import LabError
+from longclip_lab.files import readable
 
 READING = "first frame, upright by EXIF, 8-bit RGB without alpha (1)"
 """How pixels are read, for records and for the identity of stored features: count up on change."""
@@ -258,19 +259,6 @@ def list_pictures(folder: str | os.PathLike[str], ignore: Path | None = None) ->
             left_out.setdefault(reason, []).append(readable(name))
     files.sort(key=lambda file: file.name)
     return Listing(root, tuple(files), {why: sorted(left_out[why]) for why in sorted(left_out)})
-
-
-def readable(name: str | os.PathLike[str]) -> str:
-    r"""A file's name as text that can be printed, hashed and written: bytes that are not UTF-8
-    become \xff and the like.
-
-    >>> print(readable(os.fsdecode(b"caf\xe9.jpg")))
-    caf\xe9.jpg
-    """
-    try:
-        return os.fsencode(name).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half of a surrogate pair: no file is called so
-        return str(name).encode("utf-8", "backslashreplace").decode()
 
 
 def _decoded(content: bytes, name: str, draft: bool) -> Image.Image:

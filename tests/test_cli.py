@@ -265,7 +265,8 @@ def numeric_options(command) -> dict[str, list[Numbers]]:
     found = {}
     for field in dataclasses.fields(command):
         hint = hints[field.name]
-        if parts := [part for part in get_args(hint) if dataclasses.is_dataclass(part)]:
+        inner = [part for part in get_args(hint) if isinstance(part, type)]
+        if parts := [part for part in inner if dataclasses.is_dataclass(part)]:
             for part in parts:
                 found |= numeric_options(part)
         elif dataclasses.is_dataclass(hint):

@@ -16,7 +16,8 @@ from longclip_lab.attribution.inputs import shown
 from longclip_lab.attribution.values import PatchMap, TokenMap
 from longclip_lab.data import BoxedPictures
 from longclip_lab.errors import LabError
-from longclip_lab.images import is_turned, open_image, readable
+from longclip_lab.files import readable
+from longclip_lab.images import is_turned, open_image
 from longclip_lab.models import Clip, pixels
 from longclip_lab.world import KINDS, PROBE_SEED, SIZES, WorldPairs, pairs
 

@@ -9,7 +9,8 @@ from longclip_lab.data.captions import CaptionFile, read_captions
 from longclip_lab.data.pairs import Pairs
 from longclip_lab.data.usable import complaint, content_hash, usable_pictures
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.images import image_names, readable
+from longclip_lab.files import readable
+from longclip_lab.images import image_names
 
 UNLISTED = "no caption (not in the caption file)"
 CAPTIONLESS = "no caption (listed without one)"

@@ -9,7 +9,7 @@ from typing import Any
 
 from longclip_lab.data.pictures import MISSING, check_picture, check_pictures, check_presence
 from longclip_lab.errors import LabError
-from longclip_lab.images import readable
+from longclip_lab.files import readable
 
 NAMED_IN_ERROR = 5
 

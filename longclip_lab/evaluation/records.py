@@ -18,8 +18,14 @@ import torch
 from longclip_lab import __version__
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation.intervals import Interval
-from longclip_lab.files import atomic_write, checked_fields, json_kind, parse_json, to_json
-from longclip_lab.images import readable
+from longclip_lab.files import (
+    atomic_write,
+    checked_fields,
+    json_kind,
+    parse_json,
+    readable,
+    to_json,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

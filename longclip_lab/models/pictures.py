@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from longclip_lab.errors import LabError
-from longclip_lab.images import READING, readable
+from longclip_lab.files import readable
+from longclip_lab.images import READING
 from longclip_lab.models.encoding import Images
 
 

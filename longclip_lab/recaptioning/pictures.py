@@ -14,7 +14,8 @@ from PIL import Image
 from longclip_lab.data import ShardSet
 from longclip_lab.data.shards import Broken, Sample
 from longclip_lab.errors import COUNT, LabError
-from longclip_lab.images import READING, ImageError, decode_image, list_pictures, readable
+from longclip_lab.files import readable
+from longclip_lab.images import READING, ImageError, decode_image, list_pictures
 from longclip_lab.models.pictures import pictures_hash
 
 Content = Path | bytes | np.ndarray | str

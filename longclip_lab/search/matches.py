@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longclip_lab.files import to_json
-from longclip_lab.images import readable
+from longclip_lab.files import readable, to_json
 from longclip_lab.plotting import Gallery
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch.nn.functional as F
 
 from longclip_lab.errors import COUNT, LabError
-from longclip_lab.images import Listing, list_pictures, readable
+from longclip_lab.files import readable
+from longclip_lab.images import Listing, list_pictures
 from longclip_lab.models import encode_texts
 from longclip_lab.search.matches import Matches, Owed
 from longclip_lab.search.nearest import Backend, Nearest, nearest_neighbours

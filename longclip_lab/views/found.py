@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from longclip_lab.errors import LabError
-from longclip_lab.images import open_image, readable
+from longclip_lab.files import readable
+from longclip_lab.images import open_image
 from longclip_lab.views.html import Html, picture_uri
 from longclip_lab.views.states import with_pictures
 from longclip_lab.views.theme import COLOURS

@@ -393,7 +393,7 @@ def test_bad_tables(tmp_path, spoil, words):
         (lambda root: recaptioned(root, "dreamlip", table="no.csv"), "There is no file"),
         (lambda root: recaptioned(root, "dreamlip", table="cc3m"), "expected a table"),
         (lambda root: recaptioned(root, "dreamlip", split="cc12m"), "begins with 'cc12m'"),
-        (lambda root: recaptioned(root, "dreamlip", limit=0), "at least 1 entry"),
+        (lambda root: recaptioned(root, "dreamlip", limit=0), "whole number from 1"),
         (lambda root: recaptioned(root, "sharegpt4v", split="test"), "the splits train and val"),
         (lambda root: recaptioned(root, "sharegpt4v"), 'expected {"image"'),
         (lambda root: open_data("dreamlip"), "say where with root"),

@@ -190,7 +190,8 @@ MODES = {
     "PNG": "1 L LA P RGB RGBA I;16", "JPEG": "L RGB CMYK", "WEBP": "RGB RGBA", "GIF": "L P",
     "BMP": "1 L P RGB RGBA", "TIFF": "1 L LA P RGB RGBA CMYK YCbCr LAB I;16 I F",
     "AVIF": "RGB RGBA", "JPEG2000": "L RGB", "ICO": "RGB RGBA", "PPM": "1 L RGB I;16",
-    "TGA": "L RGB RGBA", "PCX": "L RGB", "DDS": "RGB RGBA", "MPO": "RGB", "EPS": "RGB", "PDF": "RGB",
+    "TGA": "L RGB RGBA", "PCX": "L RGB", "DDS": "RGB RGBA", "MPO": "RGB", "EPS": "RGB",
+    "PDF": "RGB",
 }  # fmt: skip
 """What Pillow writes of each format."""
 SUFFIXES = [

@@ -23,8 +23,8 @@ from longclip_lab.data.benchmarks.places import Place
 from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.captions import read_captions
 from longclip_lab.errors import LabError
-from longclip_lab.files import read_json_object, read_lines, read_text
-from longclip_lab.images import image_names, readable
+from longclip_lab.files import read_json_object, read_lines, read_text, readable
+from longclip_lab.images import image_names
 
 SAME_STEM = "files that only the suffix tells apart"
 _TOKEN_LINE = re.compile(r"(?P<picture>[^\t#]+)#(?P<number>\d+)\t(?P<text>.*)")

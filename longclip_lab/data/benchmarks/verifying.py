@@ -14,7 +14,7 @@ from longclip_lab.data.benchmarks.protocol import Protocol
 from longclip_lab.data.benchmarks.readers import READERS
 from longclip_lab.data.usable import Defects, usable_pictures
 from longclip_lab.errors import LabError
-from longclip_lab.images import readable
+from longclip_lab.files import readable
 
 if TYPE_CHECKING:
     import pandas as pd

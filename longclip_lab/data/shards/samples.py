@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import parse_json, to_json
-from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, readable
+from longclip_lab.files import parse_json, readable, to_json
+from longclip_lab.images import FORMATS, ImageError, decode_image, format_of
 
 BROKEN, EMPTY, NO_TEXTS = "broken picture", "empty text", "texts of another form"
 

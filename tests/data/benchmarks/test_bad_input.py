@@ -208,7 +208,7 @@ def test_two_pictures_of_urban_for_one_caption_are_named(layout, tmp_path):
     layout.write(tmp_path, layout.entries)
     Image.new("RGB", (8, 8)).save(tmp_path / "image" / "2.png")
     result = verify(layout.protocol, tmp_path)
-    assert "image/2.png (beside 2.jpg): listed twice" in result.broken
+    assert "image/2.jpg and 2.png: files that only the suffix tells apart" in result.broken
     assert open_benchmark(layout.protocol, tmp_path, allow_partial=True).images[1].name == "2.jpg"
 
 
