@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -276,8 +277,11 @@ def _json_of(where: str, text: str | None = None) -> Iterator[None]:
         raise LabError(f"{where} is not JSON: {error.msg} in {at}. Is it complete?") from None
     except RecursionError:
         raise LabError(f"{where} is JSON that is nested too deeply to be read.") from None
-    except ValueError as error:  # more digits than Python turns into a number
-        raise LabError(f"{where} is JSON that cannot be read: {error}.") from None
+    except ValueError:  # what else Python's reader refuses
+        most = sys.get_int_max_str_digits()
+        raise LabError(
+            f"{where} is JSON that cannot be read: it has a number of more than {most:,} digits."
+        ) from None
 
 
 def json_kind(value: Any) -> str:

@@ -142,8 +142,8 @@ class StretchingTest:
         Raises LabError for a file that is missing or no such file, and for scores of another model
         or other pictures.
         """
-        content = read_json_object(path)
         try:
+            content = read_json_object(path)
             rows = [
                 Stretched(
                     row["keep"], row["ratio"], row["length"],
@@ -152,8 +152,10 @@ class StretchingTest:
                 for row in content["rows"]
             ]  # fmt: skip
             source = content["source"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise LabError(f"{path} holds no scores that StretchingTest.save wrote.") from error
+        except (LabError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LabError(
+                f"{path} holds no scores that StretchingTest.save wrote ({error})."
+            ) from error
         if source != json.loads(json.dumps(self._source)):
             raise LabError(
                 f"{path} holds scores of {source}, this test is of {self._source}. Measure anew."

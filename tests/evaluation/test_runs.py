@@ -96,7 +96,7 @@ def killing_itself(scorer: Scorer, after: int, seconds: float) -> Scorer:
      {"scores": {"i2t R@1": {"value": 1}}}, {"scores": {"i2t": 3}}, {"counts": {"images": None}}],
 )  # fmt: skip
 def test_a_record_of_garbage_is_named_and_left_alone(clip, task, tmp_path, content):
-    path = run_path(tmp_path, Scorer(clip).conditions(task))
+    path = run_path(tmp_path, Scorer(clip).conditions(task, 77))
     if isinstance(content, dict):
         content = json.dumps(Scorer(clip).record(task).to_dict() | content).encode()
     path.write_bytes(content)

@@ -167,6 +167,10 @@ def test_scores_on_disk_are_those_measured(clip, pairs, tmp_path):
         StretchingTest(clip, world.pairs(10)).load(path)
     with pytest.raises(LabError, match="holds no scores"):
         StretchingTest(clip, pairs).load(tmp_path / "none.json")
+    for content in ("[]", "{", "{}", '{"rows": [3], "source": 1}', "1" * 4400):
+        path.write_text(content)
+        with pytest.raises(LabError, match=r"scores\.json holds no scores"):
+            StretchingTest(clip, pairs).load(path)
 
 
 def test_k_moves_variance_error_and_ranks(clip, pairs):
