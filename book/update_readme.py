@@ -1,11 +1,9 @@
 """Write measured numbers into README.md, from what the commands beside them wrote.
 
     longclip-lab quickstart                 # writes runs/quickstart/results.json
-    OMP_NUM_THREADS=1 make bench | tee runs/bench.jsonl   # a JSON object for each
-    OMP_NUM_THREADS=1 python benchmarks/views.py >> runs/bench.jsonl   # one of them again
     python book/update_readme.py
 
-Only the blocks between the marks `<!-- quickstart ... -->` and `<!-- benchmarks ... -->` change.
+Only the block between the marks `<!-- quickstart ... -->` changes.
 """
 
 from __future__ import annotations
@@ -58,33 +56,6 @@ def quickstart_block(results: dict) -> str:
     return "\n".join(lines)
 
 
-def benchmark_block(printed: str) -> str:
-    """One line of JSON for each benchmark's object, numbers rounded to three digits.
-
-    Of a benchmark that was run again, on the same tower, the last object counts. Of the views the
-    slowest move of each model is shown; the others are in the file.
-    """
-    decoder = json.JSONDecoder(parse_float=lambda digits: float(f"{float(digits):.3g}"))
-    lines, start = {}, printed.find("{")
-    while start >= 0:
-        found, end = decoder.raw_decode(printed, start)
-        name = (found.get("benchmark", ", ".join(found)), found.get("tower"))
-        lines.pop(name, None)
-        lines[name] = json.dumps(_short(found))
-        start = printed.find("{", end)
-    return "\n".join(["```json", *lines.values(), "```"])
-
-
-def _short(found: dict) -> dict:
-    if found.get("benchmark") != "views":
-        return found
-    results = {
-        model: {name: value for name, value in of_model.items() if name != "views"}
-        for model, of_model in found["results"].items()
-    }
-    return {**found, "results": results}
-
-
 def replace_block(text: str, name: str, content: str) -> str:
     """Put `content` between the marks of a block. Raises LabError if the marks are missing."""
     pattern = re.compile(rf"(<!-- {name}[^>]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -99,10 +70,6 @@ def main() -> None:
     if results.exists():
         block = quickstart_block(json.loads(results.read_text(encoding="utf-8")))
         text = replace_block(text, "quickstart", block)
-    benchmarks = ROOT / "runs" / "bench.jsonl"
-    if benchmarks.exists():
-        block = benchmark_block(benchmarks.read_text(encoding="utf-8"))
-        text = replace_block(text, "benchmarks", block)
     atomic_write(ROOT / "README.md", text)
 
 
