@@ -413,8 +413,9 @@ def test_members_of_shards_are_named_by_what_they_are(odd_folder, tmp_path):
     assert len(open_shards(tmp_path / "shards")) == 10
 
 
-def test_names_that_are_not_utf8_are_named(odd_folder, clip, tmp_path, capsys):
+def test_names_that_are_not_utf8_are_named(odd_folder, clip, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
+    odd_folder = odd_folder.rename(odd_folder.with_name(os.fsdecode(b"f\xe9te")))
     (odd_folder / os.fsdecode(b"caf\xe9.txt")).write_text("a boat")
     (odd_folder / os.fsdecode(b"broken\xff.jpg")).write_text("a boat")
     index = search.index(clip, odd_folder, tmp_path / "cache")
@@ -425,6 +426,7 @@ def test_names_that_are_not_utf8_are_named(odd_folder, clip, tmp_path, capsys):
     assert "caf\\xe9.png" in names
     found.to_json().encode()
     found.html(tmp_path / "page.html")
+    assert "f\\xe9te: a boat" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "caf\\xe9.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert name in index.names
     folder = open_folder(odd_folder)
