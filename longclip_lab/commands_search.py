@@ -64,9 +64,8 @@ class Search:
         if self.json:
             say(to_json(_facts(index) | {"queries": [one.to_dict() for one in found]}))
         else:
-            say(
-                f"{readable(self.folder)}: {len(index):,} pictures ({index.update}); cache: {index.cache}"
-            )
+            head = f"{readable(self.folder)}: {len(index):,} pictures ({index.update})"
+            say(f"{head}; cache: {readable(index.cache)}")
             say_skipped(index.left_out)
             for one in found:
                 say(_told(one))
