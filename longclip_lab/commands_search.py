@@ -64,7 +64,8 @@ class Search:
         if self.json:
             say(to_json(_facts(index) | {"queries": [one.to_dict() for one in found]}))
         else:
-            say(f"{self.folder}: {len(index):,} pictures ({index.update}); cache: {index.cache}")
+            head = f"{readable(self.folder)}: {len(index):,} pictures ({index.update})"
+            say(f"{head}; cache: {readable(index.cache)}")
             say_skipped(index.left_out)
             for one in found:
                 say(_told(one))
@@ -78,7 +79,7 @@ class Search:
 def _facts(index: Any) -> dict[str, Any]:
     update = {name: getattr(index.update, name) for name in index.update.__dataclass_fields__}
     return {
-        "folder": str(index.root),
+        "folder": readable(index.root),
         "model": index.clip.name,
         "pictures": len(index),
         "update": update | {"seconds": round(update["seconds"], 3)},
@@ -106,7 +107,7 @@ def _told(found: Any) -> str:
 def _page(index: Any, found: list[Any], asked: list[str]) -> str:
     from longclip_lab.views.found import found_page
 
-    notes = [f"{index.clip.name} on {len(index):,} pictures of {index.root.resolve()}."]
+    notes = [f"{index.clip.name} on {len(index):,} pictures of {readable(index.root.resolve())}."]
     notes += [f"{index.clip.name} does not know all words of “{text}”." for text in asked]
     notes += [f"Left out, {why}: {len(names)}." for why, names in index.left_out.items()]
     return found_page(found, notes)

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import warnings
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,11 +20,13 @@ from longclip_lab import images, models, search, world
 from longclip_lab.data import Pairs, check_shards, coco, open_shards, write_shards
 from longclip_lab.data.pictures import check_picture
 from longclip_lab.errors import LabError
+from longclip_lab.evaluation import comparable, evaluate
 from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, open_image
 from longclip_lab.models.pictures import pictures_hash
 from longclip_lab.recaptioning import open_folder
 from longclip_lab.recaptioning.pictures import decoded_content, picture_runs
 from longclip_lab.training import Recipe
+from longclip_lab.training.feature_store import stored_features
 from longclip_lab.training.streaming import StreamedPairs
 from longclip_lab.views.html import picture
 
@@ -413,8 +416,27 @@ def test_members_of_shards_are_named_by_what_they_are(odd_folder, tmp_path):
     assert len(open_shards(tmp_path / "shards")) == 10
 
 
-def test_names_that_are_not_utf8_are_named(odd_folder, clip, tmp_path, capsys):
+@pytest.mark.filterwarnings("ignore")
+def test_a_record_states_how_images_are_read_and_old_features_are_not_used(odd_folder, tmp_path):
+    clip = models.load("tiny")
+    paths = open_folder(odd_folder).images
+    texts = ["a boat"] * len(paths)
+    pairs = Pairs("odd", paths, texts, texts, [[text] for text in texts])
+    record = evaluate(clip, pairs).records[0]
+    assert record.settings["images"] == images.READING
+    assert "images" not in evaluate(clip, world.pairs(4)).records[0].settings
+    before = replace(record, settings={**record.settings, "images": "as stored"})
+    assert comparable(before, record) == [f"image reading: as stored against {images.READING}"]
+    stored_features(clip, paths, tmp_path / "features")
+    facts = tmp_path / "features" / "features.json"
+    facts.write_text(facts.read_text().replace(images.READING, "as stored"))
+    with pytest.raises(LabError, match="features of pictures that were read by other rules"):
+        stored_features(clip, paths, tmp_path / "features")
+
+
+def test_names_that_are_not_utf8_are_named(odd_folder, clip, tmp_path):
     name = os.fsdecode(b"caf\xe9.png")
+    odd_folder = odd_folder.rename(odd_folder.with_name(os.fsdecode(b"f\xe9te")))
     (odd_folder / os.fsdecode(b"caf\xe9.txt")).write_text("a boat")
     (odd_folder / os.fsdecode(b"broken\xff.jpg")).write_text("a boat")
     index = search.index(clip, odd_folder, tmp_path / "cache")
@@ -425,6 +447,7 @@ def test_names_that_are_not_utf8_are_named(odd_folder, clip, tmp_path, capsys):
     assert "caf\\xe9.png" in names
     found.to_json().encode()
     found.html(tmp_path / "page.html")
+    assert "f\\xe9te: a boat" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "caf\\xe9.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert name in index.names
     folder = open_folder(odd_folder)

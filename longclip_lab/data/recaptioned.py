@@ -119,7 +119,7 @@ def _pairs(
 def _find_table(root: Path, table: str | Path | None, split: str | None) -> Path:
     if table is not None:
         return root / table
-    found = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in root.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
     fitting = [path for path in found if split is None or path.name.startswith(split)]
     if len(fitting) == 1:
         return fitting[0]

@@ -53,7 +53,10 @@ def comparable(one: Record, other: Record) -> list[str]:
     """
     facts = differing_facts(one.facts, other.facts) if one.facts and other.facts else []
     named = {difference.split(":")[0] for difference in facts}
-    mine, theirs = aspects(one), aspects(other)
+    mine, theirs = (
+        {**aspects(record), "image reading": record.settings.get("images")}
+        for record in (one, other)
+    )
     found = [
         f"{name}: {told(mine[name])} against {told(theirs[name])}"
         for name in differing(mine, theirs)

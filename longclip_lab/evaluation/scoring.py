@@ -62,7 +62,7 @@ class Scorer:
                 "bootstrap": BOOTSTRAP,
                 "context_length": clip.context_length,
                 "similarity": self.how.name,
-                "images": how_read(task.images),
+                **({"images": read} if (read := how_read(task.images)) else {}),
                 **task.settings(),
             },
             "source": task.source,

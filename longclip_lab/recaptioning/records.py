@@ -59,7 +59,7 @@ def read_lines(folder: str | Path) -> list[Line]:
     Raises LabError for a line of another form, and for two captions of one picture.
     """
     lines, seen = [], set()
-    for path in sorted(Path(folder).glob("*.jsonl")):
+    for path in sorted(Path(folder).glob("[!.]*.jsonl")):
         for number, text in enumerate(read_text_lines(path), 1):
             line = _line(path, number, text)
             if line.key in seen:
@@ -120,7 +120,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
                 "folder, or repeat that command to go on with it."
             )
         return record
-    if any(folder.glob("*.jsonl")):
+    if any(folder.glob("[!.]*.jsonl")):
         raise LabError(
             f"{folder} holds files of lines and no {RECORD} that says whose they are. Choose "
             "another folder."

@@ -89,7 +89,7 @@ def found_html(
 def found_page(found: Sequence[Matches], notes: Sequence[str] = ()) -> str:
     """Searches as a page that stands alone, with `notes` in front; it asks for nothing else."""
     told = "".join(f'<p class="soft">{html.escape(note)}</p>' for note in notes)
-    title = html.escape(f"{found[0].root.resolve().name}: {found[0].query[:60]}")
+    title = html.escape(f"{readable(found[0].root.resolve().name)}: {found[0].query[:60]}")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

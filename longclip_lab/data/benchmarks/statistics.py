@@ -164,7 +164,7 @@ def _training(layout: str, root: str | Path | None, progress: bool) -> Iterator[
         texts = [text for entry in entries for text in entry.long.values()]
         yield _counted(path, layout, entries, texts, progress)
         return
-    tables = sorted(path for path in Path(root).iterdir() if path.suffix.lower() in SUFFIXES)
+    tables = sorted(path for path in Path(root).glob("[!.]*") if path.suffix.lower() in SUFFIXES)
     if not tables:
         raise LabError(f"{root} holds no table ({', '.join(SUFFIXES)}) of {layout}'s captions.")
     for path in tables:

@@ -228,6 +228,28 @@ def test_the_public_copy_of_urban_with_an_empty_file(layout, tmp_path):
 
 
 @pytest.mark.layouts("urban1k")
+def test_what_macos_writes_beside_the_files_of_urban_is_passed_over(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    expected = open_benchmark(layout.protocol, tmp_path).texts
+    for folder in ("image", "caption"):
+        for path in list((tmp_path / folder).iterdir()):
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(80))
+    assert open_benchmark(layout.protocol, tmp_path).texts == expected
+    result = verify(layout.protocol, tmp_path)
+    assert result.ok
+    assert result.extra == []
+
+
+@pytest.mark.layouts("urban1k")
+def test_two_files_of_urban_that_only_the_suffix_tells_apart_are_named(layout, tmp_path):
+    layout.write(tmp_path, layout.entries)
+    Image.new("RGB", (8, 8)).save(tmp_path / "image" / "10.webp")
+    reason = "files that only the suffix tells apart: image/10.jpg and 10.webp"
+    rest = left_with(layout, tmp_path, 3, reason, 3)
+    assert rest.images[-1].name == "10.jpg"
+
+
+@pytest.mark.layouts("urban1k")
 def test_a_picture_of_urban_without_a_caption_is_missing_one(layout, tmp_path):
     layout.write(tmp_path, layout.entries)
     (tmp_path / "caption" / "10.txt").unlink()
