@@ -23,7 +23,7 @@ from longclip_lab.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
 PAGE, RECORD = ROOT / "book" / "speed.md", ROOT / "book" / "records" / "speed.jsonl"
-SHOWN = re.compile(r"ratio|goal|difference|error|peak|slowest|over|implied|beyond|per_second")
+SHOWN = re.compile(r"ratio|goal|difference|error|peak|slowest|over|implied|beyond|per_second|^seconds$")
 
 
 def merged(kept: str, printed: str) -> dict[str, dict]:
@@ -67,7 +67,8 @@ def leaves(value: Any, place: str = "", shown: bool = False) -> Iterator[tuple[s
     if isinstance(value, dict):
         for key, one in value.items():
             where = f"{place} {key}".strip().replace("_", " ")
-            yield from leaves(one, where, shown or bool(SHOWN.search(key)))
+            nested = isinstance(one, dict) and key == "seconds"  # both sides': the ratio says it
+            yield from leaves(one, where, not nested and (shown or bool(SHOWN.search(key))))
     elif isinstance(value, list):
         for one in value:
             if isinstance(one, dict):
