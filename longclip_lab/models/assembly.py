@@ -15,6 +15,7 @@ from torch import nn
 
 from longclip_lab.models import tiny  # registers the tiny image tower with timm
 from longclip_lab.models.bert_towers import build_with_bert
+from longclip_lab.models.checkpoints import check_finite
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_towers import CornerTokens, give_corners, position_offset
 from longclip_lab.models.text_tower import text_tower
@@ -79,7 +80,11 @@ def assemble(
     name: str,
     **facts: Any,
 ) -> Clip:
-    """A `Clip` in evaluation mode, with a card of its config and of `facts` about its origin."""
+    """A `Clip` in evaluation mode, with a card of its config and of `facts` about its origin.
+
+    Raises NotFiniteError for weights that are not finite: such a model can answer nothing.
+    """
+    check_finite(model.float().state_dict(), name)
     length = int(text_tower(model).context_length)
     unstretched = {"method": "none", "keep": 0, "ratio": 1, "length": length}
     card = {
@@ -91,7 +96,7 @@ def assemble(
     }
     card = json.loads(json.dumps(card))  # what it will be after a round trip through a file
     return Clip(
-        model=model.float().eval(),
+        model=model.eval(),
         tokenizer=tokenizer,
         preprocess=build_preprocess(card["preprocess"]),
         name=name,

@@ -12,6 +12,8 @@ import torch
 from longclip_lab.errors import LabError, suggest
 
 METHODS = ("kps", "linear", "random", "none")
+MAX_LENGTH = 16_384
+"""No text tower reads more; its causal mask alone, T x T, would take a gigabyte."""
 
 
 def stretched_length(length: int, keep: int = 20, ratio: float = 4) -> int:
@@ -34,13 +36,14 @@ def stretch_positions(
 
     Source: Long-CLIP (Zhang et al., ECCV 2024), section 3.2, with keep 20 and ratio 4.
 
-    Raises LabError unless 0 <= keep < T and ratio >= 1.
+    Raises LabError unless 0 <= keep < T and ratio >= 1, and for more than `MAX_LENGTH` positions.
 
     >>> stretch_positions(torch.tensor([[0.0], [1.0], [2.0], [4.0]]), keep=2, ratio=2).T
     tensor([[0., 1., 2., 3., 4., 5.]])
     """
     check_keep_and_ratio(positional_embedding_TW, keep, ratio)
     length = stretched_length(len(positional_embedding_TW), keep, ratio)
+    check_length(length, keep)
     return _interpolate(positional_embedding_TW, keep, ratio, length)
 
 
@@ -70,8 +73,7 @@ def new_positions(
     check_keep_and_ratio(positional_embedding_TW, keep, ratio)
     if length is None:
         length = stretched_length(len(positional_embedding_TW), keep, ratio)
-    if length <= keep:
-        raise LabError(f"The new length must be larger than keep ({keep}), got {length}.")
+    check_length(length, keep)
     if method == "kps":
         return _interpolate(positional_embedding_TW, keep, ratio, length)
     if method == "linear":
@@ -86,13 +88,28 @@ def check_keep_and_ratio(positional_embedding_TW: torch.Tensor, keep: int, ratio
         shape = list(positional_embedding_TW.shape)
         raise LabError(f"Expected at least two positions [T, W], got a tensor of {shape}.")
     length = len(positional_embedding_TW)
-    if keep != int(keep) or not 0 <= keep < length:
+    whole = _is_number(keep) and math.isfinite(keep) and keep == int(keep)
+    if not (whole and 0 <= keep < length):
         raise LabError(
             f"keep must be a whole number from 0 to {length - 1}, one less than the {length} "
             f"positions of the model, got {keep}: nothing would be left to stretch."
         )
-    if not 1 <= ratio < math.inf:
+    if not (_is_number(ratio) and 1 <= ratio < math.inf):
         raise LabError(f"ratio must be at least 1 (1 changes nothing), got {ratio}.")
+
+
+def check_length(length: int, keep: int) -> None:
+    """Raise LabError unless `length` is a whole number above `keep`, at most `MAX_LENGTH`."""
+    whole = _is_number(length) and math.isfinite(length) and length == int(length)
+    if not (whole and keep < length <= MAX_LENGTH):
+        raise LabError(
+            f"The new length must be larger than keep ({keep}), a whole number and at most "
+            f"{MAX_LENGTH:,} positions, got {length}."
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _interpolate(
