@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from tyro.conf import Positional
 
 from longclip_lab.commands import load_model, say
 from longclip_lab.errors import LabError
+from longclip_lab.files import to_json
 
 FormatName = Literal["transformers", "diffusers", "openai", "longclip", "open_clip"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -62,7 +62,7 @@ class Convert:
             if not self.json:
                 say(str(parity))
         if self.json:
-            say(json.dumps(facts))
+            say(to_json(facts))
         if self.check and not parity.ok:
             raise LabError(
                 f"{self.out} was written, but is not the same model: features or logits differ by "
@@ -100,4 +100,4 @@ class Inspect:
         from longclip_lab import models
 
         found = models.inspect(self.path, self.original, self.digest)
-        say(json.dumps(found.to_dict(), indent=1) if self.json else str(found))
+        say(to_json(found.to_dict(), indent=1) if self.json else str(found))

@@ -333,8 +333,10 @@ def _read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore")  # torch's hints on odd files; the errors below say more
             if is_archive(path):
                 return read_archive(path)
-            mapped = zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
+                with path.open("rb") as file:  # of a path torch would believe the ending
+                    return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it holds a {named[1]}" if named else "it holds other objects, or is damaged"
@@ -369,7 +371,7 @@ def _other(head: bytes) -> str:
     except UnicodeDecodeError:
         text = ""
     if text and all(char.isprintable() or char.isspace() for char in text):
-        return f"text, not weights: it begins {shorten(text, 40)!r}"
+        return f"text, not weights: it begins {text[:40]!r}"
     return "neither safetensors nor PyTorch's, or its beginning is damaged"
 
 

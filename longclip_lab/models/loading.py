@@ -312,8 +312,8 @@ def _load_open_clip_folder(folder: Path) -> Clip:
         tokenizer = tokenizer_for(name, _with_tokenizer_beside(folder, model_cfg))
         facts = {"provenance": name, "trained_on": None}
         clip = assemble(model, model_cfg, tokenizer, preprocess, os.fspath(folder), **facts)
-        told = config.get(OURS, {})
-        clip.card["positions"] = told.get("positions", clip.card["positions"])
+        if OURS in config:
+            clip.card["positions"] = positions_card(config, clip.context_length)
     return clip
 
 

@@ -196,7 +196,7 @@ def _vit_name(weights: Mapping[str, torch.Tensor]) -> tuple[str, int]:
 
 def _config_beside(path: Path) -> dict[str, Any]:
     for candidate in (path.with_suffix(".json"), path.with_name("open_clip_config.json")):
-        if candidate.is_file():
+        if candidate != path and candidate.is_file():
             try:
                 config = json.loads(candidate.read_text(encoding="utf-8"))
             except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import LabError, NotFiniteError, suggest
 from longclip_lab.files import give_rights
 from longclip_lab.models.adapters import Adapter
 from longclip_lab.models.checkpoints import CHECKPOINT_ENDINGS
@@ -58,8 +58,9 @@ def export(
     Folders hold safetensors. `dtype` rounds the weights, float32 by default.
     `longclip_lab.models.parity` compares what was written with `clip`.
 
-    Raises LabError for an unknown format (with the near ones), a model that the format cannot hold
-    (with the reason), weights too large for `dtype`, and a `path` that exists, unless `overwrite`
+    Raises NotFiniteError for weights that are not finite, LabError for an unknown format (with the
+    near ones), a model that the format cannot hold (with the reason), weights too large for
+    `dtype`, a `path` whose ending is of another kind, and one that exists, unless `overwrite`
     is given: then the files of the same names are replaced, and other weights in a folder, which
     would be mixed up with the new ones, are named and nothing is written.
     """
@@ -79,6 +80,8 @@ def export(
             if writer.is_folder:
                 made.mkdir()
             writer.write(clip, made, dtype)
+        except NotFiniteError:
+            raise
         except LabError as error:
             reason = str(error).rstrip(".")
             raise LabError(f"'{clip.name}' cannot be written as '{format}': {reason}.") from error

@@ -6,6 +6,7 @@ B batch, T tokens, D embedding, H W picture.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,8 +75,9 @@ class Parity:
 
     @property
     def difference(self) -> float:
-        """The largest of the three."""
-        return max(value for value in (self.image, self.text, self.logits) if value is not None)
+        """The largest of the three; not a number if one of them is none."""
+        values = [value for value in (self.image, self.text, self.logits) if value is not None]
+        return math.nan if any(map(math.isnan, values)) else max(values)
 
     @property
     def ok(self) -> bool:

@@ -52,15 +52,16 @@ def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -
         model = build_model(model_cfg)
     fill_from(folder, model, lambda: _weights(read_weights(folder)))
     warn_of_vocabulary(folder)
-    clip = assemble(
-        model,
-        model_cfg,
-        get_tokenizer("clip"),
-        preprocess_card(model, **read_preprocessing(folder, image.image_size)),
-        name or folder.resolve().name,
-        provenance=f"transformers CLIPModel {name or folder.resolve().name}",
-        trained_on="not stated in the folder",
-    )
+    with fitting(folder, "holds a preprocessing that cannot be read"):
+        clip = assemble(
+            model,
+            model_cfg,
+            get_tokenizer("clip"),
+            preprocess_card(model, **read_preprocessing(folder, image.image_size)),
+            name or folder.resolve().name,
+            provenance=f"transformers CLIPModel {name or folder.resolve().name}",
+            trained_on="not stated in the folder",
+        )
     clip.card["positions"] = positions_card(stored, clip.context_length)
     return clip
 

@@ -162,9 +162,10 @@ def _inspection(
 ) -> Inspection:
     architecture = explained.architecture
     seen = _positions(checkpoint)
-    if original is not None:
-        seen.setdefault("seen", []).append(_compared(checkpoint, seen, Path(original)))
     notes = list(explained.notes)
+    if original is not None:
+        sentence = _compared(checkpoint, seen, Path(original))
+        seen.get("seen", notes).append(sentence)
     if checkpoint.unwrapped:
         notes.append(f"unwrapped: {', '.join(checkpoint.unwrapped)}")
     if checkpoint.beside:
