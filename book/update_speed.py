@@ -23,7 +23,9 @@ from longclip_lab.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
 PAGE, RECORD = ROOT / "book" / "speed.md", ROOT / "book" / "records" / "speed.jsonl"
-SHOWN = re.compile(r"ratio|goal|difference|error|peak|slowest|over|implied|beyond|per_second|^seconds$")
+SHOWN = re.compile(
+    r"ratio|goal|difference|error|peak|slowest|over|implied|beyond|per_second|^seconds$"
+)
 
 
 def merged(kept: str, printed: str) -> dict[str, dict]:

@@ -54,7 +54,10 @@ class Convert:
         if not self.json:
             say(f"{source.name}: {source.context_length} positions, written to {self.out}")
         if self.check:
-            parity = models.parity(source, self.out, self.format, self.dtype, self.seed)
+            try:
+                parity = models.parity(source, self.out, self.format, self.dtype, self.seed)
+            except LabError as error:
+                raise LabError(f"{self.out} was written, but do not use it: {error}") from error
             facts["parity"] = parity.to_dict()
             if not self.json:
                 say(str(parity))
@@ -88,7 +91,8 @@ class Inspect:
     original: Path | None = None
     """The CLIP that a longer one was made from: its positions are compared."""
     digest: bool = True
-    """Compute the sha256 of the files, for which they are read once."""
+    """Compute the sha256 of the files and look for values that are not finite, for which they are
+    read."""
     json: bool = False
     """Print one JSON object instead of the table."""
 

@@ -43,12 +43,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        give_rights(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def give_rights(path: str | os.PathLike[str]) -> None:
+    """Give a file, or a folder and all in it, the rights that the umask allows.
+
+    Temporary files and safetensors' own are private to their maker, for nobody's good.
+    """
+    path = Path(path)
+    mask = os.umask(0)
+    os.umask(mask)
+    for one in (path, *(path.rglob("*") if path.is_dir() else ())):
+        one.chmod((0o777 if one.is_dir() else 0o666) & ~mask)
 
 
 def leftovers(folder: str | os.PathLike[str]) -> list[Path]:

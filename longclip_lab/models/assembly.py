@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
@@ -13,8 +14,10 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torch import nn
 
+from longclip_lab.errors import LabError
 from longclip_lab.models import tiny  # registers the tiny image tower with timm
 from longclip_lab.models.bert_towers import build_with_bert
+from longclip_lab.models.checkpoints import check_finite
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_towers import CornerTokens, give_corners, position_offset
 from longclip_lab.models.text_tower import text_tower
@@ -67,7 +70,19 @@ def preprocess_card(model: nn.Module, **overrides: Any) -> dict[str, Any]:
 
 
 def build_preprocess(card: dict[str, Any]) -> Callable[[Image.Image], torch.Tensor]:
-    """open_clip's evaluation transform for a card of `preprocess_card`."""
+    """open_clip's evaluation transform for a card of `preprocess_card`.
+
+    Raises LabError unless mean and deviation are three finite numbers each, the latter above 0.
+    """
+    for name in ("mean", "std"):
+        values = card[name]
+        numbers = isinstance(values, list | tuple) and len(values) == 3
+        numbers = numbers and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        if not (numbers and (name == "mean" or min(values) > 0)):
+            raise LabError(
+                f"pictures cannot be normalised by the {name} {values}: expected three finite "
+                "numbers" + (" above 0." if name == "std" else ".")
+            )
     return image_transform_v2(PreprocessCfg(**card), is_train=False)
 
 
@@ -79,7 +94,11 @@ def assemble(
     name: str,
     **facts: Any,
 ) -> Clip:
-    """A `Clip` in evaluation mode, with a card of its config and of `facts` about its origin."""
+    """A `Clip` in evaluation mode, with a card of its config and of `facts` about its origin.
+
+    Raises NotFiniteError for weights that are not finite: such a model can answer nothing.
+    """
+    check_finite(model.float().state_dict(), name)
     length = int(text_tower(model).context_length)
     unstretched = {"method": "none", "keep": 0, "ratio": 1, "length": length}
     card = {
@@ -91,7 +110,7 @@ def assemble(
     }
     card = json.loads(json.dumps(card))  # what it will be after a round trip through a file
     return Clip(
-        model=model.float().eval(),
+        model=model.eval(),
         tokenizer=tokenizer,
         preprocess=build_preprocess(card["preprocess"]),
         name=name,

@@ -15,14 +15,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import count_layers, read_state_dict
+from longclip_lab.models.checkpoints import (
+    count_layers,
+    fill,
+    fitting,
+    read_state_dict,
+    renamed,
+)
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.left_out import leave_out
 from longclip_lab.text import get_tokenizer
@@ -80,14 +85,14 @@ def declip_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 
     With that row gone, start and end have the ids that OpenAI's tokenizer gives them.
     """
-    renamed = {name.removeprefix(_TEXT): tensor for name, tensor in weights.items()}
-    words = renamed["token_embedding.weight"]
+    plain = renamed(weights, lambda name: name.removeprefix(_TEXT))
+    words = plain["token_embedding.weight"]
     if len(words) == get_tokenizer("clip").vocab_size + 1:
         without = torch.cat([words[:MASK_ROW], words[MASK_ROW + 1 :]])
-        renamed["token_embedding.weight"] = without
-    if "logit_scale" in renamed:
-        renamed["logit_scale"] = renamed["logit_scale"].reshape(())
-    return renamed
+        plain["token_embedding.weight"] = without
+    if "logit_scale" in plain:
+        plain["logit_scale"] = plain["logit_scale"].reshape(())
+    return plain
 
 
 def load_declip(
@@ -114,14 +119,10 @@ def load_declip(
             "transformers (ViT-B/32, ViT-B/16) can be opened."
         )
     weights, left_out = leave_out(weights, HEADS)
-    try:
+    with fitting(path, "does not fit DeCLIP's two transformers"):
         model_cfg = declip_config(weights)
         model = build_model(model_cfg)
-        model.load_state_dict(declip_weights(weights))
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise LabError(
-            f"{path} does not fit DeCLIP's two transformers: {shorten(str(error), 300)}"
-        ) from error
+        fill(model, declip_weights(weights))
     return assemble(
         model,
         model_cfg,

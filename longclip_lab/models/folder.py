@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.files import atomic_path, atomic_write, read_json, to_json
 from longclip_lab.models.assembly import assemble, build_model
+from longclip_lab.models.checkpoints import fill, fitting, not_finite, read_state_dict, sha256
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.tokenizers import tokenizer_from_record, tokenizer_record
 
@@ -42,7 +40,7 @@ def save(clip: Clip, folder: str | os.PathLike[str], dtype: torch.dtype | None =
     }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
-        digest = _digest(temporary)
+        digest = sha256(temporary)
     config = {
         "format": FORMAT,
         "name": clip.name,
@@ -70,38 +68,41 @@ def load_folder(folder: str | os.PathLike[str]) -> Clip:
     path = folder / WEIGHTS
     if not path.is_file():
         raise LabError(f"{folder} has a {CONFIG} but no {WEIGHTS}: it was copied only in part.")
-    if _digest(path) != config["weights_sha256"]:
+    if sha256(path) != config["weights_sha256"]:
         raise LabError(
             f"{path} is not the file that {CONFIG} was written with: it was cut short or replaced."
         )
-    card = dict(config["card"])
-    model = build_model(card["model_cfg"])
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    except (SafetensorError, RuntimeError) as error:
-        raise LabError(
-            f"{path} does not fit the model of its {CONFIG}: {shorten(str(error), 300)}"
-        ) from error
-    return assemble(
-        model,
-        card.pop("model_cfg"),
-        tokenizer_from_record(config["tokenizer"]),
-        card.pop("preprocess"),
-        config["name"],
-        **card,
-    )
+    with fitting(folder / CONFIG, "describes no model"):
+        card = dict(config["card"])
+        model = build_model(card["model_cfg"])
+    with fitting(path, f"does not fit the model of its {CONFIG}"):
+        fill(model, read_state_dict(path))
+    with fitting(folder / CONFIG, "describes no model"):
+        return assemble(
+            model,
+            card.pop("model_cfg"),
+            tokenizer_from_record(config["tokenizer"]),
+            card.pop("preprocess"),
+            config["name"],
+            **card,
+        )
 
 
 def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
     """A contiguous copy on the CPU, rounded to `dtype`; safetensors refuses shared memory.
 
-    Raises LabError if a value is too large for `dtype`.
+    Raises LabError if a value is too large for `dtype`, NotFiniteError if one is not finite.
     """
     stored = tensor.detach().cpu().contiguous().clone()
+    if bad := not_finite({name: stored}):
+        raise NotFiniteError(
+            f"The weights '{name}' are not finite in {bad[name]} of {stored.numel()} values: "
+            "such a model is not written."
+        )
     if dtype is None or not stored.is_floating_point():
         return stored
     rounded = stored.to(dtype)
-    if rounded.isinf().any() and not stored.isinf().any():
+    if not_finite({name: rounded}):
         raise LabError(f"The weights '{name}' are too large for {dtype}: save without a dtype.")
     return rounded
 
@@ -114,11 +115,3 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not wanted <= config.keys() or config["format"] != FORMAT:
         raise LabError(f"{path} is not in the format '{FORMAT}' that longclip_lab.save writes.")
     return config
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

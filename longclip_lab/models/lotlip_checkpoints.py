@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import timm
@@ -21,7 +20,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.files import read_json_object
 from longclip_lab.models import tiny
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import read_state_dict
+from longclip_lab.models.checkpoints import fill, fitting, read_state_dict
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_tokens import corners_of
 from longclip_lab.models.corner_towers import CornerTextEncoder
@@ -61,19 +60,14 @@ def load_lotlip(
     # Older versions of transformers saved their table of positions 0, 1, 2 ..
     weights.pop("text.transformer.embeddings.position_ids", None)
     beside = _config_beside(path)
-    try:
+    with fitting(path, "does not fit a timm image tower and a BERT as LoTLIP has them"):
         model_cfg = lotlip_config(weights, beside)
         corners = model_cfg.get("corner_tokens", {}).get("num_corner", 0)
         if corners:
             words = weights[_WORDS]
             weights |= {_WORDS: words[:-corners].clone(), _CORNERS: words[-corners:].clone()}
         model = build_model(model_cfg)
-        model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise LabError(
-            f"{path} does not fit a timm image tower and a BERT as LoTLIP has them: "
-            f"{shorten(str(error), 300)}"
-        ) from error
+        fill(model, weights)
     words = model.text.vocab_size
     world = get_tokenizer("world")
     half = (0.5, 0.5, 0.5)
@@ -202,7 +196,7 @@ def _vit_name(weights: Mapping[str, torch.Tensor]) -> tuple[str, int]:
 
 def _config_beside(path: Path) -> dict[str, Any]:
     for candidate in (path.with_suffix(".json"), path.with_name("open_clip_config.json")):
-        if candidate.is_file():
+        if candidate != path and candidate.is_file():
             config = read_json_object(candidate)
             inner = config.get("model_cfg", config)
             if not isinstance(inner, dict):

@@ -12,8 +12,8 @@ import torch
 from longclip_lab.errors import SEED, LabError, Numbers, suggest
 
 METHODS = ("kps", "linear", "random", "none")
-LONGEST = 2**20
-"""Positions that a table may be stretched to."""
+MAX_LENGTH = 16_384
+"""No text tower reads more; its causal mask alone, T x T, would take a gigabyte."""
 
 
 def stretched_length(length: int, keep: int = 20, ratio: float = 4) -> int:
@@ -36,13 +36,14 @@ def stretch_positions(
 
     Source: Long-CLIP (Zhang et al., ECCV 2024), section 3.2, with keep 20 and ratio 4.
 
-    Raises LabError unless 0 <= keep < T and ratio >= 1.
+    Raises LabError unless 0 <= keep < T and ratio >= 1, and for more than `MAX_LENGTH` positions.
 
     >>> stretch_positions(torch.tensor([[0.0], [1.0], [2.0], [4.0]]), keep=2, ratio=2).T
     tensor([[0., 1., 2., 3., 4., 5.]])
     """
     check_keep_and_ratio(positional_embedding_TW, keep, ratio)
     length = stretched_length(len(positional_embedding_TW), keep, ratio)
+    check_length(length, keep)
     return _interpolate(positional_embedding_TW, keep, ratio, length)
 
 
@@ -73,11 +74,7 @@ def new_positions(
     SEED.check("The seed", seed)
     if length is None:
         length = stretched_length(len(positional_embedding_TW), keep, ratio)
-    if length not in Numbers(above=keep, at_most=LONGEST, whole=True):
-        raise LabError(
-            f"The new length must be a whole number larger than keep ({keep}) and at most "
-            f"{LONGEST:,}, got {length}."
-        )
+    check_length(length, keep)
     if method == "kps":
         return _interpolate(positional_embedding_TW, keep, ratio, length)
     if method == "linear":
@@ -100,6 +97,15 @@ def check_keep_and_ratio(positional_embedding_TW: torch.Tensor, keep: int, ratio
     if ratio not in Numbers(at_least=1, at_most=1024):
         raise LabError(
             f"ratio must be at least 1 (which changes nothing) and at most 1,024, got {ratio}."
+        )
+
+
+def check_length(length: int, keep: int) -> None:
+    """Raise LabError unless `length` is a whole number above `keep`, at most `MAX_LENGTH`."""
+    if length not in Numbers(above=keep, at_most=MAX_LENGTH, whole=True):
+        raise LabError(
+            f"The new length must be larger than keep ({keep}), a whole number and at most "
+            f"{MAX_LENGTH:,} positions, got {length}."
         )
 
 

@@ -41,8 +41,8 @@ def stretch(
 
     Source: Long-CLIP (Zhang et al., ECCV 2024), section 3.2.
 
-    Raises LabError if keep >= T, ratio < 1, length <= keep, or if the text tower has no table of
-    positions of its own (towers of transformers, CoCa).
+    Raises LabError if keep >= T, ratio < 1, length <= keep, for more than 16,384 positions, or if
+    the text tower has no table of positions of its own (towers of transformers, CoCa).
     """
     tower = text_tower(clip.model)
     if pool_type(clip.model) == "hub" or getattr(tower, "cls_emb", None) is not None:

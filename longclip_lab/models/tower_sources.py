@@ -104,8 +104,8 @@ def text_source(
         source = _minilm_folder() if text_tower == "minilm" else text_tower
         label = Path(text_tower).name if Path(text_tower).is_dir() else text_tower
         try:
-            config = transformers.AutoConfig.from_pretrained(source)
-        except (OSError, ValueError) as error:
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except Exception as error:  # its checks raise whatever they like
             raise LabError(
                 f"'{text_tower}' is no folder with a config of transformers and could not be "
                 "fetched from the hub. Without a network: 'world', 'minilm' or a config."
@@ -205,8 +205,9 @@ def bert_weights(source: str) -> dict[str, torch.Tensor]:
     """
     try:
         with _quiet():
-            return transformers.AutoModel.from_pretrained(source).state_dict()
-    except (OSError, ValueError) as error:
+            tower = transformers.AutoModel.from_pretrained(source, trust_remote_code=False)
+            return tower.state_dict()
+    except Exception as error:  # as above
         raise LabError(
             f"The weights of the text tower '{source}' cannot be read: {shorten(str(error), 200)} "
             "Use pretrained_text=False for random ones."

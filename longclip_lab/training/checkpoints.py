@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.files import atomic_write, leftovers, read_json_object, to_json
+from longclip_lab.files import atomic_write, give_rights, leftovers, read_json_object, to_json
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.sharding import load_moments, load_weights
 
@@ -147,6 +147,7 @@ def save_checkpoint(
     weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     save_file(weights, temporary / "model.safetensors")
     torch.save({"step": step, "optimizer": moments}, temporary / "state.pt")
+    give_rights(temporary)
     for file in temporary.iterdir():
         _to_disk(file)
     temporary.rename(path)

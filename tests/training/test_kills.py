@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -55,3 +56,13 @@ def test_a_checkpoint_that_is_deleted_by_half_looks_like_none(tmp_path, monkeypa
         save_checkpoint(tmp_path, 1_000_000, weights, {}, keep=2)
     kills.assert_whole(tmp_path)
     assert [path.name for path in checkpoint_paths(tmp_path)] == ["step-999999", "step-1000000"]
+
+
+def test_checkpoints_have_the_rights_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = save_checkpoint(tmp_path, 1, {"w": torch.zeros(1)}, {}, keep=2)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o750
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}

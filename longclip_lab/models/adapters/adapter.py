@@ -14,6 +14,7 @@ from torch import nn
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import build_preprocess
+from longclip_lab.models.checkpoints import check_finite
 from longclip_lab.models.clip import Clip
 from longclip_lab.text import get_tokenizer
 
@@ -118,8 +119,10 @@ def adapt(
     `preprocess` is a card as open_clip writes them; `transform` replaces what it would build.
     `context_length` limits the texts: by default the text tower reads all of its positions.
 
-    Raises LabError for a context that the tower has no positions for.
+    Raises LabError for a context that the tower has no positions for, NotFiniteError for weights
+    that are not finite.
     """
+    check_finite(model.float().state_dict(), name)
     length = model.positions if context_length is None else context_length
     if not 2 < length <= model.positions:
         raise LabError(
@@ -136,7 +139,7 @@ def adapt(
     }
     card = json.loads(json.dumps(card))
     return Adapter(
-        model=model.float().eval(),
+        model=model.eval(),
         tokenizer=bert_tokenizer(model.vocab_size, name),
         preprocess=transform or build_preprocess(card["preprocess"]),
         name=name,

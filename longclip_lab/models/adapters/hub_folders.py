@@ -20,6 +20,8 @@ from transformers.utils import logging
 from longclip_lab.errors import LabError
 from longclip_lab.files import read_json, read_text
 from longclip_lab.models.adapters.adapter import Adapter, EmbeddingModel, adapt
+from longclip_lab.models.checkpoints import check_floats, fitting
+from longclip_lab.models.formats.folders import read_weights
 
 ALIGN_TOKENS, BLIP_TOKENS = 64, 35
 """To how many tokens the released evaluations cut a text: ALIGN's processor, BLIP's retrieval."""
@@ -109,21 +111,21 @@ def model_type(folder: Path) -> str | None:
         config = read_json(folder / "config.json")
     except LabError:
         return None
-    return config.get("model_type") if isinstance(config, dict) else None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _from_pretrained(cls: type[transformers.PreTrainedModel], folder: Path) -> Any:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, report = cls.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise LabError(
-            f"{folder} could not be read as transformers' {cls.__name__}: "
-            f"{shorten(str(error), 300)}"
-        ) from error
+        with fitting(folder, f"could not be read as transformers' {cls.__name__}"):
+            model, report = cls.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+            )
+            own = model.state_dict()  # transformers takes whatever numbers it finds
+            stored = read_weights(folder).items()
+            check_floats({n: t for n, t in stored if n in own and own[n].is_floating_point()})
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -161,8 +163,10 @@ def _preprocess(folder: Path) -> tuple[Callable[[Image.Image], torch.Tensor], di
     that even pictures of the model's size are resized and cropped.
     """
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        processor = transformers.AutoImageProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # its checks raise whatever they like
         raise LabError(
             f"{folder} has no preprocessor_config.json that can be read: save the model's "
             f"processor there too. ({shorten(str(error), 200)})"

@@ -15,6 +15,7 @@ from timm.models import beit, swin_transformer, vision_transformer
 from torch import nn
 
 from longclip_lab.models.adapters.layers import count_layers
+from longclip_lab.models.checkpoints import fill
 from longclip_lab.models.left_out import leave_out
 
 HEAD_WIDTH = 64
@@ -40,7 +41,7 @@ def vit(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
         global_pool="token",
         norm_layer=_EPS_6,
     )
-    tower.load_state_dict(weights)
+    fill(tower, weights)
     return tower, size
 
 
@@ -73,7 +74,7 @@ def swin(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
         num_classes=0,
     )
     parameters = {name: value for name, value in weights.items() if not _BUFFERS.match(name)}
-    tower.load_state_dict(swin_transformer.checkpoint_filter_fn(parameters, tower))
+    fill(tower, swin_transformer.checkpoint_filter_fn(parameters, tower))
     return tower, size
 
 
@@ -107,5 +108,5 @@ def beit2(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
         for name, value in weights.items()
         if not _BUFFERS.match(name)
     }
-    tower.load_state_dict(leave_out(parameters, {"mask_token"})[0])
+    fill(tower, leave_out(parameters, {"mask_token"})[0])
     return tower, size

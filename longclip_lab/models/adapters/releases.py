@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from textwrap import shorten
 
 import torch
 from open_clip.transform import PreprocessCfg
@@ -24,7 +23,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.models.adapters import image_towers
 from longclip_lab.models.adapters.adapter import Adapter, adapt
 from longclip_lab.models.adapters.two_towers import TwoTowers, bert, linear
-from longclip_lab.models.checkpoints import read_state_dict
+from longclip_lab.models.checkpoints import fitting, read_state_dict, renamed
 from longclip_lab.models.left_out import leave_out
 
 _MOMENTUM = ("visual_encoder_m", "text_encoder_m", "vision_proj_m", "text_proj_m")
@@ -105,12 +104,8 @@ def load_release(
             "longclip-lab inspect shows what it has."
         )
     release = RELEASES[name]
-    try:
+    with fitting(path, f"looks like {release.kind}, but does not fit it"):
         model, size, left_out = rebuild(release, weights)
-    except (KeyError, IndexError, RuntimeError, ValueError) as error:
-        raise LabError(
-            f"{path} looks like {release.kind}, but does not fit it: {shorten(str(error), 300)}"
-        ) from error
     return adapt(
         model,
         {**asdict(PreprocessCfg(size=size)), "resize_mode": "squash"},
@@ -162,9 +157,10 @@ def rebuild(
 
     On the meta device it takes no memory and no time, and says as well what does not fit.
 
-    Raises KeyError or RuntimeError for a weight that is missing, unexpected or of another shape.
+    Raises KeyError or RuntimeError for a weight that is missing, unexpected or of another shape,
+    LabError for one that is no floating point numbers.
     """
-    plain = {_without_bert(name): tensor for name, tensor in weights.items()}
+    plain = renamed(weights, _without_bert)
     needed, left_out = leave_out(plain, _TRAINING)
     towers: dict[str, dict[str, torch.Tensor]] = {release.image: {}, "text_encoder": {}}
     for name, tensor in needed.items():
@@ -172,7 +168,7 @@ def rebuild(
         if part in towers:
             towers[part][rest] = tensor
         elif part not in ("vision_proj", "text_proj"):
-            raise KeyError(f"unexpected weight {name}")
+            raise RuntimeError(f"unexpected weight {name}")
     image, size = release.tower(towers[release.image])
     text, fusion = bert(towers["text_encoder"])
     heads = linear(needed, "vision_proj"), linear(needed, "text_proj")

@@ -20,6 +20,7 @@ from torch import nn
 
 from longclip_lab.models.adapters.adapter import EmbeddingModel
 from longclip_lab.models.adapters.layers import layer_numbers
+from longclip_lab.models.checkpoints import fill
 
 HEAD_WIDTH = 64
 _TYPES = "embeddings.token_type_embeddings.weight"
@@ -93,7 +94,7 @@ def bert(
         if "crossattention" in name or layer_numbers([name], _LAYERS) - set(range(layers))
     }
     tower = transformers.BertModel(config, add_pooling_layer=False)
-    tower.load_state_dict({k: v for k, v in weights.items() if k not in fusing})
+    fill(tower, {k: v for k, v in weights.items() if k not in fusing})
     return tower, {"text_encoder, fusion with pictures": len(fusing)} if fusing else {}
 
 
@@ -101,5 +102,5 @@ def linear(weights: Mapping[str, torch.Tensor], name: str) -> nn.Linear:
     """The linear layer `name` with its weights and bias."""
     out_features, in_features = weights[f"{name}.weight"].shape
     layer = nn.Linear(in_features, out_features)
-    layer.load_state_dict({part: weights[f"{name}.{part}"] for part in ("weight", "bias")})
+    fill(layer, {part: weights[f"{name}.{part}"] for part in ("weight", "bias")})
     return layer

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import torch
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import LabError, NotFiniteError, suggest
+from longclip_lab.files import give_rights
 from longclip_lab.models.adapters import Adapter
+from longclip_lab.models.checkpoints import CHECKPOINT_ENDINGS
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.formats.export_files import write_longclip, write_open_clip, write_openai
 from longclip_lab.models.formats.export_transformers import write_diffusers, write_transformers
@@ -56,8 +58,9 @@ def export(
     Folders hold safetensors. `dtype` rounds the weights, float32 by default.
     `longclip_lab.models.parity` compares what was written with `clip`.
 
-    Raises LabError for an unknown format (with the near ones), a model that the format cannot hold
-    (with the reason), weights too large for `dtype`, and a `path` that exists, unless `overwrite`
+    Raises NotFiniteError for weights that are not finite, LabError for an unknown format (with the
+    near ones), a model that the format cannot hold (with the reason), weights too large for
+    `dtype`, a `path` whose ending is of another kind, and one that exists, unless `overwrite`
     is given: then the files of the same names are replaced, and other weights in a folder, which
     would be mixed up with the new ones, are named and nothing is written.
     """
@@ -66,17 +69,23 @@ def export(
         raise LabError(f"'{clip.name}' is an adapter: only open_clip's models can be written.")
     dtype = find_dtype(dtype)
     path = Path(path)
-    _check_place(path, writer, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_place(path, format, writer, overwrite)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LabError(f"{path.parent} cannot be made a folder: {error.strerror}.") from error
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         made = Path(temporary) / "made"
         try:
             if writer.is_folder:
                 made.mkdir()
             writer.write(clip, made, dtype)
+        except NotFiniteError:
+            raise
         except LabError as error:
             reason = str(error).rstrip(".")
             raise LabError(f"'{clip.name}' cannot be written as '{format}': {reason}.") from error
+        give_rights(made)
         _move(made, path)
     return path
 
@@ -96,7 +105,15 @@ def find_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     return found
 
 
-def _check_place(path: Path, writer: Format, overwrite: bool) -> None:
+def _check_place(path: Path, format: str, writer: Format, overwrite: bool) -> None:
+    ending = path.suffix.lower()
+    if writer.is_folder and ending in CHECKPOINT_ENDINGS and not path.exists():
+        raise LabError(f"'{format}' is a folder: name one without {path.suffix}, not {path}.")
+    if not writer.is_folder and ending == ".safetensors":
+        raise LabError(
+            f"'{format}' is a file of PyTorch, which the official code reads: name it .pt, not "
+            f"{path.name}."
+        )
     if not path.exists() or (path.is_dir() and writer.is_folder and not any(path.iterdir())):
         return
     if path.is_dir() != writer.is_folder:
@@ -112,7 +129,6 @@ def _move(made: Path, path: Path) -> None:
     """Put what was made in its place, file by file where a folder is there already."""
     if not made.is_dir():
         made.replace(path)
-        path.chmod(0o666 & ~_umask())
         return
     new = {file.relative_to(made) for file in made.rglob("*") if file.is_file()}
     if path.is_dir():
@@ -127,9 +143,3 @@ def _move(made: Path, path: Path) -> None:
         target = path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made / name, target)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,7 +7,7 @@ from typing import Any
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import read_json_object
-from longclip_lab.models.checkpoints import read_state_dict
+from longclip_lab.models.checkpoints import read_checkpoints, read_state_dict
 from longclip_lab.models.formats.names import Weights
 
 CONFIG = "config.json"
@@ -65,9 +65,7 @@ def _read_shards(index: Path) -> Weights:
             f"{len(missing)} of {len(files)} files of weights are missing in {index.parent}: "
             f"{', '.join(missing)}."
         )
-    weights: Weights = {}
-    for name in files:
-        weights |= read_state_dict(index.parent / name)
-    if lost := sorted(places.keys() - weights.keys()):
+    weights = read_checkpoints([index.parent / name for name in files]).weights
+    if len(weights) < len(places) and (lost := sorted(places.keys() - weights.keys())):
         raise LabError(f"{index.parent} lacks {len(lost)} weights of its index, such as {lost[0]}.")
     return weights

@@ -16,7 +16,8 @@ def note(name: str, card: dict[str, Any]) -> dict[str, Any]:
 
 def positions_card(stored: dict[str, Any], length: int) -> dict[str, Any]:
     """How a table of positions came about: as `stored` notes it; else unknown where not 77 long."""
-    told = stored.get(OURS, {}).get("positions")
+    ours = stored.get(OURS)
+    told = ours.get("positions") if isinstance(ours, dict) else None
     if isinstance(told, dict) and told.get("length") == length:
         return told
     method = "none" if length == PLAIN_LENGTH else "unknown"

@@ -11,16 +11,22 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import Checkpoint, count_layers, read_checkpoint
+from longclip_lab.models.checkpoints import (
+    Checkpoint,
+    count_layers,
+    fill,
+    fitting,
+    read_checkpoint,
+)
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.text import get_tokenizer
@@ -48,9 +54,20 @@ def is_openai_layout(weights: Mapping[str, torch.Tensor]) -> bool:
 def openai_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """The open_clip `model_cfg` of a state dict in OpenAI's layout, read from the shapes alone.
 
-    Raises KeyError if a weight is missing that every such model has.
+    Raises KeyError if a weight is missing that every such model has, and LabError for a width that
+    heads of 64 do not divide: how many heads such a tower has is not in the file.
     """
     text_width = weights["ln_final.weight"].shape[0]
+    widths = {"text": text_width}
+    if _RESNET not in weights:
+        widths["image"] = weights["visual.conv1.weight"].shape[0]
+    for tower, width in widths.items():
+        if width % HEAD_WIDTH or not width:
+            raise LabError(
+                f"its {tower} tower is {width} wide, which heads of {HEAD_WIDTH}, as OpenAI's "
+                "code has them, do not divide. If open_clip trained it, name its architecture: "
+                'load("ViT-B-16", pretrained=FILE)'
+            )
     return {
         "embed_dim": weights["text_projection"].shape[1],
         "quick_gelu": True,
@@ -59,7 +76,7 @@ def openai_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
             "context_length": len(weights["positional_embedding"]),
             "vocab_size": len(weights["token_embedding.weight"]),
             "width": text_width,
-            "heads": max(text_width // HEAD_WIDTH, 1),
+            "heads": text_width // HEAD_WIDTH,
             "layers": count_layers(weights, "transformer"),
         },
     }
@@ -81,21 +98,19 @@ def load_openai_layout(path: str | os.PathLike[str], checkpoint: Checkpoint | No
         raise LabError(
             f"{path} is a checkpoint of another architecture: neither OpenAI's nor Long-CLIP's (no "
             f"'{RESIDUAL}'), nor LoTLIP's or DeCLIP's. Weights of another architecture need its "
-            'name, such as load("ViT-B-16", pretrained=FILE).'
+            'name, such as load("ViT-B-16", pretrained=FILE). Its names begin with: '
+            f"{_beginnings(weights)}."
         )
     long = weights.pop(RESIDUAL, None)
-    try:
+    complaint = "is a checkpoint of another architecture, not OpenAI's ViT or ResNet"
+    with fitting(path, complaint):
         if long is not None:
-            kept = weights["positional_embedding"][:KEPT]
-            weights["positional_embedding"] = torch.cat([kept, long[KEPT:]])
+            weights["positional_embedding"] = joined_positions(
+                weights["positional_embedding"], long
+            )
         model_cfg = openai_config(weights)
         model = build_model(model_cfg)
-        model.load_state_dict(weights)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise LabError(
-            f"{path} is a checkpoint of another architecture, not OpenAI's ViT or ResNet: "
-            f"{shorten(str(error), 300)}"
-        ) from error
+        fill(model, weights)
     if long is None and not checkpoint.from_openai:
         warnings.warn(
             f"{Path(path).name} is taken for OpenAI's kind of CLIP: QuickGELU, heads of "
@@ -118,6 +133,27 @@ def load_openai_layout(path: str | os.PathLike[str], checkpoint: Checkpoint | No
     if long is not None:
         clip.card["positions"] |= {"method": "kps", "keep": KEPT, "ratio": RATIO}
     return clip
+
+
+def joined_positions(first_LW: torch.Tensor, later_LW: torch.Tensor) -> torch.Tensor:
+    """Long-CLIP's two tables as the one that is read: positions 0-19 of the first, then the other.
+
+    Raises LabError unless they have the same size.
+    """
+    if first_LW.ndim != 2 or first_LW.shape != later_LW.shape:
+        raise LabError(
+            f"its two tables of positions differ: positional_embedding has {list(first_LW.shape)}, "
+            f"{RESIDUAL} {list(later_LW.shape)}; Long-CLIP's have the same size, so this is no "
+            "whole Long-CLIP"
+        )
+    return torch.cat([first_LW[:KEPT], later_LW[KEPT:]])
+
+
+def _beginnings(weights: Mapping[str, torch.Tensor], most: int = 5) -> str:
+    """Under which first parts of their names how many weights there are."""
+    counts = Counter(name.partition(".")[0] for name in weights).most_common()
+    some = ", ".join(f"{name} ({count})" for name, count in counts[:most])
+    return some + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
 def _vit_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ B batch, T tokens, D embedding, H W picture.
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,15 +20,30 @@ import torch.nn.functional as F
 import transformers
 from transformers.utils import logging
 
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.encoding import evaluating
 from longclip_lab.models.formats.describe import end_id
 from longclip_lab.models.formats.exporting import find_dtype, find_format
 from longclip_lab.models.formats.openai_layout import load_openai_layout
 from longclip_lab.models.formats.text_towers import TextTower
+from longclip_lab.text.bpe import ClipTokenizer
 
 TOLERANCE = 1e-5
+TEXTS = {
+    "a plain sentence": "A red boat lies to the left of the old house, and it's 1999.",
+    "a typographic apostrophe": "It\u2019s the dog\u2019s ball.",
+    "typographic quotation marks": "A sign that says \u201copen\u201d.",
+    "HTML's entities (&amp;)": "Salt &amp; pepper",
+    "accents": "Na\u00efve caf\u00e9 cr\u00e8me",
+    "accents as characters of their own": "A cafe\u0301",
+    "wide characters": "\uff21 \uff22\uff23",
+    "ligatures": "A \ufb01sh",
+    "text decoded by a wrong encoding": "A caf\u00c3\u00a9",
+    "other scripts": "\u6f22\u5b57 \u0438 \u03b1\u03b2\u03b3",
+    "emoji": "A dog \U0001f436 runs",
+}
+"""What captions hold beside plain words, by what it is called."""
 _LENGTHS = (3, 20, 21, 77, 78, 150, 248)
 _Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -52,15 +68,20 @@ class Parity:
     rounding: float
     lengths: tuple[int, ...]
     """Tokens of the texts."""
+    tokenizer: str | None = None
+    """Whose tokenizer was written along and read `TEXTS`; None where none was."""
+    read_otherwise: tuple[str, ...] = ()
+    """The kinds of `TEXTS` that it reads otherwise than the source's tokenizer."""
 
     @property
     def difference(self) -> float:
-        """The largest of the three."""
-        return max(value for value in (self.image, self.text, self.logits) if value is not None)
+        """The largest of the three; not a number if one of them is none."""
+        values = [value for value in (self.image, self.text, self.logits) if value is not None]
+        return math.nan if any(map(math.isnan, values)) else max(values)
 
     @property
     def ok(self) -> bool:
-        """True if float32 explains the difference."""
+        """True if float32 explains the difference; of the texts nothing is said by it."""
         return self.difference <= TOLERANCE
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +98,14 @@ class Parity:
         ]
         if self.rounding:
             lines.append(f"  rounding the weights moved them by {self.rounding:.1e}")
+        if self.read_otherwise:
+            lines.append(
+                f"  the tokenizer beside it ({self.tokenizer}) reads some texts otherwise, as it "
+                f"does not repair them: {', '.join(self.read_otherwise)}. Give it "
+                "html.unescape(ftfy.fix_text(text))"
+            )
+        elif self.tokenizer:
+            lines.append(f"  the tokenizer beside it ({self.tokenizer}) reads texts as ours does")
         return "\n".join(lines)
 
 
@@ -103,14 +132,17 @@ def parity(
     "openai". Long-CLIP's code is no package: "longclip" is read by this lab's reader, which tests
     hold against numbers of the official code. `dtype` as it was given to `export`.
 
-    Raises LabError for an unknown format, and if the library cannot read what is there.
+    The tokenizer that was written along reads `TEXTS`, odd ones that people really write.
+
+    Raises LabError for an unknown format, and if the library cannot read what is there;
+    NotFiniteError if either side's features or logits are not finite, as nothing can be compared.
     """
     find_format(format)
     texts_BT = _texts(clip, seed)
     with torch.no_grad(), evaluating(clip.model), _quiet():
         try:
             reader, back = _READERS[format](Path(path), isinstance(clip, TextTower))
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+        except Exception as error:  # another library's, for a file of whatever is there
             raise LabError(f"{path} cannot be read back: {error}") from error
         rounded = _rounded(clip, find_dtype(dtype), format == "openai")
         own, exact = _sides(rounded), _sides(clip)
@@ -126,7 +158,24 @@ def parity(
             exact_BB = _logits(exact.image(pixels_B3HW), exact.text(texts_BT), exact.scale)
             rounding = _distance(exact_BB, logits_BB)
     lengths = tuple((texts_BT.argmax(dim=1) + 1).tolist())
-    return Parity(format, reader, image, text, logits, rounding, lengths)
+    tokenizer, otherwise = _read_texts(clip, Path(path), format)
+    return Parity(format, reader, image, text, logits, rounding, lengths, tokenizer, otherwise)
+
+
+def _read_texts(
+    clip: Clip | TextTower, path: Path, format: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """Which of `TEXTS` the tokenizer beside the weights reads otherwise, and whose it is."""
+    folder = {"transformers": path, "diffusers": path / "tokenizer"}.get(format)
+    if folder is None or not isinstance(clip.tokenizer, ClipTokenizer):
+        return None, ()  # the others' codes carry OpenAI's tokenizer, which ours is
+    theirs = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    otherwise = [
+        kind
+        for kind, text in TEXTS.items()
+        if theirs(text).input_ids[1:-1] != clip.tokenizer.encode(text)
+    ]
+    return f"transformers {transformers.__version__}, CLIPTokenizer", tuple(otherwise)
 
 
 def _texts(clip: Clip | TextTower, seed: int) -> torch.Tensor:
@@ -166,7 +215,13 @@ def _logits(image_BD: torch.Tensor, text_BD: torch.Tensor, scale: float) -> torc
 
 
 def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours - theirs).abs().max() / ours.abs().max())
+    if not (ours.isfinite().all() and theirs.isfinite().all()):
+        raise NotFiniteError(
+            "The features or logits of random pictures and texts are not finite: nothing can be "
+            "compared, and such a model can answer nothing."
+        )
+    largest = ours.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((ours - theirs).abs().max() / largest)
 
 
 def _pooled(output: Any) -> torch.Tensor:

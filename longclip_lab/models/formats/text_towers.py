@@ -19,13 +19,14 @@ import transformers
 from open_clip.transformer import TextTransformer
 
 from longclip_lab.errors import LabError
+from longclip_lab.models.checkpoints import check_finite, fitting
 from longclip_lab.models.clip import Tokens, to_tokens
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
 from longclip_lab.models.formats.hub import fetch, is_hub_id
 from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.models.formats.tokenizer_files import warn_of_vocabulary
 from longclip_lab.models.formats.transformers_config import quick_gelu, text_cfg
-from longclip_lab.models.formats.transformers_in import fill, read_config, text_weights
+from longclip_lab.models.formats.transformers_in import fill_from, read_config, text_weights
 from longclip_lab.models.text_tower import checked_tokens, encode_tokens
 from longclip_lab.text import get_tokenizer
 
@@ -129,10 +130,11 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
     if not projected and "WithProjection" in str(stored.get("architectures")):
         raise LabError(f"{folder} lacks {_PROJECTION}.weight, which its {CONFIG} promises.")
     dim = len(weights[f"{_PROJECTION}.weight"]) if projected else None
-    facts = text_cfg(config)
-    quick = quick_gelu(config)
-    model = _build(dim, facts, quick)
-    fill(model, lambda: text_weights(weights), folder)
+    with fitting(folder / CONFIG, "describes no text tower"):
+        facts = text_cfg(config)
+        quick = quick_gelu(config)
+        model = _build(dim, facts, quick)
+    fill_from(folder, model, lambda: text_weights(weights))
     beside = root / (subfolder or "").replace("text_encoder", "tokenizer")
     warn_of_vocabulary(beside)
     name = root.resolve().name if Path(path).is_dir() else os.fspath(path)
@@ -148,7 +150,8 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
         "positions": positions_card(stored, config.max_position_embeddings),
         "pad_id": _pad_id(beside),
     }
-    return TextTower(model.float().eval(), get_tokenizer("clip"), name, card)
+    check_finite(model.float().state_dict(), name)
+    return TextTower(model.eval(), get_tokenizer("clip"), name, card)
 
 
 def _build(dim: int | None, facts: dict[str, Any], quick: bool) -> TextTransformer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -12,6 +13,7 @@ import transformers
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
+from longclip_lab.models.checkpoints import fill, fitting
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.formats import names
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
@@ -40,24 +42,26 @@ def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -
     stored = read_json(folder / CONFIG)
     config = read_config(transformers.CLIPConfig, stored, folder)
     text, image = config.text_config, config.vision_config
-    model_cfg = {
-        "embed_dim": config.projection_dim,
-        "quick_gelu": quick_gelu(text, image),
-        "vision_cfg": vision_cfg(image),
-        "text_cfg": text_cfg(text),
-    }
-    model = build_model(model_cfg)
-    fill(model, lambda: _weights(read_weights(folder)), folder)
+    with fitting(folder / CONFIG, "describes no CLIP"):
+        model_cfg = {
+            "embed_dim": config.projection_dim,
+            "quick_gelu": quick_gelu(text, image),
+            "vision_cfg": vision_cfg(image),
+            "text_cfg": text_cfg(text),
+        }
+        model = build_model(model_cfg)
+    fill_from(folder, model, lambda: _weights(read_weights(folder)))
     warn_of_vocabulary(folder)
-    clip = assemble(
-        model,
-        model_cfg,
-        get_tokenizer("clip"),
-        preprocess_card(model, **read_preprocessing(folder, image.image_size)),
-        name or folder.resolve().name,
-        provenance=f"transformers CLIPModel {name or folder.resolve().name}",
-        trained_on="not stated in the folder",
-    )
+    with fitting(folder, "holds a preprocessing that cannot be read"):
+        clip = assemble(
+            model,
+            model_cfg,
+            get_tokenizer("clip"),
+            preprocess_card(model, **read_preprocessing(folder, image.image_size)),
+            name or folder.resolve().name,
+            provenance=f"transformers CLIPModel {name or folder.resolve().name}",
+            trained_on="not stated in the folder",
+        )
     clip.card["positions"] = positions_card(stored, clip.context_length)
     return clip
 
@@ -71,19 +75,14 @@ def read_config(kind: type, stored: dict[str, Any], folder: Path) -> Any:
         raise LabError(f"{folder / CONFIG} is no {kind.__name__}: {reason}") from error
 
 
-def fill(model: torch.nn.Module, weights: Any, folder: Path) -> None:
+def fill_from(folder: Path, model: torch.nn.Module, weights: Callable[[], Weights]) -> None:
     """Load what `weights()` returns, all of it and nothing else.
 
-    Raises LabError naming the folder for weights that are missing, too many or of another shape.
+    Raises LabError naming the folder for weights that are missing, too many, no floating point
+    numbers or of another shape.
     """
-    try:
-        model.load_state_dict(weights())
-    except LabError as error:
-        raise error if str(folder) in str(error) else LabError(f"{folder}: {error}") from error
-    except (KeyError, RuntimeError) as error:
-        raise LabError(
-            f"The weights in {folder} do not fit its {CONFIG}: {shorten(str(error), 300)}"
-        ) from error
+    with fitting(folder, f"holds weights that do not fit its {CONFIG}"):
+        fill(model, weights())
 
 
 def text_weights(weights: Weights) -> Weights:
@@ -92,6 +91,9 @@ def text_weights(weights: Weights) -> Weights:
     The projection comes along, if there is one.
     """
     prefix = "text_model." if any(name.startswith("text_model.") for name in weights) else ""
+    others = [n for n in weights if not n.startswith((prefix, "text_projection.weight"))]
+    if others := [name for name in others if not name.endswith("position_ids")]:
+        raise LabError(f"CLIP's text tower has no place for the weight '{others[0]}'.")
     inner = {
         name: tensor
         for name, tensor in names.split(weights, prefix).items()

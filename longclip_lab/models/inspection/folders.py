@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 import transformers
 
 from longclip_lab.errors import LabError
+from longclip_lab.models.checkpoints import Checkpoint, read_checkpoints
 from longclip_lab.models.folder import CONFIG as OWN_CONFIG
 from longclip_lab.models.folder import WEIGHTS as OWN_WEIGHTS
 from longclip_lab.models.formats.folders import read_json
 from longclip_lab.models.inspection import towers
-from longclip_lab.models.inspection.contents import Contents, read_contents
 from longclip_lab.models.inspection.formats import (
     Explained,
     compare,
@@ -24,6 +25,12 @@ from longclip_lab.models.inspection.formats import (
 )
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+_NAMED = {
+    OWN_CONFIG: (OWN_WEIGHTS,),
+    "open_clip_config.json": ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    "config.json": ("model.safetensors", "pytorch_model.bin"),
+}
+"""The file of weights that belongs to a config; some folders hold one model for two libraries."""
 _CALLS = {
     "clip": "load(FOLDER)",
     "align": "load(FOLDER): an adapter",
@@ -33,37 +40,33 @@ _CALLS = {
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's files of weights: safetensors if there are any, else the first other kind."""
+    """The file that belongs to the folder's config; else safetensors, else the first other kind."""
+    for config, names in _NAMED.items():
+        if (folder / config).is_file():
+            if files := [folder / name for name in names if (folder / name).is_file()]:
+                return files[:1]
+            break
     for pattern in _WEIGHTS:
         if files := sorted(folder.glob(pattern)):
             return files
     return []
 
 
-def read_folder(folder: Path) -> tuple[Contents, list[Path]]:
+def read_folder(folder: Path) -> tuple[Checkpoint, list[Path]]:
     """All tensors of a folder's shards, and the files.
 
-    Raises LabError if there are none, and as `read_contents` does.
+    Raises LabError if there are none, and as `read_checkpoints` does.
     """
     files = weight_files(folder)
     if not files:
         there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise LabError(f"There are no weights in {folder}: it holds {there}.")
-    parts = [read_contents(path) for path in files]
-    home = {name: part for part in parts for name in part.tensors}
-    merged = Contents(
-        parts[0].container,
-        {name: part.tensors[name] for name, part in home.items()},
-        lambda name: home[name].read(name),
-        beside=sorted({entry for part in parts for entry in part.beside}),
-        unwrapped=parts[0].unwrapped,
-    )
-    return merged, files
+    return read_checkpoints(files), files
 
 
-def explain_folder(folder: Path, contents: Contents) -> Explained:
+def explain_folder(folder: Path, checkpoint: Checkpoint) -> Explained:
     """By the config in the folder; a folder without one is explained by its weights alone."""
-    explain: Callable[[Path, Contents], Explained]
+    explain: Callable[[Path, Checkpoint], Explained]
     if (folder / OWN_CONFIG).is_file():
         explain = _own
     elif (folder / "open_clip_config.json").is_file():
@@ -71,8 +74,8 @@ def explain_folder(folder: Path, contents: Contents) -> Explained:
     elif (folder / "config.json").is_file():
         explain = _transformers
     else:
-        return explain_weights(contents)
-    return explain(folder, contents)
+        return explain_weights(checkpoint)
+    return explain(folder, checkpoint)
 
 
 def pipeline_parts(folder: Path) -> dict[str, Path]:
@@ -81,11 +84,12 @@ def pipeline_parts(folder: Path) -> dict[str, Path]:
     return {path.parent.name: path.parent for path in encoders}
 
 
-def _own(folder: Path, contents: Contents) -> Explained:
+def _own(folder: Path, checkpoint: Checkpoint) -> Explained:
     config = read_json(folder / OWN_CONFIG)
-    card = config.get("card", {})
+    card = config.get("card")
+    card = card if isinstance(card, dict) else {}
     explained = explain_config(
-        "longclip_lab folder", "load(FOLDER)", card["model_cfg"], contents.tensors
+        "longclip_lab folder", "load(FOLDER)", card.get("model_cfg"), checkpoint.weights
     )
     if not (folder / OWN_WEIGHTS).is_file():
         explained.notes.append(f"{OWN_WEIGHTS} is missing: the folder was copied only in part")
@@ -94,23 +98,36 @@ def _own(folder: Path, contents: Contents) -> Explained:
     return explained
 
 
-def _open_clip(folder: Path, contents: Contents) -> Explained:
+def _open_clip(folder: Path, checkpoint: Checkpoint) -> Explained:
     config = read_json(folder / "open_clip_config.json")
-    return explain_config("open_clip folder", "load(FOLDER)", config["model_cfg"], contents.tensors)
+    model_cfg = config.get("model_cfg")
+    return explain_config("open_clip folder", "load(FOLDER)", model_cfg, checkpoint.weights)
 
 
-def _transformers(folder: Path, contents: Contents) -> Explained:
+def _transformers(folder: Path, checkpoint: Checkpoint) -> Explained:
     stored = read_json(folder / "config.json")
-    kind = stored.get("model_type", "?")
-    names = stored.get("architectures") or []
-    cls: Any = getattr(transformers, names[0], None) if names else None
-    title = f"transformers {names[0] if names else kind}"
-    explained = Explained(title, _CALLS.get(kind))
+    kind = str(stored.get("model_type", "?"))
+    names = stored.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else None
+    explained = Explained(f"transformers {name or kind}", _CALLS.get(kind))
     try:
-        config = transformers.AutoConfig.for_model(**{**stored, "model_type": kind})
-    except (ValueError, KeyError, TypeError) as error:
-        explained.notes.append(f"config.json is none that this transformers knows: {error}")
-        return explained
+        _explain_config(explained, checkpoint, stored, kind, name)
+    except Exception as error:  # nobody has checked the config
+        explained.notes.append(
+            f"config.json is none that this transformers knows: {shorten(str(error), 200)}"
+        )
+    return explained
+
+
+def _explain_config(
+    explained: Explained,
+    checkpoint: Checkpoint,
+    stored: dict[str, Any],
+    kind: str,
+    name: str | None,
+) -> None:
+    cls: Any = getattr(transformers, name, None) if name else None
+    config = transformers.AutoConfig.for_model(**{**stored, "model_type": kind})
     vision, text = stored.get("vision_config"), stored.get("text_config")
     facts = config.to_dict()
     whole = {"text" if vision is None else "image": facts}
@@ -123,7 +140,6 @@ def _transformers(folder: Path, contents: Contents) -> Explained:
     if cls is not None:
         with torch.device("meta"):
             expected = shapes(cls(config).state_dict())
-        found = {name: s for name, s in shapes(contents.tensors).items() if name in expected
+        found = {name: s for name, s in shapes(checkpoint.weights).items() if name in expected
                  or not name.endswith("position_ids")}  # fmt: skip
         compare(explained, found, expected)
-    return explained

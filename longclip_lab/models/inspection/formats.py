@@ -13,6 +13,7 @@ import torch
 from longclip_lab.errors import LabError
 from longclip_lab.models.adapters.releases import RELEASES, rebuild, which_release
 from longclip_lab.models.assembly import build_model
+from longclip_lab.models.checkpoints import Checkpoint
 from longclip_lab.models.declip_checkpoints import (
     HEADS,
     declip_config,
@@ -26,7 +27,6 @@ from longclip_lab.models.formats.openai_layout import (
     openai_config,
 )
 from longclip_lab.models.inspection import towers
-from longclip_lab.models.inspection.contents import Contents
 from longclip_lab.models.left_out import leave_out
 from longclip_lab.models.lotlip_checkpoints import is_lotlip, lotlip_config
 
@@ -49,6 +49,14 @@ class Explained:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def on_meta(tensors: Weights) -> dict[str, torch.Tensor]:
+    """Shapes and types without values."""
+    return {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+        for name, tensor in tensors.items()
+    }
 
 
 def shapes(tensors: Weights) -> Shapes:
@@ -74,14 +82,14 @@ def compare(explained: Explained, found: Shapes, expected: Shapes) -> None:
             )
 
 
-def explain_weights(contents: Contents) -> Explained:
+def explain_weights(checkpoint: Checkpoint) -> Explained:
     """The first of the known formats that the names fit; else one with the tree of the names."""
-    tensors = contents.tensors
+    tensors = on_meta(checkpoint.weights)
     for matches, explain in _KINDS:
         if matches(tensors):
             try:
-                return explain(tensors, contents)
-            except (KeyError, IndexError, ValueError, RuntimeError) as error:
+                return explain(tensors, checkpoint)
+            except Exception as error:  # sizes that do not fit raise whatever torch and others like
                 half = _unknown(tensors)
                 half.notes.append(
                     f"begins like another format, but does not fit it: {shorten(str(error), 200)}"
@@ -109,16 +117,16 @@ def _openai_shapes(tensors: Weights) -> Shapes:
     return {name: shape for name, shape in shapes(tensors).items() if not _TRACED.match(name)}
 
 
-def _longclip(tensors: Weights, contents: Contents) -> Explained:
+def _longclip(tensors: Weights, checkpoint: Checkpoint) -> Explained:
     found = _openai_shapes(tensors)
     found.pop(RESIDUAL)
     return _by_config("Long-CLIP state dict", "load(FILE)", openai_config(tensors), found)
 
 
-def _openai(tensors: Weights, contents: Contents) -> Explained:
+def _openai(tensors: Weights, checkpoint: Checkpoint) -> Explained:
     model_cfg, found = openai_config(tensors), _openai_shapes(tensors)
-    archive = contents.container.startswith("TorchScript")
-    if contents.from_openai:
+    archive = checkpoint.container.startswith("TorchScript")
+    if checkpoint.from_openai:
         kind = "TorchScript archive" if archive else "state dict"
         return _by_config(f"OpenAI {kind}", "load(FILE)", model_cfg, found)
     note = (
@@ -130,7 +138,7 @@ def _openai(tensors: Weights, contents: Contents) -> Explained:
     return _by_config(title, call, model_cfg, found, [note])
 
 
-def _lotlip(tensors: Weights, contents: Contents) -> Explained:
+def _lotlip(tensors: Weights, checkpoint: Checkpoint) -> Explained:
     model_cfg = lotlip_config(tensors)
     corners = model_cfg.get("corner_tokens", {}).get("num_corner", 0)
     found = shapes(tensors)
@@ -143,7 +151,7 @@ def _lotlip(tensors: Weights, contents: Contents) -> Explained:
     return _by_config("LoTLIP state dict", "load(FILE)", model_cfg, found, [note])
 
 
-def _declip(tensors: Weights, contents: Contents) -> Explained:
+def _declip(tensors: Weights, checkpoint: Checkpoint) -> Explained:
     kept, left_out = leave_out(tensors, HEADS)
     explained = _by_config(
         "DeCLIP training state", "load(FILE)", declip_config(kept), shapes(declip_weights(kept))
@@ -152,14 +160,14 @@ def _declip(tensors: Weights, contents: Contents) -> Explained:
     return explained
 
 
-def _release(tensors: Weights, contents: Contents) -> Explained:
+def _release(tensors: Weights, checkpoint: Checkpoint) -> Explained:
     release = RELEASES[which_release(tensors)]
     title = f"{release.kind} training state"
     explained = Explained(title, "load(FILE): an adapter")
     try:
         with torch.device("meta"):
             model, size, left_out = rebuild(release, tensors)
-    except (KeyError, RuntimeError) as error:
+    except Exception as error:  # as above
         explained.notes.append(f"does not fit {release.kind}: {shorten(str(error), 300)}")
         return explained
     config = model.text_encoder.config
@@ -180,7 +188,7 @@ def _left_out(left_out: Mapping[str, int]) -> str:
     return f"not needed for features and left out by load: {parts}"
 
 
-def _open_clip(tensors: Weights, contents: Contents) -> Explained:
+def _open_clip(tensors: Weights, checkpoint: Checkpoint) -> Explained:
     explained = _unknown(tensors)
     explained.format = "open_clip state dict without its config"
     explained.call = "load(NAME, pretrained=FILE)"
@@ -188,7 +196,7 @@ def _open_clip(tensors: Weights, contents: Contents) -> Explained:
     return explained
 
 
-def _transformers(tensors: Weights, contents: Contents) -> Explained:
+def _transformers(tensors: Weights, checkpoint: Checkpoint) -> Explained:
     explained = _unknown(tensors)
     explained.format = "weights of transformers' CLIP, without the folder's config.json"
     explained.notes.append("inspect or load the folder, with config.json beside the weights")
@@ -211,7 +219,7 @@ def _is_transformers(tensors: Weights) -> bool:
 
 
 _KINDS: tuple[
-    tuple[Callable[[Weights], bool], Callable[[Weights, Contents], Explained]], ...
+    tuple[Callable[[Weights], bool], Callable[[Weights, Checkpoint], Explained]], ...
 ] = (
     (is_longclip, _longclip),
     (is_lotlip, _lotlip),
@@ -223,14 +231,14 @@ _KINDS: tuple[
 )  # fmt: skip
 
 
-def explain_config(title: str, call: str, model_cfg: dict[str, Any], tensors: Weights) -> Explained:
-    """A file whose open_clip config stands beside it.
+def explain_config(title: str, call: str, model_cfg: Any, tensors: Weights) -> Explained:
+    """A file whose open_clip config stands beside it, as the `model_cfg` it says.
 
     Raises LabError for a config that nothing can be built from.
     """
     try:
         return _by_config(title, call, model_cfg, shapes(tensors))
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # nobody has checked the config
         if isinstance(error, LabError):
             raise
         raise LabError(f"The config of {title} builds no model: {error}") from error

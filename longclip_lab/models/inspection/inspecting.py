@@ -8,10 +8,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from longclip_lab.errors import LabError
+from longclip_lab.models.checkpoints import (
+    Checkpoint,
+    is_buffer,
+    not_finite,
+    not_floats,
+    read_checkpoint,
+    sha256,
+)
 from longclip_lab.models.formats.openai_layout import RESIDUAL
 from longclip_lab.models.inspection import positions, towers
-from longclip_lab.models.inspection.contents import Contents, read_contents, sha256
 from longclip_lab.models.inspection.folders import explain_folder, pipeline_parts, read_folder
 from longclip_lab.models.inspection.formats import Explained, explain_weights
 
@@ -124,7 +133,8 @@ def inspect(
     of names is listed among the notes.
 
     With `original`, a file or folder of the CLIP that a longer one was made from, the positions
-    are compared with its. `digest` computes the files' sha256, for which they are read once.
+    are compared with its. `digest` computes the files' sha256 and looks for values that are not
+    finite, for which they are read.
 
     Raises LabError if there is nothing, or nothing that can be read, at `path`.
     """
@@ -132,46 +142,48 @@ def inspect(
     if path.is_dir() and (encoders := pipeline_parts(path)):
         return _pipeline(path, encoders, digest)
     if path.is_dir():
-        contents, files = read_folder(path)
-        explained = explain_folder(path, contents)
+        checkpoint, files = read_folder(path)
+        explained = explain_folder(path, checkpoint)
     elif path.is_file():
-        contents, files = read_contents(path), [path]
-        explained = explain_weights(contents)
+        checkpoint, files = read_checkpoint(path), [path]
+        explained = explain_weights(checkpoint)
     else:
         raise LabError(f"There is no file or folder {path}.")
-    return _inspection(path, contents, explained, files, original, digest)
+    return _inspection(path, checkpoint, explained, files, original, digest)
 
 
 def _inspection(
     path: Path,
-    contents: Contents,
+    checkpoint: Checkpoint,
     explained: Explained,
     files: list[Path],
     original: str | os.PathLike[str] | None,
     digest: bool,
 ) -> Inspection:
     architecture = explained.architecture
-    seen = _positions(contents)
-    if original is not None:
-        seen.setdefault("seen", []).append(_compared(contents, seen, Path(original)))
+    seen = _positions(checkpoint)
     notes = list(explained.notes)
-    if contents.unwrapped:
-        notes.append(f"unwrapped: {', '.join(contents.unwrapped)}")
-    if contents.beside:
-        notes.append(f"a training state, beside the weights: {_some(contents.beside)}")
+    if original is not None:
+        sentence = _compared(checkpoint, seen, Path(original))
+        seen.get("seen", notes).append(sentence)
+    if checkpoint.unwrapped:
+        notes.append(f"unwrapped: {', '.join(checkpoint.unwrapped)}")
+    if checkpoint.beside:
+        notes.append(f"a training state, beside the weights: {_some(checkpoint.beside)}")
+    notes += _bad_numbers(checkpoint.weights, digest)
     text, image = architecture.get("text", {}), architecture.get("image", {})
     return Inspection(
         path=str(path),
         format=explained.format,
         opened_by=explained.call,
-        container=contents.container,
+        container=checkpoint.container,
         architecture=architecture,
         embed_dim=explained.embed_dim,
         context_length=text.get("context_length", seen.get("length")),
         image_size=image.get("image_size"),
         positions=seen,
-        dtypes=towers.count_dtypes(contents.tensors),
-        parameters=towers.count_parameters(contents.tensors),
+        dtypes=towers.count_dtypes(checkpoint.weights),
+        parameters=towers.count_parameters(checkpoint.weights),
         compared=explained.compared,
         missing=explained.missing,
         unexpected=explained.unexpected,
@@ -202,31 +214,52 @@ def _pipeline(folder: Path, encoders: dict[str, Path], digest: bool) -> Inspecti
     )
 
 
-def _table_name(contents: Contents) -> str | None:
-    return next((name for name in _TABLES if name in contents.tensors), None)
+def _table_name(checkpoint: Checkpoint) -> str | None:
+    return next((name for name in _TABLES if name in checkpoint.weights), None)
 
 
-def _positions(contents: Contents) -> dict[str, Any]:
+def _positions(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the text tower's table of positions shows; empty if none is known by name."""
-    name = _table_name(contents)
+    name = _table_name(checkpoint)
     if name is None:
         return {}
-    table_LW = contents.read(name)
-    if RESIDUAL in contents.tensors:
-        return positions.explain_longclip(table_LW, contents.read(RESIDUAL))
+    table_LW = checkpoint.weights[name]
+    if table_LW.ndim != 2 or not len(table_LW) or not_floats(table_LW):
+        return {}  # the notes say what it is
+    if RESIDUAL in checkpoint.weights:
+        return positions.explain_longclip(table_LW, checkpoint.weights[RESIDUAL])
     return positions.explain_table(table_LW)
 
 
-def _compared(contents: Contents, seen: dict[str, Any], original: Path) -> str:
+def _bad_numbers(weights: dict[str, torch.Tensor], read: bool) -> list[str]:
+    """Notes on weights that `load` refuses: no floating point numbers, or (where the values are
+    `read`) not finite ones."""
+    notes = []
+    kinds = {n: k for n, t in weights.items() if not is_buffer(n) and (k := not_floats(t))}
+    if kinds:
+        notes.append(
+            "no floating point numbers, which load refuses: "
+            f"{', '.join(sorted({*kinds.values()}))} in {len(kinds)} weights: {_some(list(kinds))}"
+        )
+    bad = not_finite(weights) if read else {}
+    if bad:
+        told = [f"{name} ({count} values)" for name, count in bad.items()]
+        notes.append(f"not finite, which load refuses: {_some(told)}")
+    return notes
+
+
+def _compared(checkpoint: Checkpoint, seen: dict[str, Any], original: Path) -> str:
     """One sentence on the positions beside those of the CLIP they are said to come from."""
-    source = read_folder(original)[0] if original.is_dir() else read_contents(original)
-    names = _table_name(contents), _table_name(source)
+    source = read_folder(original)[0] if original.is_dir() else read_checkpoint(original)
+    names = _table_name(checkpoint), _table_name(source)
     if None in names:
         which = "this" if names[0] is None else "the original"
         raise LabError(f"No table of positions that is known by name is in {which}.")
     ratio = int(seen.get("ratio", 4))
-    keep = seen["kept"] if seen["stretched"] else 20
-    sentence = positions.compare_with(contents.read(names[0]), source.read(names[1]), keep, ratio)
+    keep = seen["kept"] if seen.get("stretched") else 20
+    sentence = positions.compare_with(
+        checkpoint.weights[names[0]], source.weights[names[1]], keep, ratio
+    )
     return f"beside {original.name}: {sentence}"
 
 

@@ -85,6 +85,15 @@ def explain_longclip(
 
     The first `keep` rows of one and the later rows of the other are read.
     """
+    if used_first_LW.shape != used_later_LW.shape or len(used_first_LW) <= keep:
+        return {
+            **{"length": len(used_first_LW), "kept": len(used_first_LW), "stretched": 0},
+            "method": "two tables that are not Long-CLIP's",
+            "seen": [
+                f"positional_embedding has {list(used_first_LW.shape)}, positional_embedding_res "
+                f"{list(used_later_LW.shape)}: expected two of one size, more than {keep} rows"
+            ],
+        }
     first_LW, later_LW = used_first_LW.float(), used_later_LW.float()
     found = how_stretched(first_LW)
     seen = [
@@ -118,6 +127,8 @@ def explain_longclip(
 
 def compare_with(table_LW: torch.Tensor, original_TW: torch.Tensor, keep: int, ratio: int) -> str:
     """Whether the kept rows, and the knots of the others, are those of an original table."""
+    if table_LW.ndim != 2 or original_TW.ndim != 2:
+        return f"tables of {list(table_LW.shape)} and {list(original_TW.shape)} are no positions"
     table_LW, original_TW = table_LW.float(), original_TW.float()
     if table_LW.shape[1] != original_TW.shape[1]:
         return f"the original's rows are {original_TW.shape[1]} wide, these {table_LW.shape[1]}"
@@ -125,12 +136,15 @@ def compare_with(table_LW: torch.Tensor, original_TW: torch.Tensor, keep: int, r
     rows = min(len(expected_LW), len(table_LW))
     largest = original_TW.abs().max()
     errors_L = (table_LW[:rows] - expected_LW[:rows]).abs().amax(dim=1) / largest
-    kept, later = float(errors_L[:keep].max()), float(errors_L[keep:].max())
-    words = [
-        f"the first {keep} rows are "
-        + ("the original's" if kept < ROUNDING else f"off the original's by {kept:.2g}"),
-        f"the others are its stretching by {ratio}"
-        if later < ROUNDING
-        else f"the others are off its stretching by {ratio} by up to {later:.2g}",
-    ]
+    words = []
+    if len(errors_L[:keep]):
+        kept = float(errors_L[:keep].max())
+        off = f"off the original's by {kept:.2g}"
+        words.append(f"the first {keep} rows are " + ("the original's" if kept < ROUNDING else off))
+    if len(errors_L[keep:]):
+        later = float(errors_L[keep:].max())
+        off = f"off its stretching by {ratio} by up to {later:.2g}"
+        words.append(
+            "the others are " + (f"its stretching by {ratio}" if later < ROUNDING else off)
+        )
     return "; ".join(words) + " (of the largest value)"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
+import math
 import os
 from typing import get_args
 
 import diffusers
+import ftfy
 import numpy as np
 import open_clip
 import pytest
@@ -16,7 +19,7 @@ from PIL import Image
 
 from longclip_lab.cli import main
 from longclip_lab.commands_models import FormatName
-from longclip_lab.errors import LabError
+from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.models import (
     FORMATS,
     add_corner_tokens,
@@ -26,8 +29,10 @@ from longclip_lab.models import (
     new_tiny,
     parity,
     pixels,
+    save,
     stretch,
 )
+from longclip_lab.models.formats.parity import TEXTS, Parity
 
 FOLDERS = ("transformers", "diffusers", "open_clip")
 VOCABULARY = 49408
@@ -91,6 +96,47 @@ def test_there_and_back_again(format, made, tmp_path):
     assert back.card["positions"]["method"] == known
     assert back.card["preprocess"] == clip.card["preprocess"]
     assert back.context_length == 248
+
+
+def test_what_is_no_number_is_no_parity(made, tmp_path):
+    """Finite weights, infinite features."""
+    clip = made(vocab=VOCABULARY)
+    path = export(clip, tmp_path / "out")
+    broken = stretch(clip, method="none")
+    broken.model.ln_final.weight.data *= 1e38
+    broken.model.text_projection.data *= 1e10
+    for ours, theirs in ((broken, path), (clip, export(broken, tmp_path / "broken"))):
+        with pytest.raises(NotFiniteError, match="nothing can be compared"):
+            parity(ours, theirs)
+    verdict = Parity("openai", "x", 0.0, float("nan"), 0.0, 0.0, (3,))
+    assert not verdict.ok
+    assert math.isnan(verdict.difference)
+
+
+@pytest.mark.parametrize("format", ["transformers", "diffusers", "openai", "open_clip"])
+def test_texts_that_the_other_tokenizer_reads_otherwise_are_named(format, made, tmp_path, capsys):
+    clip = made(vocab=VOCABULARY)
+    path = export(clip, place(tmp_path, format), format)
+    told = parity(clip, path, format)
+    assert told.ok
+    if format in ("openai", "open_clip"):  # their codes bring OpenAI's own tokenizer
+        assert (told.tokenizer, told.read_otherwise) == (None, ())
+        return
+    assert {"a typographic apostrophe", "HTML's entities (&amp;)"} <= {*told.read_otherwise}
+    assert not {"a plain sentence", "accents", "emoji"} & {*told.read_otherwise}
+    assert "a typographic apostrophe" in str(told)
+    folder = path if format == "transformers" else path / "tokenizer"
+    theirs = transformers.CLIPTokenizer.from_pretrained(folder)
+    for kind, text in TEXTS.items():
+        ours = clip.tokenizer.encode(text)
+        assert (theirs(text).input_ids[1:-1] != ours) == (kind in told.read_otherwise)
+        repaired = html.unescape(ftfy.fix_text(text))  # the advice that is given
+        assert theirs(repaired).input_ids[1:-1] == ours
+    save(clip, tmp_path / "own")
+    command = ["convert", str(tmp_path / "own"), str(tmp_path / "again"), "--format", format]
+    assert main([*command, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert "a typographic apostrophe" in facts["parity"]["read_otherwise"]
 
 
 LONG_TEXT = "A red boat lies to the left of the old house, and it's 1999. Naïve café; 漢字! " * 8

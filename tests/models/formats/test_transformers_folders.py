@@ -224,7 +224,7 @@ def test_broken_folders(random_model, tmp_path):
     config = json.loads((good / "config.json").read_text())
     vision = config["vision_config"]
     refused("no weights in .*expected", lambda f: (f / "model.safetensors").unlink())
-    refused("not a whole checkpoint", lambda f: (f / "model.safetensors").write_bytes(b"12345"))
+    refused("text, not weights", lambda f: (f / "model.safetensors").write_bytes(b"12345"))
     refused("is not JSON", lambda f: (f / "config.json").write_text("{"))
     refused("no CLIPModel of", lambda f: change(f, "config.json", model_type="clip_vision_model"))
     refused("do not fit", lambda f: change(f, "config.json", projection_dim=64))
