@@ -9,8 +9,7 @@ B pairs, T tokens, N rows that are run, K squares, D embedding, h w rows and col
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -26,7 +25,7 @@ from longclip_lab.attribution.wording import groups_of
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip
 from longclip_lab.models.encoding import evaluating
-from longclip_lab.models.packed import can_pack, encode_packed
+from longclip_lab.models.packed import can_pack, encode_variants
 
 WAYS = ("delete", "pad")
 FILLS = ("grey", "average")
@@ -54,20 +53,19 @@ def occluded_words(
     _check("by", by, WAYS)
     clip = pairs.clip
     pad_id = clip.tokenizer.pad_id
-    rows, owners, groups = [], [], []
+    rows, owners, origins, groups = [], [], [], []
     for b, (text, spans) in enumerate(zip(pairs.texts, pairs.spans, strict=True)):
         ids_T = pairs.ids_BT[b, : pairs.positions[b].stop + 1]
-        rows.append(ids_T)
-        owners.append(b)
         groups.append(groups_of(text, spans, unit))
+        owners += [b] * (1 + len(groups[-1]))
+        origins += [len(rows)] * (1 + len(groups[-1]))
+        rows.append(ids_T)
         for group in groups[-1]:
             rows.append(_without(ids_T, group + pairs.positions[b].start, by, pad_id))
-            owners.append(b)
     ids_NT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)
     with evaluating(clip.model):
         images_BD = F.normalize(clip.encode_image(pairs.pixels_B3HW), dim=-1)
-        encode = _text_encoder(clip)
-        texts_ND = torch.cat([encode(part_BT) for part_BT in ids_NT.split(batch_size)])
+        texts_ND = _encode_variants(clip, ids_NT, torch.tensor(origins), batch_size)
     similarity_N = (F.normalize(texts_ND, dim=-1) * images_BD[owners]).sum(-1).cpu().numpy()
     maps, first = [], 0
     for b, found in enumerate(groups):
@@ -189,10 +187,22 @@ def _without(ids_T: torch.Tensor, taken: np.ndarray, by: str, pad_id: int) -> to
     return ids_T[kept_T.to(ids_T.device)]
 
 
-def _text_encoder(clip: Clip) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Token ids to features, without padding where the model allows it."""
-    packed = clip.device.type == "cpu" and can_pack(clip.model)
-    return partial(encode_packed, clip.model) if packed else clip.encode_text
+def _encode_variants(
+    clip: Clip, ids_NT: torch.Tensor, origin_N: torch.Tensor, batch_size: int
+) -> torch.Tensor:
+    """Features [N, D] of texts, each behind the one that it is a variant of, `origin_N`."""
+    if clip.device.type != "cpu" or not can_pack(clip.model):
+        return torch.cat([clip.encode_text(part_BT) for part_BT in ids_NT.split(batch_size)])
+    parts = zip(ids_NT.split(batch_size), origin_N.split(batch_size), strict=True)
+    found = []
+    for number, (part_BT, origin_B) in enumerate(parts):
+        first = number * batch_size
+        # A batch that begins within the variants of a text runs that text again.
+        before = int(origin_B[0] < first)
+        part_BT = torch.cat([ids_NT[origin_B[:before]], part_BT])
+        origin_B = torch.cat([origin_B.new_zeros(before), (origin_B - first + before).clamp(min=0)])
+        found.append(encode_variants(clip.model, part_BT, origin_B)[before:])
+    return torch.cat(found)
 
 
 def _check(what: str, given: str, known: tuple[str, ...]) -> None:

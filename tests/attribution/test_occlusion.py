@@ -31,6 +31,15 @@ def test_a_word_less(trained, drawn):
     np.testing.assert_allclose(found.scores, full - np.array(rest), atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_any_batch_of_texts_less_a_word(batch_size, trained, drawn):
+    images, texts = drawn.images[:3], [drawn.short[0], "boat", drawn.short[1]]
+    found = token_maps(trained, images, texts, method="occlusion", batch_size=batch_size)
+    expected = token_maps(trained, images, texts, method="occlusion")
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_padding_in_place_of_a_word(name, towers, drawn):
     clip = towers.text_clip(name)

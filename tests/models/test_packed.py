@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from longclip_lab.models import load
 from longclip_lab.models.assembly import build_model
-from longclip_lab.models.packed import can_pack, encode_packed
+from longclip_lab.models.packed import can_pack, encode_packed, encode_variants
 
 TEXT = {"context_length": 24, "vocab_size": 50, "width": 64, "heads": 2, "layers": 2}
 
@@ -35,6 +35,26 @@ def test_any_lengths_in_any_order(random_tokens, lengths):
     tokens_BT = random_tokens(lengths, 50, 24)
     with torch.no_grad():
         torch.testing.assert_close(encode_packed(model, tokens_BT), model.encode_text(tokens_BT))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 24), min_size=1, max_size=4),
+    taken=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 23)), max_size=12),
+)
+def test_variants_share_the_states_of_what_they_begin_with(random_tokens, lengths, taken):
+    """Texts without one of their tokens, in any order, and texts that are repeated."""
+    model, texts_BT = build(), random_tokens(lengths, 50, 24)
+    rows, origins = list(texts_BT), list(range(len(texts_BT)))
+    for text, place in taken:
+        origin = text % len(texts_BT)
+        kept = [place != other or place == lengths[origin] - 1 for other in range(24)]
+        rows.append(torch.nn.functional.pad(texts_BT[origin][kept], (0, 24 - sum(kept))))
+        origins.append(origin)
+    tokens_BT = torch.stack(rows)
+    with torch.no_grad():
+        found_BD = encode_variants(model, tokens_BT, torch.tensor(origins))
+        torch.testing.assert_close(found_BD, model.encode_text(tokens_BT))
 
 
 def test_gradients_are_those_of_the_padded_texts(random_tokens):
