@@ -183,7 +183,7 @@ def _tell(run: Any) -> None:
     """The end of a run in a few lines."""
     last, recipe = run.history[-1], run.recipe
     say(f"{run.model.name}: step {last['step']}, loss {last['loss']:.4f}")
-    if recipe.objective in ("pcm", "longclip", "lit-longclip"):
+    if recipe.objective in ("longclip", "lit-longclip", "debias-clip"):
         kept = f"{100 * last['variance_kept']:.2f}% of the image features' variance"
         say(f"{recipe.k} primary components keep {kept}")
     for which, count in run.num_truncated.items():

@@ -113,7 +113,7 @@ RECIPES = {
     "long only": {"objective": "long", "short_weight": 1.0},
     "long + 0.1 short": {"objective": "mixed", "short_weight": 0.1},
     "long + 1.0 short": {"objective": "mixed", "short_weight": 1.0},
-    "long + short, PCM": {"objective": "pcm", "short_weight": 1.0, "k": 32},
+    "long + short, PCM": {"objective": "longclip", "short_weight": 1.0, "k": 32},
 }
 
 
@@ -124,7 +124,7 @@ def rows(variance_kept: float = 0.9995, **changed: tuple[float, float]) -> list[
         shares = changed.get("".join(c if c.isalnum() else "_" for c in label), shares)
         recipe = RECIPES.get(label, {})
         stage = "start" if label == "not stretched" else "fine-tuned" if recipe else "stretched"
-        kept = variance_kept if recipe.get("objective") == "pcm" else None
+        kept = variance_kept if recipe.get("objective") == "longclip" else None
         made.append(row(label, stage, *shares, kept, **recipe))
     return made
 

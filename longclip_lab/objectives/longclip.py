@@ -11,13 +11,14 @@ from typing import Literal, get_args
 
 import torch
 
+from longclip_lab.constants import OLD_OBJECTIVES
 from longclip_lab.errors import LabError, LabWarning, suggest
 from longclip_lab.objectives.checks import check_components, check_finite, check_pairs
 from longclip_lab.objectives.components import primary_components, primary_components_svd
 from longclip_lab.objectives.contrastive import normalize, symmetric_cross_entropy
 from longclip_lab.objectives.gathering import gather
 
-Objective = Literal["pcm", "mixed", "long"]
+Objective = Literal["longclip", "mixed", "long"]
 ComponentsOf = Literal["process", "batch"]
 
 
@@ -42,7 +43,7 @@ def longclip_loss(
     long_BD: torch.Tensor,
     short_BD: torch.Tensor | None,
     logit_scale: torch.Tensor | float,
-    objective: Objective = "pcm",
+    objective: Objective = "longclip",
     short_weight: float = 1.0,
     k: int = 32,
     faithful: bool = False,
@@ -53,9 +54,10 @@ def longclip_loss(
     """Long-CLIP's loss (ECCV 2024, section 3.3) and its baselines, over the global batch.
 
     Features need not be normalised. `logit_scale` is the factor itself,
-    `model.logit_scale.exp()`. Objectives: "pcm" matches short captions with the image
-    features' k primary components; "mixed" with the image features themselves; "long"
-    ignores short captions (`short_BD` may be None). `same_short_GG` marks pairs of one short
+    `model.logit_scale.exp()`. Objectives: "longclip" (primary component matching; "pcm"
+    before) matches short captions with the image features' k primary components; "mixed" with the
+    image features themselves; "long" ignores short captions (`short_BD` may be None).
+    `same_short_GG` marks pairs of one short
     caption, which are no negatives in the short loss (see `contrastive_loss`, `same_identity`).
 
     faithful=True computes the coarse feature as the official code does: the SVD of the
@@ -75,6 +77,7 @@ def longclip_loss(
     Raises LabError for k < 1, an unknown objective or `components_of`, shapes that do not fit,
     NaN features.
     """
+    objective = OLD_OBJECTIVES.get(objective, objective)
     _check_choices(objective, components_of)
     check_components(k)
     check_pairs(image_BD, long_BD, "image and long caption features")
@@ -88,7 +91,7 @@ def longclip_loss(
     check_finite(image_features=image_GD, long_features=long_GD, short_features=short_GD)
     image_GD = normalize(image_GD)
     coarse_GD, kept = image_GD, image_GD.new_ones(())
-    if objective == "pcm":
+    if objective == "longclip":
         coarse_GD = _coarse(image_BD, image_GD, k, faithful, components_of)
         kept = _variance_kept(coarse_GD, image_GD)
         coarse_GD = coarse_GD if faithful else normalize(coarse_GD)

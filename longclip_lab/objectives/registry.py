@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from longclip_lab.constants import OLD_OBJECTIVES
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.objectives.contrastive import contrastive_loss
 from longclip_lab.objectives.filip import filip_loss
 from longclip_lab.objectives.hard_negatives import hard_negative_loss
-from longclip_lab.objectives.longclip import LossParts, longclip_loss
+from longclip_lab.objectives.longclip import ComponentsOf, LossParts, Objective, longclip_loss
 from longclip_lab.objectives.lotlip import Reduction, lotlip_loss
 from longclip_lab.objectives.siglip import sigmoid_loss
 from longclip_lab.objectives.twins import same_identity
@@ -67,6 +69,9 @@ class Settings:
     """LoTLIP's alone: with one text feature and m + 1 here, the baseline of m corners."""
     label_smoothing: float = 0.0
     k: int = 32
+    faithful: bool = False
+    """Long-CLIP's: the coarse feature as the official code makes it (see `longclip_loss`)."""
+    components_of: ComponentsOf | None = None
     reduction: Reduction = "sum"
     margin: float = 1.0
 
@@ -105,6 +110,7 @@ def objective_loss(name: str, step: Step) -> LossParts:
     Raises LabError for an unknown name (near ones are listed) and for what the method needs and
     the batch does not have.
     """
+    name = OLD_OBJECTIVES.get(name, name)
     if name not in OBJECTIVES:
         raise LabError(f"There is no objective {name!r}. {suggest(name, OBJECTIVES)}")
     entry = OBJECTIVES[name]
@@ -179,17 +185,20 @@ def _of_pairs(pair_loss: Callable[[Step, TextSide], torch.Tensor]) -> Callable[[
     return loss
 
 
-def _longclip(step: Step) -> LossParts:
+def _longclip(step: Step, objective: Objective = "longclip") -> LossParts:
     settings = step.settings
     return longclip_loss(
         step.image.features_BD,
         step.long.pooled_BD,
-        step.short.pooled_BD,
+        None if step.short is None else step.short.pooled_BD,
         step.logit_scale,
+        objective=objective,
         short_weight=settings.short_weight,
         k=settings.k,
+        faithful=settings.faithful,
+        components_of=settings.components_of,
         label_smoothing=settings.label_smoothing,
-        same_short_GG=step.short.same_GG,
+        same_short_GG=None if step.short is None else step.short.same_GG,
     )
 
 
@@ -255,6 +264,20 @@ _ENTRIES = [
         "Long-CLIP, Zhang et al. 2024, section 3.3",
         ("short", "long"),
         _longclip,
+    ),
+    ObjectiveEntry(
+        "mixed",
+        "CLIP's loss on long and on short texts, both against the whole image feature.",
+        "Long-CLIP, Zhang et al. 2024, section 4.3 (the baseline without PCM)",
+        ("short", "long"),
+        partial(_longclip, objective="mixed"),
+    ),
+    ObjectiveEntry(
+        "long",
+        "CLIP's loss on long texts alone.",
+        "Long-CLIP, Zhang et al. 2024, section 3.3 (directly fine-tuning)",
+        ("long",),
+        partial(_longclip, objective="long"),
     ),
     ObjectiveEntry(
         "lit-longclip",

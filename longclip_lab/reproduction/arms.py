@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from longclip_lab.constants import OLD_OBJECTIVES
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation.similarities import TOKEN_WISE
 from longclip_lab.training.checkpoints import DISPLAY
@@ -157,6 +158,10 @@ def _content(facts: dict[str, Any]) -> dict[str, Any]:
             for name, value in fields
             if name not in DISPLAY and not (name in LATER and value == LATER[name])
         }
+        # Arms keep the name that their objective had when they were trained.
+        old = {new: old for old, new in OLD_OBJECTIVES.items()}
+        objective = facts["recipe"]["objective"]
+        facts["recipe"]["objective"] = old.get(objective, objective)
     return json.loads(json.dumps(facts))
 
 

@@ -194,7 +194,7 @@ def _short_protects(results: QuickstartResults) -> Claim | None:
 
 
 def _pcm(results: QuickstartResults) -> Claim | None:
-    pcm, sweep = trained_with(results, "pcm"), short_weight_sweep(results.rows)
+    pcm, sweep = trained_with(results, "longclip"), short_weight_sweep(results.rows)
     if pcm is None or len(sweep) < 2:
         return None
     place = against_sweep(pcm, sweep)

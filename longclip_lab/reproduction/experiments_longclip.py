@@ -124,8 +124,8 @@ def pcm() -> Experiment:
         "short × 0.3": {"objective": "mixed", "short_weight": 0.3},
         "short × 1": {"objective": "mixed", "short_weight": 1.0},
         "short × 3": {"objective": "mixed", "short_weight": 3.0},
-        "PCM, k=32": {"objective": "pcm", "k": 32},
-        "PCM, k=8": {"objective": "pcm", "k": 8},
+        "PCM, k=32": {"objective": "longclip", "k": 32},
+        "PCM, k=8": {"objective": "longclip", "k": 8},
     }
     elsewhere = ("long only", "short × 1", "PCM, k=32")
     entries = [Entry("CLIP", _START, _CLIP), Entry("KPS, not tuned", _KPS)]

@@ -108,7 +108,7 @@ def measure(
             named = how.classify(seen, prompts, singles.labels[name], bootstrap=0)
             hits[name] = (named.ranks == 1).astype(float)
     shares = [row["variance_kept"] for row in run.history] if run else []
-    is_pcm = run is not None and run.recipe.objective == "pcm"
+    is_pcm = run is not None and run.recipe.objective == "longclip"
     return Measured(
         label,
         stage,

@@ -31,7 +31,7 @@ FINE_TUNINGS = {
     "long only": {"objective": "long"},
     "long + 0.1 short": {"objective": "mixed", "short_weight": 0.1},
     "long + 1.0 short": {"objective": "mixed", "short_weight": 1.0},
-    "long + short, PCM": {"objective": "pcm", "short_weight": 1.0},
+    "long + short, PCM": {"objective": "longclip", "short_weight": 1.0},
 }
 
 

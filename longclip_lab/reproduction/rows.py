@@ -34,7 +34,7 @@ def score_row(
     found = evaluate(clip, *benchmarks, progress=progress)
     long, short, kind, colour = (_of(found, kind) for kind in SCORED)
     shares = [row["variance_kept"] for row in run.history] if run else []
-    is_pcm = run is not None and run.recipe.objective == "pcm"
+    is_pcm = run is not None and run.recipe.objective == "longclip"
     return ModelRow(
         label=label,
         stage=stage,

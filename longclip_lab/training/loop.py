@@ -16,7 +16,7 @@ from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError, StoppedError
 from longclip_lab.models import Clip
-from longclip_lab.objectives import OBJECTIVES, LossParts, Step, longclip_loss, objective_loss
+from longclip_lab.objectives import LossParts, Step, objective_loss
 from longclip_lab.training.batches import Batch, TrainingPairs
 from longclip_lab.training.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
 from longclip_lab.training.faults import (
@@ -179,7 +179,7 @@ class Loop:
     def loss(self, step: Step) -> LossParts:
         """The loss of the global batch: the objectives gather the features."""
         try:
-            parts = _loss_of(step, self.recipe)
+            parts = objective_loss(self.recipe.objective, step)
         except NotFiniteError as error:
             raise NotFiniteStepError(self.done + 1, f"{error} {self.last_good()}") from None
         except LabError as error:
@@ -229,22 +229,3 @@ class Loop:
             return self.model
         self.plain.load_state_dict(whole_state(self.model.state_dict()))
         return self.plain
-
-
-def _loss_of(step: Step, recipe: Recipe) -> LossParts:
-    if recipe.objective in OBJECTIVES:
-        return objective_loss(recipe.objective, step)
-    short = step.short
-    return longclip_loss(
-        step.image.features_BD,
-        step.long.pooled_BD,
-        None if short is None else short.pooled_BD,
-        step.logit_scale,
-        objective=recipe.objective,
-        short_weight=recipe.short_weight,
-        k=recipe.k,
-        faithful=recipe.faithful,
-        components_of=recipe.components_of,
-        label_smoothing=recipe.label_smoothing,
-        same_short_GG=None if short is None else short.same_GG,
-    )

@@ -170,5 +170,4 @@ def _loss(cost: ModelCost, recipe: Recipe, lengths: list[int], share: int) -> in
 
 
 def _token_wise(recipe: Recipe) -> bool:
-    entry = OBJECTIVES.get(recipe.objective)
-    return entry is not None and "tokens" in entry.needs
+    return "tokens" in OBJECTIVES[recipe.objective].needs

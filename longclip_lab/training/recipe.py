@@ -10,11 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from longclip_lab.constants import OLD_OBJECTIVES
 from longclip_lab.errors import COUNT, LabError, Numbers
 from longclip_lab.training.recipe_rules import check, check_numbers, choice
 
 Objective = Literal[
-    "pcm",
+    "longclip",
     "mixed",
     "long",
     "clip",
@@ -22,7 +23,6 @@ Objective = Literal[
     "siglip",
     "filip",
     "laclip",
-    "longclip",
     "lit-longclip",
     "register",
     "lotlip",
@@ -51,9 +51,9 @@ class Recipe:
 
     name: str = "longclip"
     """What the run is called in its records."""
-    objective: Objective = "pcm"
+    objective: Objective = "longclip"
     """long: long captions only. mixed: long + short captions, both against the full image feature.
-    pcm: the short ones against the image feature's primary components (Long-CLIP, section 3.3).
+    longclip: short ones against the image feature's primary components (Long-CLIP, section 3.3).
     The others are the methods of `longclip_lab.objectives.OBJECTIVES`; debias-clip draws its short
     texts from the long ones, behind their summary."""
     captions: Captions = "both"
@@ -82,8 +82,8 @@ class Recipe:
     """Do as the official code does: primary components by SVD with its own gradient, weight decay
     on everything, logit scale starting at ln 100."""
     components_of: ComponentsOf | None = None
-    """pcm: whose principal components: those of each process's pictures, as the official code has
-    it, or of the whole batch, so that the number of processes changes nothing. By default of the
+    """longclip: whose principal components: those of each process's pictures, as the official code
+    has it, or of the whole batch, so that the number of processes changes nothing. By default of the
     batch, and of the process if faithful."""
     label_smoothing: float = 0.1
     """Label smoothing of both losses."""
@@ -194,6 +194,7 @@ class Recipe:
     """Write TensorBoard events beside the log."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "objective", OLD_OBJECTIVES.get(self.objective, self.objective))
         if (self.steps is None) == (self.epochs is None):
             raise LabError(
                 f"A recipe needs either steps or epochs; came steps={self.steps} and "

@@ -68,6 +68,8 @@ class Towers(nn.Module):
             long_weight=recipe.long_weight,
             label_smoothing=recipe.label_smoothing,
             k=recipe.k,
+            faithful=recipe.faithful,
+            components_of=recipe.components_of,
             reduction=recipe.reduction,
             margin=recipe.margin,
         )
@@ -118,7 +120,7 @@ class Towers(nn.Module):
 
 def needs(recipe: Recipe, what: str) -> bool:
     """Whether the recipe's objective needs this (`objectives.ObjectiveEntry`)."""
-    return recipe.objective in OBJECTIVES and what in OBJECTIVES[recipe.objective].needs
+    return what in OBJECTIVES[recipe.objective].needs
 
 
 def encode_in_parts(

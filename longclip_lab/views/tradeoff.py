@@ -20,7 +20,7 @@ _WIDTH, _LEFT, _RIGHT = 700, 70, 30
 _STEPS = 200
 Place = Literal["above", "on", "below"]
 STYLES = {  # colour and symbol by what a model was trained on
-    "pcm": (COLOURS["vermillion"], "diamond-open"),
+    "longclip": (COLOURS["vermillion"], "diamond-open"),
     "mixed": (COLOURS["blue"], "circle"),
     "long": (COLOURS["blue"], "circle"),
     "": (GREY, "circle-open"),
@@ -77,7 +77,7 @@ def tradeoff_message(rows: Sequence[Scored]) -> str:
     places = {
         row.label: against_sweep(row, sweep)
         for row in rows
-        if row.recipe.get("objective") == "pcm" and len(sweep) > 1
+        if row.recipe.get("objective") == "longclip" and len(sweep) > 1
     }
     found = []
     for place in ("above", "on", "below"):

@@ -114,7 +114,7 @@ def test_identical_images_are_no_accident():
     ("change", "words"),
     [
         ({"k": 0}, "k: expected"),
-        ({"objective": "pmc"}, "No objective 'pmc'. Did you mean pcm?"),
+        ({"objective": "pmc"}, "No objective 'pmc'. Known names: longclip"),
         ({"short_BD": None}, "needs short caption features"),
         ({"short_BD": torch.randn(5, 4)}, "as many rows and columns"),
         ({"long_BD": torch.randn(6)}, "non-empty matrix"),

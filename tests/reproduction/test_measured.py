@@ -80,7 +80,7 @@ def test_single_things_are_classified(clip):
     assert found.hits["kind"].shape == found.hits["colour"].shape == (12,)
 
 
-@pytest.mark.parametrize("objective", ["pcm", "mixed"])
+@pytest.mark.parametrize("objective", ["longclip", "mixed"])
 def test_a_run_brings_its_recipe_and_its_share_of_the_variance(clip, pairs, objective):
     recipe = replace(
         longclip("tiny"), objective=objective, k=2, steps=2, warmup_steps=1, batch_size=8
@@ -88,7 +88,7 @@ def test_a_run_brings_its_recipe_and_its_share_of_the_variance(clip, pairs, obje
     run = train(clip, recipe, pairs, progress=False)
     found = measure(run.model, "tuned", "fine-tuned", {}, run=run)
     assert found.recipe["objective"] == objective
-    if objective == "pcm":
+    if objective == "longclip":
         shares = [step["variance_kept"] for step in run.history]
         assert found.variance_kept == pytest.approx(sum(shares) / 2)
         assert 0 < found.variance_kept < 1

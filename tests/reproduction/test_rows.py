@@ -44,7 +44,7 @@ def test_a_row_has_every_score_and_the_texts_that_were_cut(clip, few, small_pool
     assert row.variance_kept is None
 
 
-@pytest.mark.parametrize("objective", ["pcm", "mixed"])
+@pytest.mark.parametrize("objective", ["longclip", "mixed"])
 def test_a_run_brings_its_recipe_and_its_share_of_the_variance(clip, few, small_pool, objective):
     recipe = replace(
         longclip("tiny"), objective=objective, k=2, steps=2, warmup_steps=1, batch_size=8
@@ -53,7 +53,7 @@ def test_a_run_brings_its_recipe_and_its_share_of_the_variance(clip, few, small_
     row = score_row(run.model, "tuned", "fine-tuned", few, "world/kind", "world/colour", run=run)
     assert row.recipe["objective"] == objective
     assert row.seconds == run.seconds > 0
-    if objective == "pcm":
+    if objective == "longclip":
         shares = [step["variance_kept"] for step in run.history]
         assert row.variance_kept == pytest.approx(sum(shares) / 2)
         assert 0 < row.variance_kept < 1

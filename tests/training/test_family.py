@@ -56,7 +56,7 @@ def same(first, second):
 
 
 def test_a_recipe_may_ask_for_every_objective():
-    assert set(get_args(Objective)) == {"pcm", "mixed", "long", *objectives.OBJECTIVES}
+    assert set(get_args(Objective)) == set(objectives.OBJECTIVES)
 
 
 @pytest.mark.parametrize("method", FAMILY)
@@ -316,3 +316,25 @@ def test_tiny_is_left_alone(web):
     train(clip, small("lotlip", steps=1), web, progress=False)
     assert same(before, weights(clip))
     assert np.array_equal(web.images, world.pairs(24, seed=5).images)
+
+
+@pytest.mark.parametrize("objective", ["longclip", "lit-longclip", "debias-clip"])
+def test_what_the_recipe_says_of_components_reaches_the_loss(objective, web):
+    """There were two ways to a loss, and `faithful` and `components_of` went one of them only."""
+    seen = {}
+
+    def spy(features_BD, k):
+        seen["batch"] = len(features_BD)
+        return features_BD * 0.5
+
+    for faithful, name in ((False, "primary_components"), (True, "primary_components_svd")):
+        seen.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(f"longclip_lab.objectives.longclip.{name}", spy)
+            changes = {"objective": objective, "faithful": faithful, "k": 2, "siblings": 1}
+            run(replace(small("lit-longclip", steps=1), **changes), web)
+        assert seen, f"{objective} with faithful={faithful} did not ask {name}"
+
+
+def test_the_old_name_of_an_objective_is_understood():
+    assert Recipe(objective="pcm") == Recipe(objective="longclip")

@@ -15,7 +15,7 @@ from longclip_lab.training import Recipe, recipe_for, train
 from tests.training import gradients as one_step
 
 QUICK = {"batch_size": 8, "steps": 1, "warmup_steps": 0, "k": 4, "tensorboard": False}
-LONGCLIP = Recipe(**QUICK, objective="pcm", siblings=2)
+LONGCLIP = Recipe(**QUICK, objective="longclip", siblings=2)
 UNLOCKED = {"lock_image": False, "store_features": False}
 
 
