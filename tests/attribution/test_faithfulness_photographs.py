@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -63,6 +64,18 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def clip():
     return models.load("tiny")
+
+
+def test_a_photograph_that_exif_turns_is_left_out_by_name(root, clip, tmp_path):
+    home = tmp_path / "coco"
+    shutil.copytree(root, home)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(home / SPLIT / "3.jpg") as opened:
+        opened.save(home / SPLIT / "3.jpg", exif=exif)
+    asked = attribution.photographed_things(clip, data.coco_boxes(home), 4)
+    assert asked.skipped["turned by EXIF, so that its boxes are uncertain"] == ["3.jpg"]
+    assert len(asked.images) == 2
 
 
 def test_boxes_are_read_by_picture_and_category(root):
