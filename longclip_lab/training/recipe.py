@@ -83,8 +83,8 @@ class Recipe:
     on everything, logit scale starting at ln 100."""
     components_of: ComponentsOf | None = None
     """longclip: whose principal components: those of each process's pictures, as the official code
-    has it, or of the whole batch, so that the number of processes changes nothing. By default of the
-    batch, and of the process if faithful."""
+    has it, or of the whole batch, so that the number of processes changes nothing. By default of
+    the batch, and of the process if faithful."""
     label_smoothing: float = 0.1
     """Label smoothing of both losses."""
     mask_duplicates: bool = True
