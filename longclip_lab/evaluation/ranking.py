@@ -106,9 +106,12 @@ def rank_both_ways(
         "expected": [SAME_SCORE, -SAME_SCORE],
     }[tie]
     offset_L1 = own_M.new_tensor(offsets)[:, None]
-    above_LN, above_LM = _count_foreign_above(
-        scores, image_of_text_M, best_N + offset_L1, of_text_M + offset_L1, chunk
+    # Below a level that is no number lies nothing.
+    levels = (
+        (level_Q + offset_L1).nan_to_num(-torch.inf, neginf=-torch.inf)
+        for level_Q in (best_N, of_text_M)
     )
+    above_LN, above_LM = _count_foreign_above(scores, image_of_text_M, *levels, chunk)
     shared_M = (own_M >= best_N[image_of_text_M] - SAME_SCORE).long()
     shared_N = torch.zeros_like(above_LN[0]).scatter_add(0, image_of_text_M, shared_M)
     asked_N = torch.zeros_like(best_N, dtype=torch.bool).index_fill(0, image_of_text_M, True)

@@ -60,7 +60,7 @@ def encode_texts_by_token(
             features_MTD[rows_B, :length] = part_BTD.float().cpu()
             mask_MT[rows_B, :length] = exists_BT.cpu()
             bar.update(len(rows_B))
-    check_finite(features_MTD, "texts", clip.name)
+    check_finite(features_MTD.masked_fill(~mask_MT[..., None], 0), "texts", clip.name)
     return TextTokens(features_MTD, mask_MT, tokens.num_truncated)
 
 

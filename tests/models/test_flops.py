@@ -72,7 +72,11 @@ def test_the_limits_of_figure_4():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((0,), "at least one token"), ((10, -1), "0 or more"), ((2.5,), "at least one token")],
+    [
+        ((0,), "tokens must be a whole number from 1"),
+        ((10, -1), "whole number from 0"),
+        ((2.5,), "tokens must be a whole number from 1"),
+    ],
 )
 def test_bad_input(arguments, message):
     with pytest.raises(LabError, match=message):

@@ -202,7 +202,7 @@ def test_texts_that_are_cut_are_refused(swaps):
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
-        (lambda: world.swaps(0), "at least one"),
+        (lambda: world.swaps(0), "whole number from 1"),
         (lambda: world.swaps(3, lesser="large"), "medium or small"),
         (lambda: world.swaps(1).told(0, 0, 0, "a poem"), "names two things"),
         (lambda: world.swaps(1).phrase(0, 0, "size"), "kind or a colour"),

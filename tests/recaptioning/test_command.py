@@ -61,9 +61,9 @@ def test_the_world_is_checked(folders, tmp_path, capsys):
         (["{model}", "{dst}", "--root", "nowhere"], "There is no folder nowhere"),
         (["{model}", "{dst}", "--root", ".", "--check"], "give --data world"),
         (["nowhere", "{dst}", *TWO], "cannot be loaded"),
-        (["{model}", "{dst}", *TWO, "--batch-size", "0"], "batch_size"),
+        (["{model}", "{dst}", *TWO, "--batch-size", "0"], "--batch-size must be"),
         (["{model}", "{dst}", *TWO, "--sharegpt4v", "a.json"], "names picture files"),
-        (["{model}", "{dst}", *TWO, "--top-p", "2"], "top_p"),
+        (["{model}", "{dst}", *TWO, "--top-p", "2"], "--top-p must be"),
     ],
 )
 def test_bad_input_gets_one_line(folders, tmp_path, arguments, message, capsys):

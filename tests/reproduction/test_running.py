@@ -191,7 +191,7 @@ def test_experiments_that_make_no_sense_are_refused(change, message):
 
 
 def test_no_seeds_are_no_experiment(home):
-    with pytest.raises(LabError, match="at least one seed"):
+    with pytest.raises(LabError, match="seeds must be a whole number from 1"):
         running.reproduce(small(), seeds=0, arms=home)
 
 
