@@ -70,6 +70,7 @@ OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 
         lambda w: {"state_dict": prefixed("clip_model._orig_mod.", w), "loops": {"epoch": 1}},
         lambda w: {"module": w, "optimizer": OPTIMIZER, "ds_version": "0.15"},
         lambda w: {"n_averaged": torch.tensor(5), **prefixed("module.", w)},
+        lambda w: {"state_dict": {**prefixed("model.", w), "loss.temperature": torch.ones(1)}},
         lambda w: {"whatever_it_was_called": w, "optimizer": OPTIMIZER},
         lambda w: {
             name.replace("visual.", "visual._orig_mod.").replace(
@@ -98,6 +99,12 @@ def test_several_models_in_one_file(state_dict, tmp_path):
     torch.save({"generator.a": torch.zeros(2), "critic.b": torch.zeros(2)}, tmp_path / "gan.pt")
     with pytest.raises(LabError, match=r"begin with: generator \(1\), critic \(1\)"):
         load(tmp_path / "gan.pt")
+    torch.save(prefixed("model.", state_dict) | prefixed("ema.", ema), tmp_path / "flat.pt")
+    with pytest.raises(LabError, match=r"begin with: model \(75\), ema \(75\)"):
+        load(tmp_path / "flat.pt")
+    torch.save({name: t.to("meta") for name, t in state_dict.items()}, tmp_path / "meta.pt")
+    with pytest.raises(LabError, match="names without values"):
+        load(tmp_path / "meta.pt")
     both = state_dict | prefixed("module.", {"ln_final.bias": torch.ones(128)})
     torch.save(both, tmp_path / "both.pt")
     with pytest.raises(LabError, match=r"'ln_final.bias' and 'module.ln_final.bias' would both"):

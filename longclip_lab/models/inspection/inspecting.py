@@ -11,14 +11,8 @@ from typing import Any
 import torch
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.checkpoints import (
-    Checkpoint,
-    is_buffer,
-    not_finite,
-    not_floats,
-    read_checkpoint,
-    sha256,
-)
+from longclip_lab.models.checkpoints import Checkpoint, read_checkpoint, sha256
+from longclip_lab.models.filling import is_buffer, not_finite, not_floats
 from longclip_lab.models.formats.openai_layout import RESIDUAL
 from longclip_lab.models.inspection import positions, towers
 from longclip_lab.models.inspection.folders import explain_folder, pipeline_parts, read_folder
