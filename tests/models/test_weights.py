@@ -296,6 +296,20 @@ def _denied(path, *_, **__):
     raise PermissionError(13, "Permission denied", str(path))
 
 
+@pytest.mark.parametrize("name", ["positional_embedding", "positional_embedding_res"])
+@pytest.mark.parametrize("kind", [torch.Tensor.to_sparse, torch.Tensor.char, torch.Tensor.bool])
+def test_positions_that_are_no_numbers_are_inspected(state_dict, golden, tmp_path, name, kind):
+    good, path = golden / "longclip-tiny.pt", tmp_path / "odd.pt"
+    torch.save({**state_dict, name: kind(state_dict[name])}, path)
+    found = inspect(path)
+    assert found.positions == {}
+    assert "no floating point numbers, which load refuses" in str(found)
+    if name == "positional_embedding":
+        for one, other in ((good, path), (path, good)):
+            with pytest.raises(LabError, match="cannot be compared"):
+                inspect(one, original=other)
+
+
 def test_a_safetensors_file_with_a_name_twice(tmp_path):
     entry = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     header = f'{{"a":{entry},"a":{entry}}}'.encode()
@@ -357,7 +371,8 @@ def test_places_that_a_format_cannot_have(small, tmp_path, name, format, message
         ({"keep": float("nan")}, "keep must be a whole number from 0 to 76"),
         ({"keep": float("inf")}, "keep must be a whole number from 0 to 76"),
         ({"ratio": float("nan")}, "ratio must be at least 1"),
-        ({"ratio": 1e9}, "at most 16,384 positions"),
+        ({"ratio": 1e9}, "at most 1,024"),
+        ({"ratio": 1000}, "at most 16,384 positions"),
         ({"length": float("nan")}, "a whole number and at most 16,384"),
         ({"length": 100.5}, "a whole number"),
         ({"length": 10**9}, "at most 16,384"),
