@@ -17,9 +17,9 @@ from torch import nn
 from longclip_lab.errors import LabError
 from longclip_lab.models import tiny  # registers the tiny image tower with timm
 from longclip_lab.models.bert_towers import build_with_bert
-from longclip_lab.models.checkpoints import check_finite
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_towers import CornerTokens, give_corners, position_offset
+from longclip_lab.models.filling import check_finite
 from longclip_lab.models.text_tower import text_tower
 from longclip_lab.text import get_tokenizer
 

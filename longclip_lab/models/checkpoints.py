@@ -8,26 +8,19 @@ point numbers that are finite: everything else is refused by name.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import pickle
 import re
 import warnings
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import nn
 
-from longclip_lab.errors import LabError, LabWarning, NotFiniteError
-from longclip_lab.models.archive import is_archive, read_archive
+from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.models.containers import read_container
+from longclip_lab.models.filling import is_buffer
 
 OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
 """What OpenAI's files hold beside the weights; nobody else writes them."""
@@ -51,33 +44,7 @@ _PREFIXES = tuple(
     )
 )
 """What whole models are called inside trainers; taken off where every weight has it."""
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_BUFFERS = re.compile(
-    r"(.*\.)?(n_averaged|num_batches_tracked|position_ids|relative_position_index|attn_mask"
-    r"|\w*(queue|ptr)\w*)"
-)
-"""Indices, counters and masks: beside the weights, and rarely floating point numbers."""
-
-_TORCH_BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_OTHERS = (
-    (
-        b"version https://git-lfs",
-        "a Git LFS pointer to the weights: fetch them with `git lfs pull`",
-    ),
-    (b"\x1f\x8b", "a gzip archive: unpack it first"),
-    (b"BZh", "a bzip2 archive: unpack it first"),
-    (b"\xfd7zXZ\0", "an xz archive: unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it first"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
-    (b"Rar!", "a RAR archive: unpack it first"),
-    (b"GGUF", "a GGUF file, whose weights are quantised: take the original ones"),
-    (b"\x89HDF", "an HDF5 file, as Keras writes them: convert it to safetensors"),
-    (b"\x93NUMPY", "a NumPy array, not a state dict"),
-    (b"\x89PNG", "a picture (PNG)"),
-    (b"\xff\xd8\xff", "a picture (JPEG)"),
-    (b"%PDF", "a PDF"),
-)
-"""What else gets a checkpoint's name, by its first bytes, and what to do about it."""
+_IMAGE_TOWER = re.compile(r"(?:^|\.)(?:visual|vision)(?:\.|_)")
 
 
 @dataclass(frozen=True)
@@ -105,12 +72,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     An entry such as `state_dict` or `model`, and what torch.compile, DDP, FSDP and trainers put
     into the names (`_orig_mod.`, `module.`, `model.`), are unwrapped in whatever order they come.
-    Of an archive only the tensors are read, see `longclip_lab.models.archive`.
+    Of an archive only the tensors are read, see `longclip_lab.models.containers`.
 
     Raises LabError if the file is missing, empty, cut short, another kind of file (it says which),
     holds code, holds no tensors, or several models that cannot be told apart.
     """
-    container, content = _read(Path(path))
+    container, content = read_container(Path(path))
     return _checkpoint(Path(path), container, content)
 
 
@@ -123,7 +90,7 @@ def read_checkpoints(paths: Collection[Path]) -> Checkpoint:
     home: dict[str, Path] = {}
     container = ""
     for path in paths:
-        container, content = _read(path)
+        container, content = read_container(path)
         for name, value in content.items() if isinstance(content, Mapping) else ():
             if name in home and torch.is_tensor(value):
                 raise LabError(
@@ -138,89 +105,6 @@ def read_checkpoints(paths: Collection[Path]) -> Checkpoint:
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     """The weights of `read_checkpoint`; raises LabError as it does."""
     return read_checkpoint(path).weights
-
-
-def fill(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """`module.load_state_dict(weights)`, all of them and nothing else, after `check_floats`.
-
-    Raises LabError for what are no floating point numbers, RuntimeError for other names or shapes.
-    """
-    own = module.state_dict()
-    places = {name for name, tensor in own.items() if tensor.is_floating_point()}
-    check_floats({name: tensor for name, tensor in weights.items() if name in places})
-    module.load_state_dict(weights)
-
-
-def is_buffer(name: str) -> bool:
-    """True for the names of indices, counters and masks that stand beside weights."""
-    return _BUFFERS.fullmatch(name) is not None
-
-
-def check_floats(weights: Mapping[str, torch.Tensor]) -> None:
-    """Raise LabError unless all are plain tensors of 16 to 64 bit floating point numbers.
-
-    Loading would take quantised numbers as they are stored, without their scales, and drop the
-    imaginary part of complex ones.
-    """
-    kinds = {name: kind for name, tensor in weights.items() if (kind := not_floats(tensor))}
-    if kinds:
-        name, kind = next(iter(kinds.items()))
-        raise LabError(
-            f"{len(kinds)} of {len(weights)} weights are no floating point numbers, such as "
-            f"'{name}', which is {kind}. If they are quantised, their scales are kept elsewhere: "
-            "save the model in float16, bfloat16 or float32."
-        )
-
-
-def not_floats(tensor: torch.Tensor) -> str | None:
-    """What a tensor is that is no plain one of 16 to 64 bit floating point numbers; else None."""
-    if tensor.layout != torch.strided:
-        return str(tensor.layout).removeprefix("torch.")
-    return None if tensor.dtype in _FLOATS else str(tensor.dtype).removeprefix("torch.")
-
-
-def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """How many values of which weights are infinite or not a number.
-
-    Causal masks, which are meant to be infinite, do not count.
-    """
-    found = {}
-    for name, tensor in weights.items():
-        if tensor.dtype not in _FLOATS or tensor.is_meta or name.endswith("attn_mask"):
-            continue
-        # A sum is finite only if all its terms are, and much faster than a look at each.
-        if not tensor.sum().isfinite() and (count := int((~tensor.isfinite()).sum())):
-            found[name] = count
-    return found
-
-
-def check_finite(weights: Mapping[str, torch.Tensor], name: str) -> None:
-    """Raise NotFiniteError, naming the weights, if those of the model `name` are not finite."""
-    if bad := not_finite(weights):
-        first, count = next(iter(bad.items()))
-        raise NotFiniteError(
-            f"{len(bad)} of the {len(weights)} weights of '{name}' are not finite, such as "
-            f"'{first}' in {count} of {weights[first].numel()} values: its training has diverged, "
-            "or the file is damaged. Take an earlier checkpoint."
-        )
-
-
-@contextmanager
-def fitting(path: str | os.PathLike[str], complaint: str) -> Iterator[None]:
-    """Inside the block a model is made of what stands in a file: whatever goes wrong is its fault.
-
-    Raises LabError, "PATH COMPLAINT: reason", for any error; a LabError keeps its own words.
-    """
-    try:
-        yield
-    except NotFiniteError:
-        raise
-    except LabError as error:
-        raise error if str(path) in str(error) else LabError(f"{path}: {error}") from error
-    except Exception as error:  # sizes that do not fit raise whatever torch and others like
-        reason = f"it has no weight {error}" if isinstance(error, KeyError) else str(error)
-        reason = shorten(reason or type(error).__name__, 300)
-        raise LabError(f"{path} {complaint}: {reason}") from error
 
 
 def renamed(
@@ -253,128 +137,6 @@ def count_layers(state_dict: Mapping[str, torch.Tensor], tower: str) -> int:
     return len({match[1] for name in state_dict if (match := pattern.match(name))})
 
 
-def _read(path: Path) -> tuple[str, Any]:
-    """The container's kind, and what is in it. The bytes decide, not the name."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(1024)
-    except FileNotFoundError:
-        raise LabError(f"There is no checkpoint file {path}.") from None
-    except IsADirectoryError:
-        raise LabError(f"{path} is a folder: expected a file of weights.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise LabError(f"{path} cannot be read: {reason}.") from None
-    if size == 0:
-        raise LabError(f"{path} is not a whole checkpoint file: it is empty.")
-    if head[8:9] == b"{" and not head.startswith(b"PK"):
-        return "safetensors", _read_safetensors(path, size)
-    if head.startswith(b"PK"):
-        return _read_zip(path)
-    if head.startswith(_TORCH_BEFORE_1_6):
-        return "PyTorch, before 1.6", _read_torch(path)
-    if head.startswith(b"\x80"):
-        raise LabError(_refusal(path, "a pickle that torch.save did not write"))
-    raise LabError(f"{path} is refused: it is {_other(head)}.")
-
-
-def _read_safetensors(path: Path, size: int) -> dict[str, torch.Tensor]:
-    """safetensors silently lets the last of two equal names win; here they are refused."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > size - 8:
-            raise LabError(
-                f"{path} is not a whole checkpoint file: its header of {length:,} bytes does not "
-                f"fit into {size:,} bytes. It was cut short, or is no safetensors file."
-            )
-        header = file.read(length)
-    twice: list[str] = []
-
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(name for name, _ in found)
-        twice.extend(name for name, count in counts.items() if count > 1)
-        return dict(found)
-
-    try:
-        json.loads(header, object_pairs_hook=pairs)
-        if not twice:
-            return load_file(path)
-    except KeyError as error:
-        raise LabError(f"{path} holds numbers of a type that torch has not: {error}.") from error
-    except Exception as error:  # of damaged bytes
-        raise LabError(
-            f"{path} is not a whole checkpoint file: it begins like safetensors, but "
-            f"{shorten(str(error), 200)}. It was cut short or damaged."
-        ) from error
-    raise LabError(f"{path} has the name '{twice[0]}' twice: it was not written by safetensors.")
-
-
-def _read_zip(path: Path) -> tuple[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as file:
-            names = {name.partition("/")[2] or name for name in file.namelist()}
-    except Exception as error:  # of damaged bytes
-        raise LabError(
-            f"{path} is not a whole checkpoint file: it is cut short or damaged ({error})."
-        ) from error
-    if "data.pkl" not in names:
-        what = "NumPy's archive" if all(n.endswith(".npy") for n in names) else "a zip archive"
-        some = ", ".join(sorted(names)[:3])
-        raise LabError(f"{path} is refused: it is {what} ({some}), not a file of PyTorch.")
-    if is_archive(path):
-        return "TorchScript archive", _read_torch(path)
-    return "PyTorch zip", _read_torch(path)
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's hints on odd files; the errors below say more
-            if is_archive(path):
-                return read_archive(path)
-            if path.suffix == ".safetensors" or not zipfile.is_zipfile(path):
-                with path.open("rb") as file:  # of a path torch would believe the ending
-                    return torch.load(file, map_location="cpu", weights_only=True)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it holds a {named[1]}" if named else "it holds other objects, or is damaged"
-        raise LabError(_refusal(path, what)) from error
-    except Exception as error:  # torch raises whatever it likes for damaged bytes
-        raise LabError(
-            f"{path} is not a whole checkpoint file: it is cut short or damaged "
-            f"({shorten(str(error), 120)})."
-        ) from error
-
-
-def _refusal(path: Path, what: str) -> str:
-    return (
-        f"{path} is refused: it is not a file of plain tensors ({what}), and other pickles could "
-        "run code when opened. Save the model's state_dict alone "
-        "(torch.save(model.state_dict(), FILE)) or use safetensors."
-    )
-
-
-def _other(head: bytes) -> str:
-    """What a file that is no checkpoint is, as far as its first bytes show."""
-    for magic, what in _OTHERS:
-        if head.startswith(magic):
-            return what
-    if head[257:262] == b"ustar":
-        return "a tar archive: unpack it first"
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:1] == b"<":
-        return "a web page, not the weights: its address needs a login, or is another one"
-    try:
-        text = head.decode("utf-8", errors="strict" if len(head) < 1024 else "ignore")
-    except UnicodeDecodeError:
-        text = ""
-    if text and all(char.isprintable() or char.isspace() for char in text):
-        return f"text, not weights: it begins {text[:40]!r}"
-    return "neither safetensors nor PyTorch's, or its beginning is damaged"
-
-
 def _checkpoint(path: Path, container: str, content: Any) -> Checkpoint:
     beside: list[str] = []
     unwrapped: list[str] = []
@@ -383,12 +145,14 @@ def _checkpoint(path: Path, container: str, content: Any) -> Checkpoint:
         unwrapped.append(str(entry))
         content = content[entry]
     tensors = dict(_tensors(content))
+    if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
+        raise LabError(f"{path} holds names without values (torch's meta device): {empty[0]} ..")
     if not tensors:
         raise LabError(f"{path} holds no state dict: expected names and tensors{_found(content)}.")
     holding = {name.partition(".")[0] for name in tensors}
     beside += [str(name) for name in content if str(name).partition(".")[0] not in holding]
     try:
-        tensors = _plain_names(tensors, unwrapped)
+        tensors = _plain_names(tensors, unwrapped, beside)
     except LabError as error:
         raise LabError(f"{path}: {error}") from error
     if tensors.pop("n_averaged", None) is not None:  # the counter of torch's averaged models
@@ -437,7 +201,7 @@ def _entry(path: Path, content: Any) -> Any:
 def _has_towers(value: Any) -> bool:
     """Whether a mapping is a model by itself, and not a tower of one."""
     names = [name for name, _ in _tensors(value)]
-    return any("visual" in n or "vision" in n for n in names) and len(names) > 1
+    return any(_IMAGE_TOWER.search(name) for name in names) and len(names) > 1
 
 
 def _tensors(
@@ -448,22 +212,33 @@ def _tensors(
         return
     for name, value in content.items():
         if torch.is_tensor(value):
-            yield f"{prefix}{name}", value
+            yield f"{prefix}{name}", value.detach()
         else:
             yield from _tensors(value, f"{prefix}{name}.", (*above, id(content)))
 
 
-def _plain_names(tensors: dict[str, torch.Tensor], unwrapped: list[str]) -> dict[str, torch.Tensor]:
-    """The names without what frameworks put into them; appends to `unwrapped` what that was."""
+def _plain_names(
+    tensors: dict[str, torch.Tensor], unwrapped: list[str], beside: list[str]
+) -> dict[str, torch.Tensor]:
+    """The names without what frameworks put into them.
+
+    Appends to `unwrapped` what that was, and to `beside` what stands beside the only model in a
+    trainer: the parts of a loss, say.
+    """
     unwrapped += dict.fromkeys(part for name in tensors for part in _WRAPPERS.findall(name))
     tensors = renamed(tensors, lambda name: _WRAPPERS.sub("", name))
     while True:
         weights = [name for name in tensors if not is_buffer(name)]
         shared = [p for p in _PREFIXES if weights and all(n.startswith(p) for n in weights)]
+        towers = {name.partition(".")[0] + "." for name in weights if _IMAGE_TOWER.search(name)}
+        if not shared and len(towers) == 1:
+            shared = [p for p in _PREFIXES if p in towers]
         if not shared:
             return tensors
-        unwrapped.append(shared[0])
-        tensors = renamed(tensors, lambda name: name.removeprefix(shared[0]))  # noqa: B023
+        prefix = shared[0]
+        unwrapped.append(prefix)
+        beside += [name for name in tensors if not name.startswith(prefix)]
+        tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _found(content: Any) -> str:

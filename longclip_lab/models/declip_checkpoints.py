@@ -21,14 +21,9 @@ import torch
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import (
-    count_layers,
-    fill,
-    fitting,
-    read_state_dict,
-    renamed,
-)
+from longclip_lab.models.checkpoints import count_layers, read_state_dict, renamed
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.filling import fill, fitting
 from longclip_lab.models.left_out import leave_out
 from longclip_lab.text import get_tokenizer
 

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.files import atomic_path, atomic_write, read_json, to_json
 from longclip_lab.models.assembly import assemble, build_model
-from longclip_lab.models.checkpoints import fill, fitting, not_finite, read_state_dict, sha256
+from longclip_lab.models.checkpoints import read_state_dict, sha256
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.filling import fill, fitting, not_finite
 from longclip_lab.models.tokenizers import tokenizer_from_record, tokenizer_record
 
 FORMAT = "longclip-lab-1"

@@ -20,10 +20,11 @@ from longclip_lab.errors import LabError
 from longclip_lab.files import read_json_object
 from longclip_lab.models import tiny
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import fill, fitting, read_state_dict
+from longclip_lab.models.checkpoints import read_state_dict
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_tokens import corners_of
 from longclip_lab.models.corner_towers import CornerTextEncoder
+from longclip_lab.models.filling import fill, fitting
 from longclip_lab.text import get_tokenizer
 
 BERT_VOCABULARY = 30522

@@ -70,6 +70,7 @@ OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 
         lambda w: {"state_dict": prefixed("clip_model._orig_mod.", w), "loops": {"epoch": 1}},
         lambda w: {"module": w, "optimizer": OPTIMIZER, "ds_version": "0.15"},
         lambda w: {"n_averaged": torch.tensor(5), **prefixed("module.", w)},
+        lambda w: {"state_dict": {**prefixed("model.", w), "loss.temperature": torch.ones(1)}},
         lambda w: {"whatever_it_was_called": w, "optimizer": OPTIMIZER},
         lambda w: {
             name.replace("visual.", "visual._orig_mod.").replace(
@@ -98,6 +99,12 @@ def test_several_models_in_one_file(state_dict, tmp_path):
     torch.save({"generator.a": torch.zeros(2), "critic.b": torch.zeros(2)}, tmp_path / "gan.pt")
     with pytest.raises(LabError, match=r"begin with: generator \(1\), critic \(1\)"):
         load(tmp_path / "gan.pt")
+    torch.save(prefixed("model.", state_dict) | prefixed("ema.", ema), tmp_path / "flat.pt")
+    with pytest.raises(LabError, match=r"begin with: model \(75\), ema \(75\)"):
+        load(tmp_path / "flat.pt")
+    torch.save({name: t.to("meta") for name, t in state_dict.items()}, tmp_path / "meta.pt")
+    with pytest.raises(LabError, match="names without values"):
+        load(tmp_path / "meta.pt")
     both = state_dict | prefixed("module.", {"ln_final.bias": torch.ones(128)})
     torch.save(both, tmp_path / "both.pt")
     with pytest.raises(LabError, match=r"'ln_final.bias' and 'module.ln_final.bias' would both"):
@@ -289,6 +296,20 @@ def _denied(path, *_, **__):
     raise PermissionError(13, "Permission denied", str(path))
 
 
+@pytest.mark.parametrize("name", ["positional_embedding", "positional_embedding_res"])
+@pytest.mark.parametrize("kind", [torch.Tensor.to_sparse, torch.Tensor.char, torch.Tensor.bool])
+def test_positions_that_are_no_numbers_are_inspected(state_dict, golden, tmp_path, name, kind):
+    good, path = golden / "longclip-tiny.pt", tmp_path / "odd.pt"
+    torch.save({**state_dict, name: kind(state_dict[name])}, path)
+    found = inspect(path)
+    assert found.positions == {}
+    assert "no floating point numbers, which load refuses" in str(found)
+    if name == "positional_embedding":
+        for one, other in ((good, path), (path, good)):
+            with pytest.raises(LabError, match="cannot be compared"):
+                inspect(one, original=other)
+
+
 def test_a_safetensors_file_with_a_name_twice(tmp_path):
     entry = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     header = f'{{"a":{entry},"a":{entry}}}'.encode()
@@ -350,7 +371,8 @@ def test_places_that_a_format_cannot_have(small, tmp_path, name, format, message
         ({"keep": float("nan")}, "keep must be a whole number from 0 to 76"),
         ({"keep": float("inf")}, "keep must be a whole number from 0 to 76"),
         ({"ratio": float("nan")}, "ratio must be at least 1"),
-        ({"ratio": 1e9}, "at most 16,384 positions"),
+        ({"ratio": 1e9}, "at most 1,024"),
+        ({"ratio": 1000}, "at most 16,384 positions"),
         ({"length": float("nan")}, "a whole number and at most 16,384"),
         ({"length": 100.5}, "a whole number"),
         ({"length": 10**9}, "at most 16,384"),

@@ -14,8 +14,8 @@ from torch import nn
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import build_preprocess
-from longclip_lab.models.checkpoints import check_finite
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.filling import check_finite
 from longclip_lab.text import get_tokenizer
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from longclip_lab.errors import LabError
 from longclip_lab.files import read_json, read_text
 from longclip_lab.models.adapters.adapter import Adapter, EmbeddingModel, adapt
-from longclip_lab.models.checkpoints import check_floats, fitting
+from longclip_lab.models.filling import check_floats, fitting
 from longclip_lab.models.formats.folders import read_weights
 
 ALIGN_TOKENS, BLIP_TOKENS = 64, 35

@@ -15,7 +15,7 @@ from timm.models import beit, swin_transformer, vision_transformer
 from torch import nn
 
 from longclip_lab.models.adapters.layers import count_layers
-from longclip_lab.models.checkpoints import fill
+from longclip_lab.models.filling import fill
 from longclip_lab.models.left_out import leave_out
 
 HEAD_WIDTH = 64

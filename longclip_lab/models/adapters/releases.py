@@ -23,7 +23,8 @@ from longclip_lab.errors import LabError
 from longclip_lab.models.adapters import image_towers
 from longclip_lab.models.adapters.adapter import Adapter, adapt
 from longclip_lab.models.adapters.two_towers import TwoTowers, bert, linear
-from longclip_lab.models.checkpoints import fitting, read_state_dict, renamed
+from longclip_lab.models.checkpoints import read_state_dict, renamed
+from longclip_lab.models.filling import fitting
 from longclip_lab.models.left_out import leave_out
 
 _MOMENTUM = ("visual_encoder_m", "text_encoder_m", "vision_proj_m", "text_proj_m")

@@ -20,7 +20,7 @@ from torch import nn
 
 from longclip_lab.models.adapters.adapter import EmbeddingModel
 from longclip_lab.models.adapters.layers import layer_numbers
-from longclip_lab.models.checkpoints import fill
+from longclip_lab.models.filling import fill
 
 HEAD_WIDTH = 64
 _TYPES = "embeddings.token_type_embeddings.weight"

@@ -20,14 +20,9 @@ import torch
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import (
-    Checkpoint,
-    count_layers,
-    fill,
-    fitting,
-    read_checkpoint,
-)
+from longclip_lab.models.checkpoints import Checkpoint, count_layers, read_checkpoint
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.filling import fill, fitting
 from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.text import get_tokenizer
 

@@ -19,8 +19,8 @@ import transformers
 from open_clip.transformer import TextTransformer
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.checkpoints import check_finite, fitting
 from longclip_lab.models.clip import Tokens, to_tokens
+from longclip_lab.models.filling import check_finite, fitting
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
 from longclip_lab.models.formats.hub import fetch, is_hub_id
 from longclip_lab.models.formats.notes import positions_card

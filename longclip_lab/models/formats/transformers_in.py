@@ -13,8 +13,8 @@ import transformers
 
 from longclip_lab.errors import LabError
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import fill, fitting
 from longclip_lab.models.clip import Clip
+from longclip_lab.models.filling import fill, fitting
 from longclip_lab.models.formats import names
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
 from longclip_lab.models.formats.names import Weights

@@ -11,14 +11,8 @@ from typing import Any
 import torch
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.checkpoints import (
-    Checkpoint,
-    is_buffer,
-    not_finite,
-    not_floats,
-    read_checkpoint,
-    sha256,
-)
+from longclip_lab.models.checkpoints import Checkpoint, read_checkpoint, sha256
+from longclip_lab.models.filling import is_buffer, not_finite, not_floats
 from longclip_lab.models.formats.openai_layout import RESIDUAL
 from longclip_lab.models.inspection import positions, towers
 from longclip_lab.models.inspection.folders import explain_folder, pipeline_parts, read_folder
@@ -223,12 +217,11 @@ def _positions(checkpoint: Checkpoint) -> dict[str, Any]:
     name = _table_name(checkpoint)
     if name is None:
         return {}
-    table_LW = checkpoint.weights[name]
-    if table_LW.ndim != 2 or not len(table_LW) or not_floats(table_LW):
+    tables = [checkpoint.weights[n] for n in (name, RESIDUAL) if n in checkpoint.weights]
+    if any(map(not_floats, tables)) or tables[0].ndim != 2 or not len(tables[0]):
         return {}  # the notes say what it is
-    if RESIDUAL in checkpoint.weights:
-        return positions.explain_longclip(table_LW, checkpoint.weights[RESIDUAL])
-    return positions.explain_table(table_LW)
+    explain = positions.explain_table if len(tables) == 1 else positions.explain_longclip
+    return explain(*tables)
 
 
 def _bad_numbers(weights: dict[str, torch.Tensor], read: bool) -> list[str]:
@@ -255,11 +248,12 @@ def _compared(checkpoint: Checkpoint, seen: dict[str, Any], original: Path) -> s
     if None in names:
         which = "this" if names[0] is None else "the original"
         raise LabError(f"No table of positions that is known by name is in {which}.")
+    pair = checkpoint.weights[names[0]], source.weights[names[1]]
+    if kinds := [kind for table in pair if (kind := not_floats(table))]:
+        raise LabError(f"Positions cannot be compared that are {kinds[0]} numbers.")
     ratio = int(seen.get("ratio", 4))
     keep = seen["kept"] if seen.get("stretched") else 20
-    sentence = positions.compare_with(
-        checkpoint.weights[names[0]], source.weights[names[1]], keep, ratio
-    )
+    sentence = positions.compare_with(*pair, keep, ratio)
     return f"beside {original.name}: {sentence}"
 
 
