@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,6 +14,7 @@ import torch
 from longclip_lab import models
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
+from tests.processes import run_script
 
 QUICK = Recipe(
     name="quick",
@@ -146,9 +145,10 @@ train(clip, recipe, few, out=sys.argv[2], progress=False, on_step=kill)
 
 
 def test_a_run_that_was_killed_ends_at_the_same_bits(tiny, few, tmp_path):
-    arguments = [sys.executable, "-c", KILLED, hand_over(tmp_path, few, QUICK), tmp_path / "run"]
-    killed = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    codes, said = run_script(script, hand_over(tmp_path, few, QUICK), tmp_path / "run")
+    assert codes == [-signal.SIGKILL], said
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-000002", "step-000004"]
     assert not (tmp_path / "run" / "model").exists()
