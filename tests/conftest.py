@@ -36,7 +36,20 @@ def made_up() -> ModuleType:
 
 
 @pytest.fixture
-def in_processes() -> Callable[..., str]:
+def in_processes() -> Callable[..., None]:
+    """Runs a script with its arguments in N processes that train together."""
+
+    from tests.processes import run_script
+
+    def run(processes: int, *arguments: object) -> None:
+        codes, said = run_script(*arguments, processes=processes)
+        assert codes == [0] * processes, said[-2000:]
+
+    return run
+
+
+@pytest.fixture
+def under_torchrun() -> Callable[..., str]:
     """A script or module (-m) with its arguments, in N processes; gives what they print.
 
     By torchrun: `accelerate launch --cpu` starts a single process, whatever it is told.

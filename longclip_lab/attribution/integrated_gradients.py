@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from longclip_lab.attribution.values import TokenMap
 from longclip_lab.errors import COUNT, LabError, LabWarning
 from longclip_lab.models import Clip
 from longclip_lab.models.encoding import evaluating
+from longclip_lab.models.packed import can_pack, encode_whole
 from longclip_lab.models.text_tower import can_trim, pool_type, text_tower
 
 LARGE_DELTA = 0.1
@@ -124,10 +126,13 @@ def _attribute(
 
 
 def _similarity_with(clip: Clip) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Token ids and unit pictures to cosine similarities [B]."""
+    """Token ids and unit pictures to cosine similarities [B]; texts of one length, without padding
+    if the tower does without."""
+    packed = clip.device.type == "cpu" and can_pack(clip.model)
+    encode = partial(encode_whole, clip.model) if packed else clip.encode_text
 
     def similarity(ids_BT: torch.Tensor, images_BD: torch.Tensor) -> torch.Tensor:
-        return (F.normalize(clip.encode_text(ids_BT), dim=-1) * images_BD).sum(-1)
+        return (F.normalize(encode(ids_BT), dim=-1) * images_BD).sum(-1)
 
     return similarity
 

@@ -42,14 +42,34 @@ def encode_packed(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     states_PW = tower.token_embedding(tokens_BT[order_B][used_BT]).to(dtype)
     positions_P = used_BT.nonzero()[:, 1]
     states_PW = states_PW + F.embedding(positions_P, tower.positional_embedding).to(dtype)
+    features_BD = _features(tower, states_PW, lengths_B)
+    return torch.empty_like(features_BD).index_copy_(0, order_B, features_BD)
+
+
+def encode_whole(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """As `encode_packed`, for texts that all have T tokens.
+
+    The layer of the token embeddings is called with [B, T], as the model calls it: for those who
+    put other embeddings in its place.
+    """
+    tower = text_tower(model)
+    dtype = tower.transformer.get_cast_dtype()
+    batch, length = tokens_BT.shape
+    states_BTW = tower.token_embedding(tokens_BT).to(dtype)
+    states_BTW = states_BTW + tower.positional_embedding[:length].to(dtype)
+    lengths_B = torch.full((batch,), length, device=tokens_BT.device)
+    return _features(tower, states_BTW.flatten(0, 1), lengths_B)
+
+
+def _features(tower: nn.Module, states_PW: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """Text features [B, D] from embedded tokens laid end to end, texts of one length together."""
     groups = torch.stack(lengths_B.unique_consecutive(return_counts=True), dim=1).tolist()
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
         states_PW = finish_block(block, states_PW, _attention(block, states_PW, groups))
     ends_B = lengths_B.cumsum(0) - 1
     ends_BW = finish_block(last, states_PW[ends_B], _end_attention(last, states_PW, ends_B, groups))
-    features_BD = project(tower, ends_BW)
-    return torch.empty_like(features_BD).index_copy_(0, order_B, features_BD)
+    return project(tower, ends_BW)
 
 
 def encode_variants(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import warnings
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from longclip_lab import evaluation, models, world
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.evaluation import LongCLIPScore
+from tests import processes
 
 
 @pytest.fixture(scope="module")
@@ -72,27 +72,25 @@ def test_two_metrics_become_one(clip, pairs):
     assert one.compute().item() == pytest.approx(whole.compute().item())
 
 
-OTHER_PROCESS = """
-import sys, torch.distributed as dist
-from longclip_lab import models, world
-from longclip_lab.evaluation import LongCLIPScore
-dist.init_process_group("gloo", init_method=sys.argv[1], rank=1, world_size=2)
-pairs, metric = world.pairs(12, seed=3), LongCLIPScore(models.load("tiny"))
-metric.update(pairs.images[5:], pairs.short[5:])
-print(metric.compute().item())
-"""
+def score_in_the_other_process(meeting, out):
+    dist.init_process_group("gloo", init_method=meeting, rank=1, world_size=2)
+    pairs, metric = world.pairs(12, seed=3), LongCLIPScore(models.load("tiny"))
+    metric.update(pairs.images[5:], pairs.short[5:])
+    out.write_text(str(metric.compute().item()))
 
 
 def test_two_processes_give_the_score_of_one(clip, pairs, tmp_path):
     meeting = f"file://{tmp_path / 'meeting'}"
-    command = [sys.executable, "-c", OTHER_PROCESS, meeting]
-    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    other = processes.start(score_in_the_other_process, meeting, tmp_path / "score")
     dist.init_process_group("gloo", init_method=meeting, rank=0, world_size=2)
     try:
         metric = LongCLIPScore(clip)
         metric.update(pairs.images[:5], pairs.short[:5])
-        scores = [metric.compute().item(), float(other.communicate(timeout=120)[0])]
+        scores = [metric.compute().item()]
+        other.join(120)
+        scores.append(float((tmp_path / "score").read_text()))
     finally:
+        other.kill()
         dist.destroy_process_group()
     assert scores == pytest.approx([literal(clip, pairs.images, pairs.short)] * 2)
 

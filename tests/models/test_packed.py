@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from longclip_lab.models import load
 from longclip_lab.models.assembly import build_model
-from longclip_lab.models.packed import can_pack, encode_packed, encode_variants
+from longclip_lab.models.packed import can_pack, encode_packed, encode_variants, encode_whole
 
 TEXT = {"context_length": 24, "vocab_size": 50, "width": 64, "heads": 2, "layers": 2}
 
@@ -55,6 +55,17 @@ def test_variants_share_the_states_of_what_they_begin_with(random_tokens, length
     with torch.no_grad():
         found_BD = encode_variants(model, tokens_BT, torch.tensor(origins))
         torch.testing.assert_close(found_BD, model.encode_text(tokens_BT))
+
+
+@pytest.mark.parametrize("length", [1, 5, 24])
+def test_texts_of_one_length_call_the_embedding_as_the_model_does(length, random_tokens):
+    model, tokens_BT = build(), random_tokens([length] * 3, 50, 24)
+    shapes = []
+    model.token_embedding.register_forward_hook(lambda _m, _i, out: shapes.append(out.shape[:2]))
+    with torch.no_grad():
+        found_BD = encode_whole(model, tokens_BT[:, :length])
+        torch.testing.assert_close(found_BD, model.encode_text(tokens_BT))
+    assert shapes[0] == (3, length)
 
 
 def test_gradients_are_those_of_the_padded_texts(random_tokens):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from longclip_lab.objectives import (
     OBJECTIVES,
@@ -21,6 +20,7 @@ from longclip_lab.objectives import (
     objective_loss,
     siglip,
 )
+from tests.processes import in_each
 
 PROCESSES, BATCH, DIM, K = 2, 9, 12, 4
 
@@ -83,7 +83,7 @@ def process(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(process, args=(str(folder),), nprocs=PROCESSES)
+    in_each(process, PROCESSES, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 

@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longclip_lab.errors import LabError
 from longclip_lab.objectives import contrastive_loss, same_identity, same_text
+from tests.processes import in_each
 
 TEXTS = ["a red cat", "a dog", "a red cat", "A red cat", "a dog", "a red cat", "sky", "a tree"]
 
@@ -99,7 +99,7 @@ def process(rank: int, folder: str) -> None:
 
 
 def test_twins_in_two_processes(tmp_path):
-    mp.spawn(process, args=(str(tmp_path),), nprocs=2)
+    in_each(process, 2, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     loss, *gradients = loss_and_gradients([features(8, seed) for seed in range(2)], TEXTS)
     for result in ranks:

@@ -208,10 +208,10 @@ def test_killed_in_the_middle_it_goes_on(folders, llava, pairs, tmp_path):
     assert {name: text for name, text in found.items() if ".part" not in name} == contents(whole)
 
 
-def test_under_torchrun(folders, llava, pairs, tmp_path, in_processes):
+def test_under_torchrun(folders, llava, pairs, tmp_path, under_torchrun):
     alone, launched = tmp_path / "alone", tmp_path / "launched"
     recaption(llava, pairs, alone, Asking(max_new_tokens=120), per_file=2)
-    said = in_processes(2, *command(folders, launched))
+    said = under_torchrun(2, *command(folders, launched))
     assert "5 files written, 0 were there" in said  # half of them, by each process
     assert "10 files written" not in said
     assert "20 captions of 20 pictures" in said

@@ -7,8 +7,6 @@ import json
 import math
 import pickle
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from typing import get_args
 
@@ -22,6 +20,7 @@ from longclip_lab.training import METHODS, Recipe, new_model, recipe_for, train
 from longclip_lab.training.batches import StepSampler, TrainingPairs
 from longclip_lab.training.recipe import Objective
 from longclip_lab.training.towers import parameter_groups, prepare
+from tests.processes import run_script
 
 FAMILY = [name for name in METHODS if name != "longclip"]
 SMALL = {
@@ -210,9 +209,10 @@ train(None, recipe, web, out=sys.argv[2], progress=False, on_step=kill)
 def test_a_run_that_was_killed_ends_at_the_same_bits(web, tmp_path):
     """Six steps of 24 pairs by 8 are two epochs: what is drawn changes in between."""
     recipe = small("lotlip", rewrites=True)
-    arguments = [sys.executable, "-c", KILLED, hand_over(tmp_path, web, recipe), tmp_path / "run"]
-    killed = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    codes, said = run_script(script, hand_over(tmp_path, web, recipe), tmp_path / "run")
+    assert codes == [-signal.SIGKILL], said
     assert (tmp_path / "run" / "features" / "features.npy").exists()
     resumed = run(recipe, web, out=tmp_path / "run", resume=True)
     whole = run(recipe, web)

@@ -6,8 +6,6 @@ import copy
 import json
 import pickle
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,6 +19,7 @@ from longclip_lab.training import Recipe, train
 from longclip_lab.training.checkpoints import claim, load_checkpoint
 from longclip_lab.training.log import RunLog
 from longclip_lab.training.streaming_record import BrokenPairs
+from tests.processes import run_script
 
 QUICK = Recipe(
     name="quick",
@@ -151,9 +150,10 @@ train(clip, recipe, few, out=sys.argv[2], progress=False, on_step=kill)
 
 
 def test_a_run_that_was_killed_ends_at_the_same_bits(tiny, few, tmp_path):
-    arguments = [sys.executable, "-c", KILLED, hand_over(tmp_path, few, QUICK), tmp_path / "run"]
-    killed = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    codes, said = run_script(script, hand_over(tmp_path, few, QUICK), tmp_path / "run")
+    assert codes == [-signal.SIGKILL], said
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-000002", "step-000004"]
     assert not (tmp_path / "run" / "model").exists()

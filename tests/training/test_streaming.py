@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +20,7 @@ from longclip_lab.training import Recipe, train
 from longclip_lab.training.batches import TrainingPairs
 from longclip_lab.training.streaming import StreamedPairs
 from longclip_lab.training.texts import Rows
+from tests.processes import run_script
 
 QUICK = Recipe(
     name="quick",
@@ -245,9 +244,10 @@ def test_killed_in_the_middle_of_damaged_shards_it_ends_at_the_same_bits(tiny, d
     recipe = replace(QUICK, steps=13, skip_broken=0.1, token_limit=16)
     expected = train(tiny, recipe, damaged, out=tmp_path / "whole", progress=False)
     folder = damaged.shards[0].url.rpartition("/")[0]
-    arguments = [sys.executable, "-c", KILLED, folder, tmp_path / "run", repr(recipe)]
-    killed = subprocess.run(list(map(str, arguments)), capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    codes, said = run_script(script, folder, tmp_path / "run", repr(recipe))
+    assert codes == [-signal.SIGKILL], said
     resumed = train(
         tiny, recipe, data.open_shards(folder), tmp_path / "run", resume=True, progress=False
     )
