@@ -194,7 +194,7 @@ MODES = {
     "PDF": "RGB",
 }  # fmt: skip
 """What Pillow writes of each format."""
-SUFFIXES = [
+SUFFIXES = [*".png .jpg .JPEG .jfif .webp .gif .bmp .tif .avif .txt".split(), ""]  # noqa: SIM905
     *(".png", ".jpg", ".JPEG", ".jfif", ".webp", ".gif"),
     *(".bmp", ".tif", ".avif", ".txt", ""),
 ]
