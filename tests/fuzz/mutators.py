@@ -194,10 +194,7 @@ MODES = {
     "PDF": "RGB",
 }  # fmt: skip
 """What Pillow writes of each format."""
-SUFFIXES = [*".png .jpg .JPEG .jfif .webp .gif .bmp .tif .avif .txt".split(), ""]  # noqa: SIM905
-    *(".png", ".jpg", ".JPEG", ".jfif", ".webp", ".gif"),
-    *(".bmp", ".tif", ".avif", ".txt", ""),
-]
+SUFFIXES = [".png", ".jpg", ".JPEG", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".avif", ".txt", ""]
 NAMES = ["a", "._a", "a.b.c", "-a", "a'&<b>", "b\u0300", "\u202ea", "\udce9t", "a\nb", "ein Boot"]
 SIZES = [(32, 32), (48, 20), (1, 1), (1, 300), (300, 1), (16, 16)]
 
