@@ -14,6 +14,9 @@ import pytest
 
 import longclip_lab  # noqa: F401  (first of all, so that its threads are set before torch starts any)
 
+collect_ignore = ["fuzz"]
+"""The fuzzer is a program of its own, which tests/test_fuzz.py calls."""
+
 TIMEOUT = 300
 """Seconds for a test. Not in pyproject.toml, where it would end lessons run by --nbmake, too."""
 
