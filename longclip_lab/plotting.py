@@ -1,15 +1,22 @@
-"""Lets results of any room draw themselves, while only the room `views` knows how."""
+"""Mixins that give results `.plot()` and `.html()`.
+
+Rooms whose functions return results lie below the room that draws them, and do not import it. It
+is found by its name when something is drawn, as pandas finds its plotting backend.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from longclip_lab.files import atomic_write
 
 if TYPE_CHECKING:
     import os
 
     import plotly.graph_objects as go
 
-    from longclip_lab.views import Html
+BACKEND = "longclip_lab.views"
 
 
 class Plottable:
@@ -17,22 +24,18 @@ class Plottable:
 
     def plot(self, **options: object) -> go.Figure:
         """The result's figure; `options` are those of its function in `longclip_lab.views`."""
-        from longclip_lab import views
-
-        return views.plot(self, **options)
+        return importlib.import_module(BACKEND).plot(self, **options)
 
 
 class Gallery:
-    """A search's answer, which `longclip_lab.views` shows as pictures."""
+    """A search's answer, which `longclip_lab.views` shows as images."""
 
-    def html(self, path: str | os.PathLike[str] | None = None) -> Html:
-        """The query and its pictures for a notebook; with a path, also written as a page there."""
-        from longclip_lab.files import atomic_write
-        from longclip_lab.views.found import found_html, found_page
-
+    def html(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """The query and its images for a notebook; with a path, also written as a page there."""
+        views = importlib.import_module(BACKEND)
         if path is not None:
-            atomic_write(path, found_page([self]))
-        return found_html(self)
+            atomic_write(path, views.found_page([self]))
+        return views.found_html(self)
 
     def _repr_html_(self) -> str:
         return self.html()

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from longclip_lab.models import adapters
 from longclip_lab.models.adapters import Adapter
+from longclip_lab.models.adding_corners import add_corner_tokens
 from longclip_lab.models.assembly import assemble, new_tiny
 from longclip_lab.models.bundled import bundled_folder, bundled_names, data_folder
-from longclip_lab.models.clip import Clip, Tokens
+from longclip_lab.models.clip import Clip, TextTower, Tokens
 from longclip_lab.models.corner_masks import causal_corner_mask, corner_attention_mask
 from longclip_lab.models.corner_tokens import (
     CornerTokens,
-    add_corner_tokens,
     corners_of,
     encode_corner_tokens,
     encode_text_corners,
@@ -26,7 +26,7 @@ from longclip_lab.models.flops import TextTowerSize, text_flops, text_tower_size
 from longclip_lab.models.folder import save
 from longclip_lab.models.formats.exporting import FORMATS, export
 from longclip_lab.models.formats.parity import Parity, parity
-from longclip_lab.models.formats.text_towers import TextTower, load_text_tower
+from longclip_lab.models.formats.text_towers import load_text_tower
 from longclip_lab.models.grafting import graft
 from longclip_lab.models.inspection import Inspection, inspect
 from longclip_lab.models.loading import load

@@ -13,13 +13,19 @@ import torch
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.text_tower import can_trim, encode_tokens, end_positions, text_tower
+from longclip_lab.models.text_tower import (
+    can_trim,
+    checked_tokens,
+    encode_tokens,
+    end_positions,
+    text_tower,
+)
 from longclip_lab.models.tokenizers import HubTokenizer
 
 if TYPE_CHECKING:
+    from open_clip.transformer import TextTransformer
     from PIL import Image
 
-    from longclip_lab.models.formats.text_towers import TextTower
     from longclip_lab.text import Tokenizer
 
 
@@ -121,6 +127,73 @@ class Clip:
         Raises LabError if the tokenizer makes ids that the text tower has no embedding for.
         """
         return to_tokens(self, texts)
+
+
+@dataclass
+class TextTower:
+    """The text side of a CLIP; `stretch` and `export` take it as they take a `Clip`."""
+
+    model: TextTransformer
+    tokenizer: Tokenizer
+    name: str
+    card: dict[str, Any]
+    """As a `Clip`'s: model_cfg (embed_dim, text_cfg), provenance, positions, pad_id."""
+
+    @property
+    def context_length(self) -> int:
+        """The largest number of tokens that the tower reads, start and end included."""
+        return int(self.model.context_length)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        return int(self.model.vocab_size)
+
+    @property
+    def embed_dim(self) -> int:
+        """D: the shared space's, or the tower's width where it has no projection."""
+        return int(self.card["model_cfg"]["embed_dim"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.positional_embedding.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the tower."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def tokenize(self, texts: str | Sequence[str]) -> Tokens:
+        """Texts to token ids of the full context length, padded as the tower's folder says.
+
+        What stands behind a text changes no feature of it, but it has hidden states of its own.
+        Raises LabError if the tokenizer makes ids that the tower has no embedding for.
+        """
+        tokens = to_tokens(self, texts)
+        # Behind the last end token: one may stand in the text itself.
+        ends_BT = tokens.ids_BT == self.tokenizer.end_id
+        behind_BT = ends_BT.flip(1).int().cumsum(1).flip(1) == 0
+        tokens.ids_BT[behind_BT] = self.card["pad_id"]
+        return tokens
+
+    def encode_text(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """Token ids to features [B, D], not normalised: projected, where there is a projection."""
+        return encode_tokens(self.model, tokens_BT.to(self.device))
+
+    def hidden_states(self, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
+        """What goes into the first block and comes out of each, [B, T, W]: layers + 1 of them.
+
+        Stable Diffusion XL reads the last but one; older ones read `ln_final` of the last, which
+        is `.model.ln_final(states[-1])`. Raises LabError as `encode_text` does.
+        """
+        tokens_BT = checked_tokens(self.model, tokens_BT.to(self.device))
+        length = tokens_BT.shape[1]
+        tower = self.model
+        states = [tower.token_embedding(tokens_BT) + tower.positional_embedding[:length]]
+        for block in tower.transformer.resblocks:
+            states.append(block(states[-1], attn_mask=tower.attn_mask[:length, :length]))
+        return states
 
 
 def to_tokens(clip: Clip | TextTower, texts: str | Sequence[str]) -> Tokens:

@@ -9,13 +9,13 @@ import transformers
 from torch import nn
 
 from longclip_lab.errors import LabError
+from longclip_lab.models.adding_corners import add_corner_tokens
 from longclip_lab.models.assembly import assemble, build_model, preprocess_card
 from longclip_lab.models.bert_towers import config_dict
 from longclip_lab.models.clip import Clip
-from longclip_lab.models.corner_tokens import add_corner_tokens
 from longclip_lab.models.corner_towers import Kind, Positions
 from longclip_lab.models.tower_sources import (
-    TextTower,
+    TextTowerSource,
     bert_weights,
     fill_image_tower,
     image_source,
@@ -27,7 +27,7 @@ from longclip_lab.text import Tokenizer
 
 def build_lotlip(
     image_tower: str | Clip = "ViT-B/16",
-    text_tower: TextTower = "bert-base-uncased",
+    text_tower: TextTowerSource = "bert-base-uncased",
     num_corner: int = 2,
     *,
     embed_dim: int | None = None,
@@ -85,7 +85,7 @@ def build_lotlip(
 
 
 def config_of_towers(
-    image_tower: str | Clip, text_tower: TextTower, context_length: int
+    image_tower: str | Clip, text_tower: TextTowerSource, context_length: int
 ) -> dict[str, Any]:
     """The `model_cfg` of what `build_lotlip` builds, without corner tokens and without weights.
 

@@ -15,8 +15,7 @@ from longclip_lab.models.positions import new_positions
 from longclip_lab.models.text_tower import pool_type, text_tower
 
 if TYPE_CHECKING:
-    from longclip_lab.models.clip import Clip
-    from longclip_lab.models.formats.text_towers import TextTower
+    from longclip_lab.models.clip import Clip, TextTower
 
 Stretchable = TypeVar("Stretchable", "Clip", "TextTower")
 

@@ -27,7 +27,7 @@ from longclip_lab.text import get_tokenizer
 if TYPE_CHECKING:
     from longclip_lab.text import Tokenizer
 
-TextTower = str | dict[str, Any] | transformers.PretrainedConfig
+TextTowerSource = str | dict[str, Any] | transformers.PretrainedConfig
 """A name, a folder, or a config of transformers."""
 
 IMAGE_TOWERS = {
@@ -90,7 +90,7 @@ def image_source(image_tower: str | Clip) -> tuple[dict[str, Any], dict[str, Any
 
 
 def text_source(
-    text_tower: TextTower, context_length: int
+    text_tower: TextTowerSource, context_length: int
 ) -> tuple[transformers.PretrainedConfig, str | None, str]:
     """The config, where the weights are (None: nowhere), and what to call the tower."""
     if text_tower == "world":
@@ -142,7 +142,9 @@ def _minilm_folder() -> str:
 
 
 def tokenizer_of(
-    tokenizer: Tokenizer | str | None, text_tower: TextTower, config: transformers.PretrainedConfig
+    tokenizer: Tokenizer | str | None,
+    text_tower: TextTowerSource,
+    config: transformers.PretrainedConfig,
 ) -> Tokenizer | HubTokenizer:
     """The tokenizer given, or the one that belongs to the text tower.
 

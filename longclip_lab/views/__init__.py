@@ -24,7 +24,7 @@ from longclip_lab.views.dispatch import plot
 from longclip_lab.views.explorer_figure import explorer_figure
 from longclip_lab.views.faithfulness import faithfulness_figure
 from longclip_lab.views.features import position_similarity_figure, spectrum_figure
-from longclip_lab.views.found import found_html
+from longclip_lab.views.found import found_html, found_page
 from longclip_lab.views.gaps import gaps_figure
 from longclip_lab.views.html import Html, caption_html, scene_gallery
 from longclip_lab.views.lengths import subcaptions_figure, token_limit_figure
@@ -64,6 +64,7 @@ __all__ = [
     "faithfulness_figure",
     "figure",
     "found_html",
+    "found_page",
     "gaps_figure",
     "lie_rate_figure",
     "lie_roc_figure",

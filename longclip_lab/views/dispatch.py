@@ -19,35 +19,37 @@ def plot(result: object, **options: object) -> go.Figure:
     # here, so that the theme alone does not need torch
     from longclip_lab import attribution, probing, search
     from longclip_lab.objectives import RankMeter
-    from longclip_lab.views import (
-        answers,
-        attention,
-        attributions,
-        contributions,
-        faithfulness,
-        features,
-        overshadowing,
-        patch_maps,
-        reading,
-        sentence_ranks,
+    from longclip_lab.views.answers import counterfactual_figure
+    from longclip_lab.views.attention import attention_figure
+    from longclip_lab.views.attributions import (
+        explanation_figure,
+        token_map_figure,
+        token_patches_figure,
     )
+    from longclip_lab.views.contributions import contribution_figure, rising_figure
+    from longclip_lab.views.faithfulness import faithfulness_figure
+    from longclip_lab.views.features import spectrum_figure
+    from longclip_lab.views.overshadowing import overshadowing_figure, pointing_figure
+    from longclip_lab.views.patch_maps import patch_maps_figure
+    from longclip_lab.views.reading import effective_length_figure, truncation_figure
+    from longclip_lab.views.sentence_ranks import sentence_ranks_figure
 
     figures = {
-        probing.TruncationCurve: reading.truncation_figure,
-        probing.EffectiveLength: reading.effective_length_figure,
-        probing.CounterfactualProbe: answers.counterfactual_figure,
-        attribution.Faithfulness: faithfulness.faithfulness_figure,
-        probing.Overshadowing: overshadowing.overshadowing_figure,
-        attribution.WordPointing: overshadowing.pointing_figure,
-        attribution.PatchMap: patch_maps.patch_maps_figure,
-        attribution.TokenMap: attributions.token_map_figure,
-        attribution.TokenPatches: attributions.token_patches_figure,
-        attribution.Explanation: attributions.explanation_figure,
-        attribution.AttentionWeights: attention.attention_figure,
-        attribution.Contribution: contributions.contribution_figure,
-        attribution.RisingCurve: contributions.rising_figure,
-        search.SentenceRanks: sentence_ranks.sentence_ranks_figure,
-        RankMeter: features.spectrum_figure,
+        probing.TruncationCurve: truncation_figure,
+        probing.EffectiveLength: effective_length_figure,
+        probing.CounterfactualProbe: counterfactual_figure,
+        attribution.Faithfulness: faithfulness_figure,
+        probing.Overshadowing: overshadowing_figure,
+        attribution.WordPointing: pointing_figure,
+        attribution.PatchMap: patch_maps_figure,
+        attribution.TokenMap: token_map_figure,
+        attribution.TokenPatches: token_patches_figure,
+        attribution.Explanation: explanation_figure,
+        attribution.AttentionWeights: attention_figure,
+        attribution.Contribution: contribution_figure,
+        attribution.RisingCurve: rising_figure,
+        search.SentenceRanks: sentence_ranks_figure,
+        RankMeter: spectrum_figure,
     }
     for kind, draw in figures.items():
         if isinstance(result, kind):

@@ -14,13 +14,12 @@ from open_clip.transform import PreprocessCfg
 from safetensors.torch import save_file
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.clip import Clip
+from longclip_lab.models.clip import Clip, TextTower
 from longclip_lab.models.folder import stored
 from longclip_lab.models.formats import names
 from longclip_lab.models.formats.describe import QUICK, Blocks, describe_image, describe_text
 from longclip_lab.models.formats.notes import note
 from longclip_lab.models.formats.openai_layout import HEAD_WIDTH, RESIDUAL
-from longclip_lab.models.formats.text_towers import TextTower
 from longclip_lab.models.formats.tokenizer_files import (
     check_tokenizer,
     write_any_tokenizer,

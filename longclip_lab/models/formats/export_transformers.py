@@ -11,13 +11,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.clip import Clip
+from longclip_lab.models.clip import Clip, TextTower
 from longclip_lab.models.folder import stored
 from longclip_lab.models.formats import names
 from longclip_lab.models.formats.describe import describe_image, describe_text, end_id
 from longclip_lab.models.formats.notes import note
 from longclip_lab.models.formats.preprocessing import FILE, preprocessor_config
-from longclip_lab.models.formats.text_towers import TextTower
 from longclip_lab.models.formats.tokenizer_files import (
     check_tokenizer,
     write_json,

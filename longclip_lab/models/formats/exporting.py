@@ -15,10 +15,9 @@ from longclip_lab.errors import LabError, NotFiniteError, suggest
 from longclip_lab.files import give_rights
 from longclip_lab.models.adapters import Adapter
 from longclip_lab.models.checkpoints import CHECKPOINT_ENDINGS
-from longclip_lab.models.clip import Clip
+from longclip_lab.models.clip import Clip, TextTower
 from longclip_lab.models.formats.export_files import write_longclip, write_open_clip, write_openai
 from longclip_lab.models.formats.export_transformers import write_diffusers, write_transformers
-from longclip_lab.models.formats.text_towers import TextTower
 
 
 @dataclass(frozen=True)

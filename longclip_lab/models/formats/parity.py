@@ -21,12 +21,11 @@ import transformers
 from transformers.utils import logging
 
 from longclip_lab.errors import LabError, NotFiniteError
-from longclip_lab.models.clip import Clip
+from longclip_lab.models.clip import Clip, TextTower
 from longclip_lab.models.encoding import evaluating
 from longclip_lab.models.formats.describe import end_id
 from longclip_lab.models.formats.exporting import find_dtype, find_format
 from longclip_lab.models.formats.openai_layout import load_openai_layout
-from longclip_lab.models.formats.text_towers import TextTower
 from longclip_lab.text.bpe import ClipTokenizer
 
 TOLERANCE = 1e-5

@@ -9,17 +9,15 @@ B batch, T tokens, D embedding, W width of the tower.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import open_clip
-import torch
 import transformers
 from open_clip.transformer import TextTransformer
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.clip import Tokens, to_tokens
+from longclip_lab.models.clip import TextTower
 from longclip_lab.models.filling import check_finite, fitting
 from longclip_lab.models.formats.folders import CONFIG, clip_kind, read_json, read_weights
 from longclip_lab.models.formats.hub import fetch, is_hub_id
@@ -27,82 +25,12 @@ from longclip_lab.models.formats.notes import positions_card
 from longclip_lab.models.formats.tokenizer_files import warn_of_vocabulary
 from longclip_lab.models.formats.transformers_config import quick_gelu, text_cfg
 from longclip_lab.models.formats.transformers_in import fill_from, read_config, text_weights
-from longclip_lab.models.text_tower import checked_tokens, encode_tokens
 from longclip_lab.text import get_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from longclip_lab.text import Tokenizer
+    pass
 
 _PROJECTION = "text_projection"
-
-
-@dataclass
-class TextTower:
-    """The text side of a CLIP; `stretch` and `export` take it as they take a `Clip`."""
-
-    model: TextTransformer
-    tokenizer: Tokenizer
-    name: str
-    card: dict[str, Any]
-    """As a `Clip`'s: model_cfg (embed_dim, text_cfg), provenance, positions, pad_id."""
-
-    @property
-    def context_length(self) -> int:
-        """The largest number of tokens that the tower reads, start and end included."""
-        return int(self.model.context_length)
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the token embedding."""
-        return int(self.model.vocab_size)
-
-    @property
-    def embed_dim(self) -> int:
-        """D: the shared space's, or the tower's width where it has no projection."""
-        return int(self.card["model_cfg"]["embed_dim"])
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.model.positional_embedding.device
-
-    @property
-    def num_parameters(self) -> int:
-        """Weights of the tower."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    def tokenize(self, texts: str | Sequence[str]) -> Tokens:
-        """Texts to token ids of the full context length, padded as the tower's folder says.
-
-        What stands behind a text changes no feature of it, but it has hidden states of its own.
-        Raises LabError if the tokenizer makes ids that the tower has no embedding for.
-        """
-        tokens = to_tokens(self, texts)
-        # Behind the last end token: one may stand in the text itself.
-        ends_BT = tokens.ids_BT == self.tokenizer.end_id
-        behind_BT = ends_BT.flip(1).int().cumsum(1).flip(1) == 0
-        tokens.ids_BT[behind_BT] = self.card["pad_id"]
-        return tokens
-
-    def encode_text(self, tokens_BT: torch.Tensor) -> torch.Tensor:
-        """Token ids to features [B, D], not normalised: projected, where there is a projection."""
-        return encode_tokens(self.model, tokens_BT.to(self.device))
-
-    def hidden_states(self, tokens_BT: torch.Tensor) -> list[torch.Tensor]:
-        """What goes into the first block and comes out of each, [B, T, W]: layers + 1 of them.
-
-        Stable Diffusion XL reads the last but one; older ones read `ln_final` of the last, which
-        is `.model.ln_final(states[-1])`. Raises LabError as `encode_text` does.
-        """
-        tokens_BT = checked_tokens(self.model, tokens_BT.to(self.device))
-        length = tokens_BT.shape[1]
-        tower = self.model
-        states = [tower.token_embedding(tokens_BT) + tower.positional_embedding[:length]]
-        for block in tower.transformer.resblocks:
-            states.append(block(states[-1], attn_mask=tower.attn_mask[:length, :length]))
-        return states
 
 
 def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) -> TextTower:
