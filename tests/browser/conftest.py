@@ -32,14 +32,21 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SLOW = 120  # seconds; continuous integration shares its processors
 
 # Waiting for an idle kernel in the status bar is not enough: it is idle before it is connected.
-_READY = """async () => {
+_OPEN = """async (path) => {
   const app = window.jupyterapp;
   await app.restored;
-  while (!app.shell.currentWidget?.context) await new Promise((done) => setTimeout(done, 50));
-  const widget = app.shell.currentWidget;
+  const widget = await app.commands.execute('docmanager:open', { path });
   await widget.context.ready;
   await widget.sessionContext.ready;
   await widget.sessionContext.session.kernel.info;
+}"""
+# The kernel goes on as if it were a new one, without widgets and names. The notebook is not closed
+# by its command, which would ask whether it is to be saved.
+_CLEAN = "import ipywidgets\nipywidgets.Widget.close_all()\n%reset -f"
+_CLOSE = """async (code) => {
+  const widget = window.jupyterapp.shell.currentWidget;
+  await widget?.sessionContext?.session?.kernel?.requestExecute({ code }).done;
+  widget?.dispose();
 }"""
 
 
@@ -51,17 +58,22 @@ class Lab:
     folder: Path
     token: str
 
-    def ask(self, path: str, method: str = "GET") -> bytes:
-        """An answer of the server's interface."""
-        headers = {"Authorization": f"token {self.token}"}
-        asked = urllib.request.Request(f"{self.address}/{path}", headers=headers, method=method)
+    def ask(self, path: str, content: dict[str, Any] | None = None) -> bytes:
+        """An answer of the server's interface, to content if there is any."""
+        headers = {"Authorization": f"token {self.token}", "Content-Type": "application/json"}
+        data = None if content is None else json.dumps(content).encode()
+        asked = urllib.request.Request(f"{self.address}/{path}", data, headers)
         with urllib.request.urlopen(asked, timeout=SLOW) as answer:
             return answer.read()
 
-    def stop_kernels(self) -> None:
-        """End all kernels: each holds a model in memory."""
-        for session in json.loads(self.ask("api/sessions")):
-            self.ask(f"api/sessions/{session['id']}", "DELETE")
+    def start_kernel(self) -> str:
+        """The id of a new kernel."""
+        return json.loads(self.ask("api/kernels", {"name": "python3"}))["id"]
+
+    def use_kernel(self, notebook: str, kernel: str) -> None:
+        """Have a notebook that is opened next find this kernel running."""
+        content = {"path": notebook, "name": notebook, "type": "notebook", "kernel": {"id": kernel}}
+        self.ask("api/sessions", content)
 
 
 @dataclass
@@ -154,9 +166,24 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
+@pytest.fixture(scope="session")
+def window(context: BrowserContext, lab: Lab) -> Notebook:
+    """JupyterLab in a page, which starts once."""
+    window = _watched(context.new_page(), lab.address)
+    window.page.goto(f"{lab.address}/lab?token={lab.token}&reset")
+    window.page.wait_for_function("() => window.jupyterapp !== undefined")
+    return window
+
+
+@pytest.fixture(scope="session")
+def kernel(lab: Lab) -> str:
+    """One kernel for all notebooks, so that the lab is imported once."""
+    return lab.start_kernel()
+
+
 @pytest.fixture
 def run_notebook(
-    context: BrowserContext, lab: Lab, request: pytest.FixtureRequest
+    window: Notebook, lab: Lab, kernel: str, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Notebook]]:
     """A function that runs cells of Python in JupyterLab and returns the `Notebook`."""
 
@@ -166,10 +193,9 @@ def run_notebook(
         content = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
         content.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
         nbformat.write(content, lab.folder / name)
-        notebook = _watched(context.new_page(), lab.address)
-        notebook.page.goto(f"{lab.address}/lab/tree/{name}?token={lab.token}&reset")
-        notebook.page.wait_for_function("() => window.jupyterapp !== undefined")
-        notebook.page.evaluate(_READY)
+        lab.use_kernel(name, kernel)
+        notebook = window
+        notebook.page.evaluate(_OPEN, name)
         notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         failed = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
         notebook.page.locator(f"{until}, {failed}").first.wait_for()
@@ -178,9 +204,9 @@ def run_notebook(
         return notebook
 
     yield run
-    for page in context.pages:
-        page.close()
-    lab.stop_kernels()
+    window.page.evaluate(_CLOSE, _CLEAN)
+    for told in (window.failed, window.outside, window.errors):
+        told.clear()
 
 
 def _watched(page: Page, address: str) -> Notebook:
