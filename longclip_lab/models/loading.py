@@ -304,7 +304,7 @@ def _load_open_clip_folder(folder: Path) -> Clip:
     path = _weights_of_open_clip(folder)
     with fitting(folder / _OPEN_CLIP, "describes no model of open_clip"):
         model_cfg = config["model_cfg"]
-        model = build_model(model_cfg)
+        model = build_model(model_cfg, at_most=path.stat().st_size)
         preprocess = preprocess_card(model, **config.get("preprocess_cfg", {}))
     with fitting(folder, f"holds weights that do not fit its {_OPEN_CLIP}"):
         _fill_open_clip(model, read_state_dict(path))

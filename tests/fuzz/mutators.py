@@ -195,9 +195,6 @@ MODES = {
 }  # fmt: skip
 """What Pillow writes of each format."""
 SUFFIXES = [*".png .jpg .JPEG .jfif .webp .gif .bmp .tif .avif .txt".split(), ""]  # noqa: SIM905
-    *(".png", ".jpg", ".JPEG", ".jfif", ".webp", ".gif"),
-    *(".bmp", ".tif", ".avif", ".txt", ""),
-]
 NAMES = ["a", "._a", "a.b.c", "-a", "a'&<b>", "b\u0300", "\u202ea", "\udce9t", "a\nb", "ein Boot"]
 SIZES = [(32, 32), (48, 20), (1, 1), (1, 300), (300, 1), (16, 16)]
 
