@@ -330,6 +330,8 @@ def _is_a(value: Any, hint: Any) -> bool:
     if kind is list:
         return isinstance(value, list) and all(_is_a(one, inner[0]) for one in value)
     if kind is tuple:
+        if not isinstance(value, list | tuple):
+            return False
         ends = inner[1:] != (Ellipsis,)
         hints = inner if ends else inner[:1] * len(value)
         return len(value) == len(hints) and all(map(_is_a, value, hints))

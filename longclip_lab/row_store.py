@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def _brief(value: Any) -> str:
 def _opens(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> bool:
     """Whether `path` is a whole array of this form; one that was cut short is not."""
     try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return False
+        array = np.lib.format.open_memmap(path, mode="r")  # np.load would also open a zip
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, TokenError):
+        return False  # numpy reads the head of an array as Python reads a program
     return array.shape == shape and array.dtype == dtype

@@ -7,10 +7,11 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import open_clip
 import torch
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from torch import nn
 
@@ -29,14 +30,24 @@ if TYPE_CHECKING:
     from longclip_lab.text import Tokenizer
 
 
-def build_model(model_cfg: dict[str, Any]) -> nn.Module:
+def build_model(model_cfg: dict[str, Any], at_most: int | None = None) -> nn.Module:
     """An open_clip module with random weights from a `model_cfg` as open_clip writes them.
 
     Nothing is fetched for the weights of the single towers, whatever the config says. Beyond
     open_clip, `text_cfg["hf_config"]` may hold a config of transformers, `text_cfg`'s
     "context_length" limits a tower of transformers too, and "corner_tokens" beside the towers'
     configs holds the fields of `CornerTokens`.
+
+    `at_most` is how many parameters there can be, such as the bytes of the file that holds them: a
+    config of more is refused before any memory is taken. Raises LabError for that, and for sizes
+    that are no whole numbers.
     """
+    least = sum(_least_parameters(model_cfg, part) for part in ("vision_cfg", "text_cfg"))
+    if at_most is not None and least > at_most:
+        raise LabError(
+            f"its sizes make at least {least:,} parameters, more than its file of weights has "
+            "bytes."
+        )
     model_cfg = deepcopy(model_cfg)
     if "timm_model_name" in model_cfg["vision_cfg"]:
         model_cfg["vision_cfg"]["timm_model_pretrained"] = False
@@ -61,6 +72,33 @@ def build_model(model_cfg: dict[str, Any]) -> nn.Module:
     if hasattr(model, "text"):
         model.context_length = model.text.context_length
     return model
+
+
+def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
+    """Attention, embeddings and positions of a tower of open_clip's own; 0 for any other.
+
+    Raises LabError for a size that is no whole number.
+    """
+    known = CLIPTextCfg if part == "text_cfg" else CLIPVisionCfg
+    hints, told = get_type_hints(known), model_cfg[part]
+    whole = {name: value for name, value in told.items() if hints.get(name) is int}
+    for name, value in whole.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise LabError(f"its {part}: {name!r} should be a whole number, got {value!r:.60}.")
+    sizes = known(**{name: value for name, value in told.items() if name in hints})
+    if any(
+        f"{library}_{what}" in told
+        for library in ("hf", "timm")
+        for what in ("config", "model_name")
+    ):
+        return 0
+    layers = sizes.layers if isinstance(sizes.layers, int) else 0
+    if part == "text_cfg":
+        rows = sizes.vocab_size + sizes.context_length
+    else:
+        side = sizes.image_size if isinstance(sizes.image_size, int) else 0
+        rows = (side // sizes.patch_size) ** 2 if layers and sizes.patch_size else 0
+    return sizes.width * (4 * layers * sizes.width + rows)
 
 
 def preprocess_card(model: nn.Module, **overrides: Any) -> dict[str, Any]:

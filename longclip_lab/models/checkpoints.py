@@ -127,8 +127,11 @@ def renamed(
 
 def sha256(path: Path) -> str:
     """The file's digest, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:  # hashlib.file_digest is not in Python 3.10
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def count_layers(state_dict: Mapping[str, torch.Tensor], tower: str) -> int:

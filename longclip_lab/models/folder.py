@@ -75,7 +75,7 @@ def load_folder(folder: str | os.PathLike[str]) -> Clip:
         )
     with fitting(folder / CONFIG, "describes no model"):
         card = dict(config["card"])
-        model = build_model(card["model_cfg"])
+        model = build_model(card["model_cfg"], at_most=path.stat().st_size)
     with fitting(path, f"does not fit the model of its {CONFIG}"):
         fill(model, read_state_dict(path))
     with fitting(folder / CONFIG, "describes no model"):

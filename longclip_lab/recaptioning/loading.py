@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, ProcessorMixin
 
 from longclip_lab.errors import LabError, suggest
+from longclip_lab.models.checkpoints import sha256
 from longclip_lab.recaptioning.captioner import Captioner, prepare
 from longclip_lab.recaptioning.families import FAMILIES, family_of
 
@@ -130,7 +131,6 @@ def _identity(folder: Path, config: Any) -> str:
         return f"commit:{getattr(config, '_commit_hash', None)}"
     whole = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in _PARTS):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
+        name = path.relative_to(folder).as_posix()
+        whole.update(f"{name}\0{sha256(path)}\n".encode())
     return f"sha256:{whole.hexdigest()}"

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from longclip_lab.errors import LabError
@@ -27,6 +28,8 @@ from longclip_lab.images import NO_PICTURES
 from longclip_lab.text import text_statistics
 
 RECORD, COUNTS = "recaption.json", "counts"
+_SETTINGS = {"captioner", "model", "weights", "asking", "data"}
+"""What a record must say of how the captions were made."""
 CONTEXTS = (77, 128, 248)
 """CLIP's context, LoTLIP's and Long-CLIP's."""
 
@@ -80,7 +83,7 @@ def _line(path: Path, number: int, text: str) -> Line:
             raise LabError(f"it is a JSON {json_kind(values)}.")
         return checked_fields(Line(**values), where)
     except (LabError, TypeError) as error:
-        why = str(error).removeprefix(f"{where}: ").removesuffix(".")
+        why = shorten(str(error).removeprefix(f"{where}: ").removesuffix("."), 300)
         raise LabError(
             f"{where}: expected a caption as `longclip-lab recaption` writes it: {why}."
         ) from error
@@ -99,7 +102,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         raise LabError(f"{path} is damaged: {error} Give another folder.") from error
     settings = record.get("settings")
     whole = isinstance(record.get("finished"), bool) and isinstance(settings, dict)
-    if not whole or not isinstance(settings.get("data"), dict):
+    whole = whole and settings.keys() >= _SETTINGS and isinstance(settings["captioner"], str)
+    parts = [settings["data"], settings["asking"]] if whole else []
+    if not parts or not all(isinstance(one, dict) for one in parts) or "prompt" not in parts[1]:
         raise LabError(
             f"{path} is damaged: it does not say how the captions were made. Give another folder."
         )

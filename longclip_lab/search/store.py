@@ -15,6 +15,7 @@ import re
 import sys
 import uuid
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -155,17 +156,21 @@ class FeatureStore:
         if not path.exists():
             raise FileNotFoundError(path)
         with safe_open(path, framework="numpy") as block:
-            identity = parse_json((block.metadata() or {}).get("identity", "null"), "its identity")
+            facts = block.metadata() or {}
+            identity = parse_json(facts.get("identity", "null"), "its identity")
             if identity != self.identity:
                 raise ValueError("it holds features of another model or preprocessing")
-            features_RD = block.get_tensor("features")
-            rows = parse_json(block.get_tensor("entries").tobytes(), "its list of pictures")
+            tensors = {name: block.get_tensor(name) for name in ("features", "entries")}
+        features_RD = tensors["features"]
+        if not np.isfinite(features_RD).all():
+            raise ValueError("it holds features that are no finite numbers")
+        if facts.get("checksum") != _checksum(tensors):
+            raise ValueError("its bytes have changed since it was written")
+        rows = parse_json(tensors["entries"].tobytes(), "its list of pictures")
         entries = {name: checked_fields(Entry(*facts), f"{name}") for name, *facts in rows}
         good = [name for name, entry in entries.items() if not entry.defect]
         if features_RD.shape != (len(good), self.identity["embedding"]):
             raise ValueError(f"{len(good)} pictures, features of shape {features_RD.shape}")
-        if not np.isfinite(features_RD).all():
-            raise ValueError("it holds features that are no finite numbers")
         feature_of = dict(zip(good, features_RD, strict=True))
         return {name: Known(entry, feature_of.get(name)) for name, entry in entries.items()}
 
@@ -176,8 +181,18 @@ class FeatureStore:
             "features": _stacked(features, self.identity["embedding"]),
             "entries": np.frombuffer(to_json(rows).encode(), np.uint8),
         }
+        facts = {"identity": to_json(self.identity), "checksum": _checksum(tensors)}
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {"identity": to_json(self.identity)})
+            save_file(tensors, temporary, facts)
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    """CRC-32 over types and bytes: a feature of which a bit has turned looks like any other."""
+    whole = 0
+    for name, values in sorted(tensors.items()):
+        whole = zlib.crc32(f"{name} {values.dtype} {values.shape}".encode(), whole)
+        whole = zlib.crc32(np.ascontiguousarray(values), whole)
+    return f"{whole:08x}"
 
 
 def _stacked(features: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -39,13 +41,20 @@ def _row(line: str | bytes, where: str) -> dict[str, Any]:
         row = parse_json(line, where, allow_nan=True)  # earlier logs have NaN
     except LabError as error:
         raise LabError(f"{error} Repair the log, or move it away to go on without it.") from None
-    step = row.get("step") if isinstance(row, dict) else None
-    if isinstance(step, bool) or not isinstance(step, int):
+    row = row if isinstance(row, dict) else {}
+    step, texts = row.get("step"), [key for key, value in row.items() if not _is_number(value)]
+    if isinstance(step, bool) or not isinstance(step, int) or texts:
+        what = f"no number under {texts[0]!r}" if texts else "no step"
         raise LabError(
-            f"{where} is no line of a training log: it has no step. Repair the log, or move it "
-            "away to go on without it."
+            f"{shorten(f'{where} is no line of a training log: it has {what}', 1000)}. Repair the "
+            "log, or move it away to go on without it."
         )
     return {key: math.nan if value is None else value for key, value in row.items()}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a log can hold `value`: null stands for NaN, and what a float cannot hold is none."""
+    return value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max)
 
 
 def _line(row: dict[str, Any]) -> str:

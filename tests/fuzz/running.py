@@ -170,7 +170,8 @@ def _called(call: Call, encoding: str, limit: float) -> str:
     refusal = refusal or complained.rpartition("error: ")[2]
     if (code or 0) not in CODES or "Traceback" in complained:
         raise Fault(f"exit code {code}, or a traceback is printed", complained)
-    if code == 2 and not 0 < len(refusal) < LONGEST_MESSAGE:
+    longest = LONGEST_MESSAGE + sum(map(len, map(str, call if isinstance(call, list) else [])))
+    if code == 2 and not 0 < len(refusal) < longest:
         raise Fault("a refusal of no or too many words", f"{len(refusal)}: {refusal[:300]}")
     if code == 0 and isinstance(call, list) and call[-1] == "--json":
         _judge_json(spoken, "what is printed")

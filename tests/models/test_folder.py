@@ -86,3 +86,21 @@ def test_a_config_that_does_not_fit_the_weights(tiny, tmp_path):
     (folder / "clip.json").write_text(json.dumps(config))
     with pytest.raises(LabError, match="does not fit the model"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("text_cfg", "width", 128_000, "parameters, more than its file of weights"),
+        ("text_cfg", "heads", 4.0, "its text_cfg: 'heads' should be"),
+        ("text_cfg", "layers", "2", "its text_cfg: 'layers' should be"),
+        ("vision_cfg", "head_width", True, "its vision_cfg: 'head_width' should be"),
+    ],
+)
+def test_a_config_of_senseless_sizes_takes_no_memory(part, name, value, message, tiny, tmp_path):
+    folder = save(tiny, tmp_path / "model")
+    config = json.loads((folder / "clip.json").read_text())
+    config["card"]["model_cfg"][part][name] = value
+    (folder / "clip.json").write_text(json.dumps(config))
+    with pytest.raises(LabError, match=rf"clip\.json.*{message}"):
+        load(folder)

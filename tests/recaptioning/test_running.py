@@ -148,13 +148,22 @@ def test_lines_of_another_form_are_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"key": "1"}\n')
     with pytest.raises(LabError, match=r"a\.jsonl, line 1: expected a caption"):
         read_lines(tmp_path)
+    (tmp_path / "a.jsonl").write_text(json.dumps({"red " * 3000: 1}) + "\n")
+    with pytest.raises(LabError, match="expected a caption") as told:
+        read_lines(tmp_path)
+    assert len(str(told.value)) < 800
     line = {"key": "1", "captioner": "x", "caption": "y", "tokens": 1, "finished": True}
     (tmp_path / "a.jsonl").write_text(2 * (json.dumps(line) + "\n"))
     with pytest.raises(LabError, match="line 2: there already is a caption of 1"):
         read_lines(tmp_path)
 
 
+PARTS = b'{"captioner": "a", "model": "b", "weights": "c", "data": {}, "asking": 3}'
 GARBAGE = [b"\xff\xfe{\0", b"\x89PNG\r\n", b"[]", b"1" * 4400, b'{"a": 1, "a": 2}', b"{}", b"{"]
+GARBAGE += [
+    b'{"finished": true, "settings": {"data": {}}}',
+    b'{"finished": true, "settings": %s}' % PARTS,
+]
 
 
 @pytest.mark.parametrize("content", GARBAGE)

@@ -150,3 +150,17 @@ def test_a_cache_that_the_reader_puts_there_is_not_searched(clip, folder):
         index = search.index(clip, folder, cache=folder / "features")
         assert len(index) == 12
         assert index.left_out == {}
+
+
+def test_a_stored_feature_of_which_a_bit_has_turned_is_made_again(clip, folder, cache):
+    made = search.index(clip, folder, cache)
+    (path,) = made.cache.glob("all.safetensors")
+    with safe_open(path, framework="numpy") as block:
+        number = block.get_tensor("features")[2, :1]
+    content = path.read_bytes()
+    at = content.index(number.tobytes()) + 2
+    path.write_bytes(content[:at] + bytes([content[at] ^ 0x10]) + content[at + 1 :])
+    with pytest.warns(LabWarning, match="bytes have changed"):
+        again = search.index(clip, folder, cache)
+    assert again.update.encoded == 12
+    np.testing.assert_array_equal(again.features_ND, made.features_ND)

@@ -124,10 +124,22 @@ def test_a_kill_before_the_record_is_written_is_no_obstacle(clip, images, tmp_pa
     assert len(stored_features(clip, images, tmp_path)) == 20
 
 
-def test_a_finished_store_that_was_cut_short_is_rebuilt(clip, images, tmp_path):
+HEADS = [b"{'descr': '<f4", b"{'descr': 3, 'fortran_order': False, 'shape': ()}", b"\0" * 20]
+
+
+@pytest.mark.parametrize("head", [*HEADS, None, b"PK\3\4"])
+def test_a_finished_store_that_was_damaged_is_rebuilt(head, clip, images, tmp_path):
     whole = np.array(stored_features(clip, images, tmp_path))
     content = (tmp_path / FEATURES).read_bytes()
-    (tmp_path / FEATURES).write_bytes(content[: len(content) // 2])
+    if head is None:
+        content = content[: len(content) // 2]
+    elif head in HEADS:
+        content = (
+            content[:10] + head.ljust(content.index(b"\n") - 10) + content[content.index(b"\n") :]
+        )
+    else:
+        content = head + content[len(head) :]
+    (tmp_path / FEATURES).write_bytes(content)
     assert np.array_equal(stored_features(clip, images, tmp_path), whole)
 
 

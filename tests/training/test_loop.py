@@ -183,7 +183,10 @@ def test_a_line_that_the_kill_cut_short_is_dropped(tiny, few, tmp_path):
 GARBAGE = [b"\xff\xfe{\0", b"\x89PNG\r\n\x1a\n", b"[]\n", b"1" * 4400 + b"\n", b'{"step": "1"}\n']
 
 
-@pytest.mark.parametrize("content", [*GARBAGE, b'{"step": 1, "lo\n{"step": 2}\n'])
+NO_NUMBERS = [b'{"step": 1, "loss": "low"}\n', b'{"step": 1, "loss": ' + b"9" * 400 + b"}\n"]
+
+
+@pytest.mark.parametrize("content", [*GARBAGE, *NO_NUMBERS, b'{"step": 1, "lo\n{"step": 2}\n'])
 def test_a_log_that_is_none_is_named_and_left_alone(content, tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(content + b'{"step": 3}\n')

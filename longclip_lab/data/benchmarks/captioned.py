@@ -87,7 +87,8 @@ def read_karpathy(place: Place, protocol: Protocol) -> Found:
     if not isinstance(images, list):
         raise LabError(f'{path} has no list "images": is it one of Karpathy\'s split files?')
     split, found = protocol.split, Found()
-    splits = {row.get("split") for row in images if isinstance(row, dict)}
+    named = [row.get("split") for row in images if isinstance(row, dict)]
+    splits = {name for name in named if isinstance(name, str)}
     if split not in splits:
         raise LabError(f"{path} has no picture of the split {split!r}; it has {splits or 'none'}.")
     for number, row in enumerate(images):

@@ -223,7 +223,7 @@ def load_open_clip_folder(folder: Path) -> Clip:
     path = _weights_of_open_clip(folder)
     with fitting(folder / OPEN_CLIP_CONFIG, "describes no model of open_clip"):
         model_cfg = config["model_cfg"]
-        model = build_model(model_cfg)
+        model = build_model(model_cfg, at_most=path.stat().st_size)
         preprocess = preprocess_card(model, **config.get("preprocess_cfg", {}))
     with fitting(folder, f"holds weights that do not fit its {OPEN_CLIP_CONFIG}"):
         _fill_open_clip(model, read_state_dict(path))

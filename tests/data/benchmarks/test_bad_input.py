@@ -401,6 +401,9 @@ def test_a_file_without_the_split_is_told(layout, tmp_path):
     layout.write(tmp_path, [])
     with pytest.raises(LabError, match=r"no picture of the split 'test'; it has .*train"):
         open_benchmark(layout.protocol, tmp_path)
+    (tmp_path / layout.listing).write_text('{"images": [{"split": ["test"]}, {"split": {}}]}')
+    with pytest.raises(LabError, match=r"no picture of the split 'test'; it has none"):
+        open_benchmark(layout.protocol, tmp_path)
 
 
 @pytest.mark.layouts("urban1k")
