@@ -106,7 +106,7 @@ def caption_defect(value: Any) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text is free of halves of surrogate pairs, which JSON can spell and UTF-8 cannot.
+    r"""Whether a text is free of halves of surrogate pairs, which JSON can spell and UTF-8 cannot.
 
     >>> is_unicode("caf\u00e9"), is_unicode("\ud83d")
     (True, False)
