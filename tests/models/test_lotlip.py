@@ -243,7 +243,7 @@ def needs_minilm():
         ({"image_tower": "vit_bse_patch16_224"}, "no image tower 'vit_bse_patch16_224'. Did you"),
         ({"tokenizer": "bert"}, "'bert' has 30522 tokens, the text tower"),
         ({"tokenizer": "brt"}, "Unknown tokenizer"),
-        ({"num_corner": -1}, "0 or more"),
+        ({"num_corner": -1}, "whole number from 0"),
         ({"text_tower": {"model_type": "gpt2"}}, "got 'gpt2'"),
         (
             {"text_tower": {"model_type": "bert", "vocab_size": 77}},
