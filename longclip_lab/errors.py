@@ -104,7 +104,6 @@ SEED = Numbers(at_least=0, at_most=2**32 - 1, whole=True)
 POSITIVE = Numbers(above=0)
 NOT_NEGATIVE = Numbers(at_least=0)
 SHARE = Numbers(at_least=0, at_most=1)
-FINITE = Numbers()
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

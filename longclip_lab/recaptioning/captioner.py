@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from transformers import GenerationConfig
 
-from longclip_lab.errors import COUNT, NOT_NEGATIVE, SEED, LabError, Numbers
+from longclip_lab.errors import COUNT, SEED, LabError, Numbers
 from longclip_lab.images import as_rgb
 from longclip_lab.recaptioning.families import FAMILIES, PROMPT
 from longclip_lab.recaptioning.sampling import KeyedSampling
@@ -51,7 +51,10 @@ class Asking:
         if not self.prompt.strip():
             raise LabError("The prompt is empty; say what the model should do.")
         COUNT.check("max_new_tokens", self.max_new_tokens)
-        NOT_NEGATIVE.check("temperature", self.temperature)
+        if self.temperature != 0:  # below, probabilities leave the range of float32
+            Numbers(at_least=0.001, at_most=1000).check(
+                "A temperature other than 0", self.temperature
+            )
         Numbers(above=0, at_most=1).check("top_p", self.top_p)
         SEED.check("seed", self.seed)
 

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from longclip_lab.errors import COUNT, NOT_NEGATIVE, POSITIVE, LabError, Numbers
+from longclip_lab.errors import COUNT, LabError, Numbers
 from longclip_lab.training.costs import ModelCost, model_cost
 from longclip_lab.training.gpus import (
     GPUS,
@@ -41,6 +41,9 @@ UTILISATION = 0.30
 """Share of a GPU's peak that training reaches if pictures arrive in time: an assumption."""
 TOKENS = Numbers(at_least=3, at_most=10**6, whole=True)
 """Start, one token and end at least."""
+DOLLARS = Numbers(at_least=0, at_most=10**6)
+UTILISATIONS = Numbers(at_least=0.001, at_most=1)
+ARRIVING = Numbers(at_least=0.001, at_most=10**9)
 FILLED = 0.90
 """Share of a GPU's memory that may be planned for; the rest is the allocator's and the kernels'."""
 
@@ -214,12 +217,12 @@ def plan(
     senseless numbers, and as `costs.model_cost` does.
     """
     for name, value, numbers in (
-        ("The price of a GPU hour in dollars", dollars, NOT_NEGATIVE),
+        ("The price of a GPU hour in dollars", dollars, DOLLARS),
         ("The number of pairs", pairs, COUNT),
         ("The tokens of a long text", long_tokens, TOKENS),
         ("The tokens of a short text", short_tokens, TOKENS),
-        ("The utilisation", utilisation, Numbers(above=0, at_most=1)),
-        ("The pairs that arrive in a second", arriving, POSITIVE),
+        ("The utilisation", utilisation, UTILISATIONS),
+        ("The pairs that arrive in a second", arriving, ARRIVING),
     ):
         if value is not None:
             numbers.check(name, value)

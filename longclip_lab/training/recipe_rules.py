@@ -7,10 +7,7 @@ from typing import Any
 
 from longclip_lab.errors import (
     COUNT,
-    FINITE,
     MANY,
-    NOT_NEGATIVE,
-    POSITIVE,
     SEED,
     SHARE,
     WORKERS,
@@ -22,6 +19,14 @@ from longclip_lab.errors import (
 BATCH = Numbers(at_least=2, at_most=10**9, whole=True)
 """A contrastive loss tells a pair from the others of its batch: of one pair it is 0 and teaches
 nothing."""
+LARGEST = 10**6
+"""Of rates and weights: their products stay within the range of float32."""
+POSITIVE = Numbers(above=0, at_most=LARGEST)
+NOT_NEGATIVE = Numbers(at_least=0, at_most=LARGEST)
+LOGARITHM = Numbers(at_least=-20, at_most=20)
+"""Of a factor on the logits; CLIP clamps it at ln 100 = 4.6."""
+BIAS = Numbers(at_least=-1000, at_most=1000)
+"""Of the logits; SigLIP starts at -10."""
 
 NUMBERS: dict[Numbers, tuple[str, ...]] = {
     BATCH: ("batch_size",),
@@ -40,7 +45,8 @@ NUMBERS: dict[Numbers, tuple[str, ...]] = {
 OPTIONAL_NUMBERS: dict[Numbers, tuple[str, ...]] = {
     COUNT: ("steps", "epochs", "text_parts", "pairs", "token_limit", "micro_batch"),
     POSITIVE: ("max_grad_norm", "checkpoint_minutes"),
-    FINITE: ("start_logit_scale", "max_logit_scale", "start_logit_bias"),
+    LOGARITHM: ("start_logit_scale", "max_logit_scale"),
+    BIAS: ("start_logit_bias",),
 }
 """Fields that may be None as well."""
 

@@ -270,7 +270,7 @@ def test_bad_input(method, changes, message, web):
     [
         ({"subcaptions": 0}, 'subcaptions must be a whole number of at least 1, or "all"; came 0'),
         ({"num_corner": -1}, "num_corner must be a whole number from 0"),
-        ({"long_weight": -1.0}, "long_weight must be a finite number, at least 0"),
+        ({"long_weight": -1.0}, "long_weight must be a finite number from 0 to 1,000,000"),
         ({"hallucination": 2.0}, "hallucination must be a finite number from 0 to 1"),
         ({"reduction": "men"}, "no reduction 'men'. Did you mean mean"),
         ({"objective": "lotlpi"}, "no objective 'lotlpi'. Did you mean lotlip"),
