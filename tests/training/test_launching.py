@@ -128,11 +128,7 @@ def test_an_error_in_one_process_is_one_line(tiny, data, tmp_path):
 
 
 def test_what_cannot_be_launched_is_refused(tiny, data, monkeypatch):
-<<<<<<< HEAD
-    with pytest.raises(LabError, match="number of processes must be a whole number from 1"):
-=======
     with pytest.raises(LabError, match="processes must be a whole number from 1 to 1,024; came 0"):
->>>>>>> records
         run(tiny, data, processes=0)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(LabError, match="already one of 2 processes"):
