@@ -23,8 +23,9 @@ LARGEST = 10**6
 """Of rates and weights: their products stay within the range of float32."""
 POSITIVE = Numbers(above=0, at_most=LARGEST)
 NOT_NEGATIVE = Numbers(at_least=0, at_most=LARGEST)
-LOGARITHM = Numbers(at_least=-20, at_most=20)
-"""Of a factor on the logits; CLIP clamps it at ln 100 = 4.6."""
+LOGARITHM = Numbers(at_least=-20, at_most=1000)
+"""Of a factor on the logits, which CLIP clamps at ln 100 = 4.6: below, it would be 0; where it
+overflows, the loss says so."""
 BIAS = Numbers(at_least=-1000, at_most=1000)
 """Of the logits; SigLIP starts at -10."""
 

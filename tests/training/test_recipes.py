@@ -67,7 +67,7 @@ def test_steps_and_epochs():
         ({"workers": 10**6}, "workers must be a whole number from 0 to 1,024"),
         ({"seed": 2**32}, "seed"),
         ({"max_logit_scale": math.nan}, "max_logit_scale must be a finite number"),
-        ({"start_logit_scale": 100.0}, "start_logit_scale must be a finite number from -20 to 20"),
+        ({"start_logit_scale": -1e6}, "start_logit_scale must be a finite number from -20"),
         ({"start_logit_bias": math.inf}, "start_logit_bias"),
         ({"checkpoint_minutes": math.inf}, "checkpoint_minutes"),
         ({"learning_rate": 1e300}, "learning_rate"),
