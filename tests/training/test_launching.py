@@ -43,6 +43,11 @@ def alone(tiny, data):
     return train(tiny, QUICK, data, progress=False)
 
 
+@pytest.fixture(scope="module")
+def sharded(tiny, data, tmp_path_factory):
+    return run(tiny, data, SHARDED, out=tmp_path_factory.mktemp("sharded") / "run")
+
+
 def run(tiny, data, recipe=QUICK, processes=2, **options):
     return train(tiny, recipe, data, progress=False, processes=processes, **options)
 
@@ -65,30 +70,36 @@ def spawned():
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_two_processes_train_what_one_does_and_tell_of_it(tiny, data, alone):
-    rows = []
+def test_two_processes_train_what_one_does_and_tell_of_it(tiny, data):
+    rows, warming = [], replace(QUICK, warmup_steps=4)
     with pytest.warns(LabWarning, match="ends within its warm-up"):
-        run(tiny, data, replace(QUICK, steps=1, warmup_steps=1), on_step=rows.append)
-    assert [row["step"] for row in rows] == [1]
-    both = run(tiny, data, on_step=rows.append)
-    assert rows[1:] == both.history
+        alone = train(tiny, warming, data, progress=False)
+    with pytest.warns(LabWarning, match="ends within its warm-up"):
+        both = run(tiny, data, warming, on_step=rows.append)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows == both.history
     assert_same_run(both, alone, data)
     assert both.model.name == alone.model.name
     assert both.model.card["fine_tuned"] == alone.model.card["fine_tuned"]
     assert not both.model.model.training
 
 
-def test_sharded_runs_go_on_with_any_number_of_processes(tiny, data, alone, tmp_path):
-    sharded = run(tiny, data, SHARDED, out=tmp_path / "run")
+def test_sharded_runs_are_those_of_one_process(tiny, data, alone, sharded):
     assert_same_run(sharded, alone, data)
     table_TW, before_TW = (c.model.positional_embedding for c in (sharded.model, tiny))
     assert torch.equal(table_TW[:20], before_TW[:20])
-    for processes, recipe in ((1, QUICK), (2, SHARDED), (2, QUICK)):
-        last = tmp_path / "run" / "checkpoints" / "step-000004"
-        assert last.exists()
-        shutil.rmtree(last)
-        again = run(tiny, data, recipe, processes, out=tmp_path / "run", resume=True)
-        assert_same_run(again, alone, data)
+
+
+@pytest.mark.parametrize(("processes", "recipe"), [(1, QUICK), (2, SHARDED), (2, QUICK)])
+def test_sharded_runs_go_on_with_any_number_of_processes(
+    processes, recipe, tiny, data, alone, sharded, tmp_path
+):
+    shutil.copytree(sharded.folder, tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "step-000004"
+    assert last.exists()
+    shutil.rmtree(last)
+    again = run(tiny, data, recipe, processes, out=tmp_path / "run", resume=True)
+    assert_same_run(again, alone, data)
 
 
 def test_a_killed_process_ends_the_others_within_a_minute(tiny, data, tmp_path):
