@@ -22,9 +22,9 @@ import torch
 from longclip_lab import models, training, world
 from longclip_lab.models import Clip
 from longclip_lab.objectives import longclip_loss
-from longclip_lab.training.batches import Batch, TrainingPairs
+from longclip_lab.training.data import Batch, TrainingPairs
+from longclip_lab.training.loop import parameter_groups, prepare
 from longclip_lab.training.recipes import Recipe
-from longclip_lab.training.towers import parameter_groups, prepare
 
 REPETITIONS = 5
 AGREE = 1e-4

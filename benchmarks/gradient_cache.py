@@ -43,10 +43,9 @@ from open_clip_train.train import train_one_epoch
 from longclip_lab import models, training, world
 from longclip_lab.errors import LabWarning
 from longclip_lab.models import Clip
-from longclip_lab.training.batches import Batch, TrainingPairs
+from longclip_lab.training.data import Batch, Texts, TrainingPairs
 from longclip_lab.training.gradient_cache import micro_batches
 from longclip_lab.training.loop import Loop
-from longclip_lab.training.texts import Texts
 
 WAYS = ("whole", "cached", "open_clip")
 SIZES = {"tiny": (1024, 64), "ViT-B-32": (64, 8)}

@@ -40,7 +40,7 @@ from longclip_lab.data import Pairs, write_shards
 from longclip_lab.data.shards import ShardSet
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import Clip
-from longclip_lab.training.batches import Batch, TrainingPairs
+from longclip_lab.training.data import Batch, TrainingPairs
 from longclip_lab.training.loop import Loop
 from longclip_lab.training.streaming import StreamedPairs
 

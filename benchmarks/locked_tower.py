@@ -30,8 +30,8 @@ from PIL import Image
 
 from longclip_lab import training, world
 from longclip_lab.models import Clip
-from longclip_lab.training.batches import Batch, StepSampler, TrainingPairs
-from longclip_lab.training.towers import prepare
+from longclip_lab.training.data import Batch, StepSampler, TrainingPairs
+from longclip_lab.training.loop import prepare
 
 AGREE = 1e-3
 

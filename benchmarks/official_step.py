@@ -42,10 +42,8 @@ from longclip_lab import models, training
 from longclip_lab.errors import LabWarning
 from longclip_lab.models import Clip
 from longclip_lab.objectives import longclip_loss
-from longclip_lab.training.batches import Batch
-from longclip_lab.training.loop import Loop
-from longclip_lab.training.texts import TextTable
-from longclip_lab.training.towers import parameter_groups, prepare
+from longclip_lab.training.data import Batch, TextTable
+from longclip_lab.training.loop import Loop, parameter_groups, prepare
 
 LONG_TOKENS, SENTENCES = 174.95, 8.23
 GOAL, AGREE = 1.5, 1e-4

@@ -14,11 +14,10 @@ from dataclasses import replace
 
 import torch
 
-from longclip_lab.models.assembly import build_model
+from longclip_lab.models.build import build_model
 from longclip_lab.objectives import contrastive_loss
 from longclip_lab.training import recipe_for
-from longclip_lab.training.costs import cost_of
-from longclip_lab.training.planning import plan
+from longclip_lab.training.plan import cost_of, plan
 
 BATCH, STEPS = 16, 10
 SIZES = {

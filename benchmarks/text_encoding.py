@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from longclip_lab.models import Clip, assemble, encode_texts, stretch
-from longclip_lab.models.assembly import build_model, preprocess_card
+from longclip_lab.models.build import build_model, preprocess_card
 from longclip_lab.text import get_tokenizer
 
 BATCH_SIZE = 16

@@ -26,7 +26,7 @@ import torch
 from longclip_lab import cli
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
-from longclip_lab.training.gpus import (
+from longclip_lab.training.plan import (
     GPUS,
     LONGCLIP_TIME,
     LOTLIP_TIME,
@@ -34,9 +34,10 @@ from longclip_lab.training.gpus import (
     RESTART_MINUTES,
     SPOT_HOURS,
     SPOT_PRICE,
+    UTILISATION,
+    Plan,
     PublishedTime,
 )
-from longclip_lab.training.planning import UTILISATION, Plan
 
 BOOK = Path(__file__).parent
 PAGE, RECORD = BOOK / "cloud.md", BOOK / "records" / "cloud.json"

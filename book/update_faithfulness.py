@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from longclip_lab.attribution import CRITERIA, Faithfulness
-from longclip_lab.attribution.tables import HEADINGS, markdown
+from longclip_lab.attribution.verdicts import HEADINGS, markdown
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
-from longclip_lab.models.systems import SYSTEMS
+from longclip_lab.models.inspect import SYSTEMS
 
 BOOK = Path(__file__).parent
 PAGE, RECORD = BOOK / "formats.md", BOOK / "records" / "formats.json"

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from longclip_lab import world
 from longclip_lab.files import atomic_path, atomic_write
 from longclip_lab.models import build_lotlip, pixels
-from longclip_lab.models.tiny_scenes import SCENE_WIDTH, CellNeck, cells
+from longclip_lab.models.tiny import SCENE_WIDTH, CellNeck, cells
 
 BATCH, AT_ONCE, HELD_OUT = 256, 1000, 1000
 KINDS = len(world.KINDS)

@@ -16,21 +16,20 @@ import tyro
 from tyro.conf import subcommand
 
 from longclip_lab.commands import (
+    Convert,
+    Faithfulness,
+    Inspect,
     Probe,
     Quickstart,
+    Reproduce,
+    Search,
     Tokens,
     Version,
     say,
 )
-from longclip_lab.commands_attribution import Faithfulness
-from longclip_lab.commands_data import Data
+from longclip_lab.commands_data import Data, Recaption
 from longclip_lab.commands_evaluation import Eval, Table
-from longclip_lab.commands_models import Convert, Inspect
-from longclip_lab.commands_plan import PlanRun
-from longclip_lab.commands_recaption import Recaption
-from longclip_lab.commands_reproduction import Reproduce
-from longclip_lab.commands_search import Search
-from longclip_lab.commands_training import Train, default_options
+from longclip_lab.commands_training import PlanRun, Train, default_options
 from longclip_lab.errors import LabError, LabWarning, Numbers, PeerLostError, StoppedError
 
 BAD_INPUT, INTERRUPTED, STOPPED, PEER_LOST = 2, 130, 75, 69

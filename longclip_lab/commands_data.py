@@ -1,24 +1,161 @@
-"""What `longclip-lab data` can do; see `longclip_lab.commands`."""
+"""Commands on data: list, verify and count benchmarks; write and check shards; recaption."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
-from longclip_lab.commands import say
-from longclip_lab.commands_data_shards import CheckShards, WriteShards
-from longclip_lab.errors import LabError
-from longclip_lab.files import to_json
+from longclip_lab.commands import say, say_skipped
+from longclip_lab.errors import COUNT, NOT_NEGATIVE, SEED, SHARE, WORKERS, LabError
+from longclip_lab.files import atomic_write, to_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longclip_lab.data import Protocol
+    from longclip_lab.data import Protocol, ShardSet
+    from longclip_lab.recaptioning import Asking, Captioner, Hallucinated, Recaptioned
+
+
+# --- `longclip-lab data shard` and `longclip-lab data check`; see `longclip_lab.commands` ---
+
+_DRAWN = ("world", "world-web")
+
+
+@dataclass(kw_only=True)
+class WriteShards:
+    """Write a data set as webdataset tars that training streams, from a folder or a bucket.
+
+    The same command goes on where it was interrupted. SRC is a data set's folder, or shards' folder
+    or address; the drawn world needs none."""
+
+    places: Annotated[Positional[tuple[str, ...]], arg(metavar="[SRC] DST")]
+    """Where the data are, and an empty folder for the shards."""
+    data: Literal["world", "world-web", "coco", "dreamlip", "lotlip", "sharegpt4v", "shards"]
+    """What SRC holds. world: the drawn training set; world-web: the same with noisy alt-texts and
+    long captions by three writers, as lotlip trains on. shards are written anew."""
+    split: str | None = None
+    """Part of the data set; of coco train2017 by default."""
+    per_shard: Annotated[int, COUNT, arg(metavar="N")] = 2000
+    """Pairs in a shard."""
+    pairs: Annotated[int, COUNT, arg(metavar="N")] = 8000
+    """Pairs to draw (world, world-web)."""
+    captions: tuple[Path, ...] = ()
+    """Folders of captions that `longclip-lab recaption` wrote of these pictures: more captioners,
+    of whom the first one's becomes the long text."""
+    tokenizer: Literal["clip", "bert", "lotlip", "world"] = "clip"
+    """Whose tokens the manifest counts, and batches of similar length go by."""
+    workers: Annotated[int, WORKERS] = 0
+    """Processes that write a shard each; 0 writes them in this one."""
+    skip_bad: bool = False
+    """Leave out broken or missing pictures and empty texts, counted and named, instead of
+    stopping."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> None:
+        source, folder = self._places()
+        from longclip_lab.data import write_shards
+
+        data = self._open(source)
+        if self.captions:
+            from longclip_lab.recaptioning import with_captions
+
+            data = with_captions(data, *self.captions)
+        shards = write_shards(
+            data,
+            folder,
+            self.per_shard,
+            self.skip_bad,
+            self.tokenizer,
+            self.workers,
+            self.progress,
+        )
+        say(shards_told(shards))
+        say_skipped(shards.skipped)
+        say(f"written to {folder}; train with --data shards --root {folder}")
+
+    def _places(self) -> tuple[str | None, Path]:
+        wanted = 1 if self.data in _DRAWN else 2
+        if len(self.places) != wanted:
+            named = "DST alone: the world is drawn" if wanted == 1 else "SRC and DST"
+            raise LabError(
+                f"--data {self.data} takes {named}; came {' '.join(self.places) or 'none'}."
+            )
+        return (None if wanted == 1 else self.places[0]), Path(self.places[-1])
+
+    def _open(self, source: str | None) -> Any:
+        from longclip_lab import world
+        from longclip_lab.data import open_data
+
+        if self.data in _DRAWN and self.split is not None:
+            raise LabError("The world is drawn, not read: it takes no --split.")
+        if self.data == "world":
+            return world.pairs(self.pairs, world.TRAIN_SEED)
+        if self.data == "world-web":
+            return world.web_pairs(self.pairs, world.TRAIN_SEED)
+        split = self.split or ("train2017" if self.data == "coco" else None)
+        # Every picture is decoded when it is written; once is enough.
+        return open_data(
+            self.data,
+            source,
+            split,
+            skip_bad=self.skip_bad,
+            verify=False,
+            progress=self.progress,
+        )
+
+
+@dataclass(kw_only=True)
+class CheckShards:
+    """Read every shard against its checksum and decode every pair; name what is broken.
+
+    Exits with 2 if anything is."""
+
+    url: Annotated[Positional[str], arg(metavar="DST")]
+    """The folder or address of shards."""
+    json: bool = False
+    """Print JSON instead of sentences."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> None:
+        from longclip_lab.data import check_shards
+
+        found = check_shards(self.url, self.progress)
+        say(to_json(asdict(found), indent=1) if self.json else str(found))
+        if not found.ok:
+            raise LabError(
+                f"{len(found.shards)} shards and {len(found.pairs)} pairs in {self.url} are "
+                "broken. The command that wrote them writes those shards anew."
+            )
+
+
+def shards_told(shards: ShardSet) -> str:
+    """What a folder of shards holds, for a terminal."""
+    size = sum(shard.bytes for shard in shards.shards)
+    long, short = shards.tokens["long"], shards.tokens["short"]
+    over = ", ".join(
+        f"{100 * long[f'share_longer_than_{context}']:.1f}% over {context}"
+        for context in (77, 128, 248)
+    )
+    lines = [
+        f"{shards.name}: {len(shards)} pairs in {len(shards.shards)} shards, {size / 1e6:.1f} MB",
+        f"  {long['tokens_per_text']:8.2f} tokens a long text by the tokenizer "
+        f"{shards.tokens['tokenizer']}, without start and end; with them {over}",
+        f"  {short['tokens_per_text']:8.2f} tokens a short text",
+    ]
+    if shards.captioners:
+        named = ", ".join(f"{who} {count}" for who, count in shards.captioners.items())
+        lines.append(f"  long captions by captioner: {named}")
+    return "\n".join(lines)
+
+
+# --- What `longclip-lab data` can do; see `longclip_lab.commands` ---
 
 _WIDTH = 98
 _TABLE_1, _TABLE_6 = "lotlip/table1", "lotlip/table6"
@@ -199,7 +336,7 @@ def told(protocol: Protocol) -> str:
 
 def beside_paper(table: pd.DataFrame) -> pd.DataFrame:
     """The counts with LoTLIP's own beside them, where its Tables 1 and 6 have the same set."""
-    from longclip_lab.reproduction.paper_tables import published_table
+    from longclip_lab.reproduction.experiment import published_table
 
     columns = {"sub-captions": "sub-captions per text", "tokens": "tokens per text"}
     for ours, theirs in columns.items():
@@ -221,3 +358,185 @@ def _published_key(name: str) -> str:
     if name.endswith(": raw"):
         return next((key for key in PUBLISHED if name.lower().startswith(key)), name)
     return name
+
+
+# --- What `longclip-lab recaption` can do; see `longclip_lab.commands` ---
+
+_NAMED = 5
+
+
+@dataclass(kw_only=True)
+class Recaption:
+    """Describe pictures at length with an image-to-text model of transformers, as LoTLIP did.
+
+    Started by torchrun, each process writes its share of the files. The same command goes on where
+    it was interrupted."""
+
+    model: Positional[str]
+    """A folder with the model (safetensors) and its processor, or an id on the hub."""
+    dst: Positional[Path]
+    """Folder for the captions, one file of lines for every shard or run of pictures."""
+    data: Literal["world", "folder", "shards", "coco", "sharegpt4v", "dreamlip", "lotlip"] = (
+        "folder"
+    )
+    """Whose pictures to describe: every picture of a folder, shards, a data set, or the world's."""
+    root: str | None = None
+    """The folder of the pictures or of the data set; of shards also their address (s3://, ..)."""
+    split: str | None = None
+    """Part of the data set."""
+    pairs: Annotated[int, COUNT] = 1000
+    """Pictures to draw (world)."""
+    captioner: Literal["instructblip", "llava", "sharegpt4v", "chat"] | None = None
+    """How the model is asked; by default what fits its architecture, any other by its own chat
+    template."""
+    name: str | None = None
+    """What the captions are filed under; by default InstructBLIP, LLaVA, ShareGPT4V or the model's
+    name."""
+    prompt: str = "Describe the image in detail."
+    """What the model is asked."""
+    batch_size: Annotated[int, COUNT, arg(metavar="N")] = 8
+    """Pictures at a time."""
+    max_new_tokens: Annotated[int, COUNT] = 256
+    """Where a caption is cut if it has not ended; the share of cut ones is printed."""
+    temperature: Annotated[float, NOT_NEGATIVE] = 0.0
+    """0 takes the likeliest token every time; above 0 tokens are sampled."""
+    top_p: Annotated[float, SHARE] = 1.0
+    """Sample from the likeliest tokens that together have this probability."""
+    seed: Annotated[int, SEED] = 0
+    """For sampling. A caption depends on it and on the picture's key, not on batch or process."""
+    per_file: Annotated[int, COUNT] = 1000
+    """Pictures to a file; shards keep their own."""
+    revision: str | None = None
+    """Of a model on the hub."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """bfloat16 on a GPU and float32 on a CPU unless given."""
+    check: bool = False
+    """Compare the captions with what the drawn world's pictures show (world)."""
+    sharegpt4v: Path | None = None
+    """Also write the captions as one JSON file in ShareGPT4V's layout."""
+    json: bool = False
+    """Print the record as JSON instead of sentences."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def run(self) -> None:
+        if self.check and self.data != "world":
+            raise LabError("--check compares with the drawn world; give --data world.")
+        if self.sharegpt4v is not None:
+            from longclip_lab.recaptioning.run import check_files
+
+            check_files(self.data)
+        asking = self._asking()
+        data = self._open()
+        captioner = self._load()
+        from longclip_lab import recaptioning
+        from longclip_lab.recaptioning.run import current_place
+
+        done = recaptioning.recaption(
+            captioner,
+            data,
+            self.dst,
+            asking,
+            root=self.root,
+            batch_size=self.batch_size,
+            per_file=self.per_file,
+            progress=self.progress,
+        )
+        found = self._checked(data) if self.check and done.finished else None
+        if self.sharegpt4v is not None and done.finished:
+            recaptioning.to_sharegpt4v(self.dst, self.sharegpt4v)
+        # Whichever process found the last file written has something to say, first or not.
+        if done.counted or current_place()[0] == 0:
+            facts = {} if found is None else {"check": found.to_dict()}
+            print(
+                to_json(done.record | facts) if self.json else recaption_told(done, found),
+                flush=True,
+            )
+
+    def _asking(self) -> Asking:
+        from longclip_lab.recaptioning import Asking
+
+        return Asking(self.prompt, self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
+    def _open(self) -> Any:
+        if self.data == "folder":
+            from longclip_lab.recaptioning import open_folder
+
+            if self.root is None:
+                raise LabError("Say where the pictures are with --root DIR, or give --data world.")
+            return open_folder(self.root)
+        from longclip_lab.data import open_data
+
+        # What is missing is left out, counted and named; what is broken shows when it is read.
+        return open_data(
+            self.data,
+            self.root,
+            self.split,
+            self.pairs,
+            skip_bad=True,
+            verify=False,
+            progress=self.progress,
+        )
+
+    def _load(self) -> Captioner:
+        from transformers.utils import logging
+
+        from longclip_lab.recaptioning import load_captioner
+        from longclip_lab.recaptioning.run import current_device
+
+        if not self.progress:
+            logging.disable_progress_bar()
+        return load_captioner(
+            self.model, self.captioner, self.name, self.revision, self.dtype, current_device()
+        )
+
+    def _checked(self, data: Any) -> Any:
+        from longclip_lab.recaptioning import hallucinated, read_lines
+
+        lines = read_lines(self.dst)
+        scenes = [data.scenes[int(line.key)] for line in lines]
+        found = hallucinated([line.caption for line in lines], scenes)
+        atomic_write(self.dst / "hallucinated.json", to_json(found.to_dict(), indent=1) + "\n")
+        return found
+
+
+def recaption_told(done: Recaptioned, found: Hallucinated | None = None) -> str:
+    """What a call has done, and what a check has found, for a terminal."""
+    there = done.files - done.written
+    head = f"{done.folder}: {done.written} files written, {there} were there"
+    if not done.finished:
+        return f"{head}; other processes still have to write theirs"
+    record, counts = done.record, done.record["statistics"]
+    settings = record["settings"]
+    lines = [
+        head,
+        f"{settings['captioner']} ({settings['model']}, {settings['dtype']}) on "
+        f"{settings['data']['name']}: {record['captions']:,} captions of "
+        f"{record['pictures']:,} pictures",
+    ]
+    for reason, names in record["skipped"].items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        lines.append(f"  left out, {reason}: {len(names)} ({', '.join(names[:_NAMED])}{more})")
+    lines += _told_counts(counts, settings["asking"]["max_new_tokens"]) if counts else []
+    lines += _told_check(found) if found else []
+    return "\n".join(lines)
+
+
+def _told_counts(counts: dict[str, Any], limit: int) -> list[str]:
+    over = ", ".join(f"{100 * share:.1f}% over {n}" for n, share in counts["longer_than"].items())
+    return [
+        f"  {counts['subcaptions_per_text']:8.2f} sub-captions a text",
+        f"  {counts['tokens_per_text']:8.2f} tokens a text by BERT's tokenizer (LoTLIP's long "
+        "captions: around 136)",
+        f"  {counts['generated_per_text']:8.2f} tokens a text by the captioner's own",
+        f"  of CLIP's tokens, start and end included: {over}",
+        f"  {100 * counts['unfinished']:7.1f}% cut at {limit} tokens, "
+        f"{100 * counts['empty']:.1f}% empty, {100 * counts['repeated']:.1f}% the same as "
+        "another picture's of the same file",
+    ]
+
+
+def _told_check(found: Hallucinated) -> list[str]:
+    lines = ["Compared with what the pictures show:", found.table().to_string(na_rep="")]
+    most = ", ".join(list(found.unknown)[:_NAMED])
+    return [*lines, f"The most frequent words that were not read: {most}"] if most else lines

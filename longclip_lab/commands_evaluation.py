@@ -15,7 +15,7 @@ from longclip_lab.commands import (
     Files,
     data_facts,
     load_model,
-    readable,
+    readable_data,
     say,
     say_skipped,
     warn_of_words,
@@ -60,7 +60,7 @@ class Eval(Files):
         clips = self._loaded()
         lengths = [self._lengths(clip) for clip in clips]
         from longclip_lab import evaluation
-        from longclip_lab.evaluation.scoring import Scorer
+        from longclip_lab.evaluation.evaluate import Scorer
 
         named = self.benchmark or (() if files else evaluation.BENCHMARKS)
         opened = list(self._opened(named))
@@ -142,7 +142,7 @@ class Eval(Files):
     def _run(self, scorer: Any, task: Any, length: int, folder: Path | None) -> Any:
         if folder is None:
             return scorer.record(task, length)
-        from longclip_lab.evaluation import runs
+        from longclip_lab.evaluation import evaluate as runs
 
         done = runs.run(scorer, task, length, folder, self.skip_existing)
         said = {
@@ -155,7 +155,7 @@ class Eval(Files):
 
 
 def _readable_task(clip: Any, task: Any) -> Any:
-    from longclip_lab.evaluation.readable import readable_task
+    from longclip_lab.evaluation.evaluate import readable_task
 
     found = readable_task(task, clip.tokenizer)
     warn_of_words(clip, task.name, found.source.get("words", {}))
@@ -163,9 +163,9 @@ def _readable_task(clip: Any, task: Any) -> Any:
 
 
 def _pairs_tasks(clip: Any, files: Sequence[Any]) -> list[Any]:
-    from longclip_lab.evaluation.protocols import tasks
+    from longclip_lab.evaluation.evaluate import tasks
 
-    return [task for pairs in files for task in tasks(readable(clip, pairs))]
+    return [task for pairs in files for task in tasks(readable_data(clip, pairs))]
 
 
 @dataclass(kw_only=True)
@@ -184,13 +184,13 @@ class Table:
     """File to write; by default it is printed."""
 
     def run(self) -> None:
-        from longclip_lab.evaluation import comparison
-        from longclip_lab.evaluation.runs import read_records
+        from longclip_lab.evaluation import table as comparison
+        from longclip_lab.evaluation.evaluate import read_records
 
         records = read_records(self.folder)
         published = ()
         if self.published:
-            from longclip_lab.reproduction.published_scores import published_scores
+            from longclip_lab.reproduction.experiment import published_scores
 
             published = published_scores()
         table = comparison.score_table(records, published, self.scores or comparison.SHOWN)
@@ -204,7 +204,7 @@ class Table:
 
 def _as(table: Any, form: str) -> str:
     if form == "html":
-        from longclip_lab.views.score_table import score_table_page
+        from longclip_lab.views.tables import score_table_page
 
         return score_table_page(table)
     return table.to_csv() if form == "csv" else table.to_markdown()

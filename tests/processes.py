@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from longclip_lab.training.launching import free_port
+from longclip_lab.training.run import free_port
 
 PRELOADED = [
     *("torch", "open_clip", "accelerate", "torchvision.transforms.v2", "torch.distributed.fsdp"),

@@ -18,8 +18,7 @@ from PIL import Image
 
 from longclip_lab import __version__, cli, models, world
 from longclip_lab.cli import main
-from longclip_lab.commands_data import List, Stats, Verify
-from longclip_lab.commands_data_shards import CheckShards, WriteShards
+from longclip_lab.commands_data import CheckShards, List, Stats, Verify, WriteShards
 from longclip_lab.errors import LabError, Numbers
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.recipes import recipe_for

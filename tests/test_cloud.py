@@ -17,11 +17,9 @@ import yaml
 
 from longclip_lab import cli
 from longclip_lab.commands_evaluation import Eval
-from longclip_lab.commands_plan import PlanRun
-from longclip_lab.commands_training import Train
+from longclip_lab.commands_training import PlanRun, Train
 from longclip_lab.data.benchmarks import get_protocol
-from longclip_lab.training.gpus import GPUS
-from longclip_lab.training.planning import FILLED
+from longclip_lab.training.plan import FILLED, GPUS
 from longclip_lab.training.recipes import recipe_for
 
 CLOUD = Path(__file__).parents[1] / "cloud"

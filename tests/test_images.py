@@ -18,15 +18,15 @@ from PIL import Image, ImageOps, features
 
 from longclip_lab import images, models, search, world
 from longclip_lab.data import Pairs, check_shards, coco, open_shards, write_shards
-from longclip_lab.data.pictures import check_picture
+from longclip_lab.data.validation import check_picture
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import comparable, evaluate
 from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, open_image
-from longclip_lab.models.pictures import pictures_hash
+from longclip_lab.models.encoding import pictures_hash
 from longclip_lab.recaptioning import open_folder
-from longclip_lab.recaptioning.pictures import decoded_content, picture_runs
+from longclip_lab.recaptioning.run import decoded_content, picture_runs
 from longclip_lab.training import Recipe
-from longclip_lab.training.feature_store import stored_features
+from longclip_lab.training.features import stored_features
 from longclip_lab.training.streaming import StreamedPairs
 from longclip_lab.views.html import picture
 

@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
-from longclip_lab.attribution.attention import attention
-from longclip_lab.attribution.contribution import Contribution, contributions
-from longclip_lab.attribution.corners import CornerLooks, corner_attention, corner_looks
-from longclip_lab.attribution.faithfulness import faithfulness
-from longclip_lab.attribution.features import PatchFeatures, patch_features, token_features
-from longclip_lab.attribution.gradcam import grad_cam_maps
-from longclip_lab.attribution.inputs import Pairs, Pictures, as_pairs, as_pictures
-from longclip_lab.attribution.integrated_gradients import integrated_gradients
-from longclip_lab.attribution.methods import (
-    PATCH_METHODS,
-    TOKEN_METHODS,
-    Method,
-    patch_maps,
-    patch_method,
-    token_maps,
-    token_method,
+from longclip_lab.attribution.attention import (
+    CornerLooks,
+    Recording,
+    attention,
+    corner_attention,
+    corner_looks,
+    record,
+    rollout,
 )
-from longclip_lab.attribution.occlusion import occluded_patches, occluded_words
-from longclip_lab.attribution.overshadowed import WordPointing, word_maps, word_pointing
-from longclip_lab.attribution.questions import (
+from longclip_lab.attribution.contribution import (
+    Contribution,
+    RisingCurve,
+    Units,
+    contributions,
+    rising_curve,
+    units_of,
+)
+from longclip_lab.attribution.faithfulness import faithfulness
+from longclip_lab.attribution.gradients import grad_cam_maps, integrated_gradients, relevance
+from longclip_lab.attribution.grounding import (
     Questions,
+    WordPointing,
     photographed_things,
+    word_maps,
+    word_pointing,
     world_things,
     world_words,
 )
-from longclip_lab.attribution.recording import Recording, record
-from longclip_lab.attribution.relevance import relevance
-from longclip_lab.attribution.rising import RisingCurve, rising_curve
-from longclip_lab.attribution.rollout import rollout
-from longclip_lab.attribution.similarity import token_patches, token_patches_of
-from longclip_lab.attribution.subtexts import Units, units_of
-from longclip_lab.attribution.values import (
+from longclip_lab.attribution.maps import (
+    PATCH_METHODS,
+    TOKEN_METHODS,
     AttentionWeights,
     Explanation,
+    Method,
+    Pairs,
+    PatchFeatures,
     PatchMap,
+    Pictures,
     TokenMap,
     TokenPatches,
+    as_pairs,
+    as_pictures,
+    patch_features,
+    patch_maps,
+    patch_method,
+    token_features,
+    token_maps,
+    token_method,
     tokens_within,
+)
+from longclip_lab.attribution.similarity import (
+    occluded_patches,
+    occluded_words,
+    token_patches,
+    token_patches_of,
 )
 from longclip_lab.attribution.verdicts import CRITERIA, Criterion, Faithfulness, Score
 

@@ -1,24 +1,151 @@
-"""What each sentence of a text does for its similarity with the picture.
+"""What each sentence of a text contributes to its similarity with an image.
+
+B pairs, n units (sentences or sub-captions) of a text, S distinct texts that are run.
 
 n units (sentences or sub-captions) of a text, P permutations.
+
+HiMo-CLIP (Wu et al., AAAI 2026) calls it semantic monotonicity: a fuller true description should
+fit its picture better. A text tower that was never asked for it may do otherwise.
+
+N pairs, n units of a text, k units so far.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import overload
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
-from longclip_lab.attribution.inputs import Picture, as_pairs
-from longclip_lab.attribution.subtexts import Subset, Units, similarities, units_of
-from longclip_lab.errors import SEED, LabError, Numbers
-from longclip_lab.models import Clip
-from longclip_lab.models.encoding import Images
+from longclip_lab.attribution.maps import Pairs, Picture, as_pairs
+from longclip_lab.errors import SEED, LabError, Numbers, suggest
+from longclip_lab.evaluation import Interval
+from longclip_lab.models import Clip, encode_texts
+from longclip_lab.models.encoding import Images, evaluating
 from longclip_lab.plotting import Plottable
+from longclip_lab.stats import bootstrap_mean
+from longclip_lab.text import split_sentences, split_subcaptions
+
+# --- Texts made of some of a text's sentences, and their similarity with its picture ---
+
+UNITS = ("sentences", "subcaptions")
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+
+Subset = frozenset[int]
+"""Which units are in a text."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a model reads of a text, unit by unit.
+
+    `texts` [n] are the units read and `spans` [n] their characters in the text. `unread` counts
+    the units of which nothing is read; `cut` is True if the last unit read is not read to its end.
+    """
+
+    kind: str
+    texts: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+    unread: int
+    cut: bool
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def join(self, chosen: Subset) -> str:
+        """The text of some units, in the order of the text; none of them: the empty text."""
+        return _join(self.kind, [self.texts[index] for index in sorted(chosen)])
+
+
+def units_of(clip: Clip, text: str, kind: str = "sentences") -> Units:
+    """The sentences (`text.split_sentences`) or sub-captions (LoTLIP's rule) that a model reads.
+
+    What stands behind the context is no part of the result but is counted. So a text of some
+    units holds nothing that the whole text would not show the model, and fits.
+
+    Raises LabError for another kind, and for a text without a unit.
+    """
+    if kind not in UNITS:
+        raise LabError(f"There are no units '{kind}'. {suggest(kind, UNITS)}")
+    spans = _spans(text, kind)
+    if not spans:
+        raise LabError(f"expected a text with at least one sentence, got {text!r}.")
+    parts = [text[start:end] for start, end in spans]
+    fitting = bisect_left(
+        range(1, len(parts) + 1), True, key=lambda n: not _fits(clip, kind, parts[:n])
+    )
+    kept = parts[:fitting]
+    cut = False
+    if fitting < len(parts):  # of the first unit that does not fit, as many words as do
+        begun = parts[fitting]
+        ends = [0] + [match.end() for match in _WORD.finditer(begun)]
+        words = bisect_left(
+            range(1, len(ends)),
+            True,
+            key=lambda n: not _fits(clip, kind, [*kept, begun[: ends[n]]]),
+        )
+        cut = words > 0
+        kept += [begun[: ends[words]]] if cut else []
+    if not kept:
+        raise LabError(f"'{clip.name}' reads no word of {text!r}.")
+    read = [(start, start + len(part)) for (start, _), part in zip(spans, kept, strict=False)]
+    return Units(kind, tuple(kept), tuple(read), len(parts) - len(kept), cut)
+
+
+def similarities(
+    pairs: Pairs, units: Sequence[Units], wanted: Sequence[Iterable[Subset]]
+) -> list[dict[Subset, float]]:
+    """For each pair the cosine similarity of its picture with the texts of some of its units.
+
+    Every text is run once, however many subsets and pairs ask for it.
+    """
+    texts = [
+        {subset: one.join(subset) for subset in asked}
+        for one, asked in zip(units, wanted, strict=True)
+    ]
+    distinct = {text: None for row in texts for text in row.values()}
+    row_of = {text: row for row, text in enumerate(distinct)}
+    texts_SD = F.normalize(encode_texts(pairs.clip, list(distinct)).features_ND, dim=-1)
+    with torch.no_grad(), evaluating(pairs.clip.model):
+        images_BD = F.normalize(pairs.clip.encode_image(pairs.pixels_B3HW), dim=-1).float().cpu()
+    found = []
+    for row, image_D in zip(texts, images_BD, strict=True):
+        values = (texts_SD[[row_of[text] for text in row.values()]] @ image_D).tolist()
+        found.append(dict(zip(row, values, strict=True)))
+    return found
+
+
+def _spans(text: str, kind: str) -> list[tuple[int, int]]:
+    if kind == "sentences":
+        return [tuple(span) for span in split_sentences(text)]
+    spans, end = [], 0
+    for part in split_subcaptions(text):
+        start = text.index(part, end)
+        end = start + len(part)
+        spans.append((start, end))
+    return spans
+
+
+def _join(kind: str, parts: Sequence[str]) -> str:
+    """LoTLIP joins sub-captions by ". "; a full stop behind the last is what its texts end in."""
+    if kind == "sentences" or not parts:
+        return " ".join(parts)
+    return ". ".join(parts) + "."
+
+
+def _fits(clip: Clip, kind: str, parts: Sequence[str]) -> bool:
+    return not clip.tokenize(_join(kind, parts)).num_truncated
+
+
+# --- What each sentence of a text does for its similarity with the picture ---
 
 EXACT = 6
 """Up to so many units Shapley values are exact: 64 texts at most."""
@@ -237,3 +364,79 @@ def _wanted(n: int, orders_Pn: np.ndarray | None) -> set[Subset]:
 def _subsets(n: int) -> list[Subset]:
     sizes = (combinations(range(n), size) for size in range(n + 1))
     return [frozenset(subset) for subset in chain.from_iterable(sizes)]
+
+
+# --- Does the similarity rise as sentences are added? It should; often it does not ---
+
+
+@dataclass(frozen=True)
+class RisingCurve(Plottable):
+    """Similarity of pictures with the first k units of their texts, for many pairs.
+
+    `curves` [N] holds for each pair the similarity after 0, 1, 2 ... units, the empty text first.
+    `steps` is the share of the steps from the first unit on that raise it, `always` the share of
+    the pairs in which all do; intervals are bootstrapped over pairs, and chance knows no direction:
+    one half of the steps. `gains` [k] is the mean similarity after k units (from 1) less that after
+    the first, over the pairs that have k units (`n` of each interval), so that no two points are
+    compared over different texts. `unread` counts the units behind the context of all texts.
+    """
+
+    model: str
+    units: str
+    curves: tuple[np.ndarray, ...]
+    steps: Interval
+    always: Interval
+    gains: tuple[Interval, ...]
+    unread: int
+
+    def __len__(self) -> int:
+        return len(self.curves)
+
+    def table(self):
+        """A DataFrame, a row for each number of units: gain over the first, its interval, pairs."""
+        import pandas as pd
+
+        rows = [(k, g.value, g.low, g.high, g.n) for k, g in enumerate(self.gains, start=1)]
+        return pd.DataFrame(rows, columns=["units", "gain", "low", "high", "pairs"])
+
+
+def rising_curve(
+    clip: Clip,
+    images: Picture | Images,
+    texts: str | Sequence[str],
+    units: str = "sentences",
+    rounds: int = 1000,
+    seed: int = 0,
+) -> RisingCurve:
+    """The curve of the similarity as sentences are added in order, over many pairs.
+
+    Pairs of which one unit only is read count in no step. Units behind the context are left out,
+    as they would change nothing, and are counted.
+
+    Raises LabError if no text has two units that are read, and as `units_of` and `as_pairs` do.
+    """
+    pairs = as_pairs(clip, images, texts)
+    read = [units_of(clip, text, units) for text in pairs.texts]
+    starts = [[frozenset(range(k)) for k in range(len(one) + 1)] for one in read]
+    values = similarities(pairs, read, starts)
+    curves = [
+        np.array([value[s] for s in asked]) for asked, value in zip(starts, values, strict=True)
+    ]
+    rises = [np.diff(curve[1:]) > 0 for curve in curves]
+    if not any(len(one) for one in rises):
+        raise LabError(f"expected texts with at least two {units} that '{clip.name}' reads.")
+    pair_of_step = np.repeat(np.arange(len(rises)), [len(one) for one in rises])
+    gains = []
+    for k in range(1, max(map(len, curves))):
+        gained = np.array([curve[k] - curve[1] for curve in curves if len(curve) > k])
+        gains.append(bootstrap_mean(gained, rounds=rounds, seed=seed))
+    always = np.array([one.all() for one in rises if len(one)], dtype=float)
+    return RisingCurve(
+        model=clip.name,
+        units=units,
+        curves=tuple(curves),
+        steps=bootstrap_mean(np.concatenate(rises).astype(float), pair_of_step, rounds, seed),
+        always=bootstrap_mean(always, rounds=rounds, seed=seed),
+        gains=tuple(gains),
+        unread=sum(one.unread for one in read),
+    )

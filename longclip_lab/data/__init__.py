@@ -17,21 +17,18 @@ from longclip_lab.data.benchmarks import (
     statistics,
     verify,
 )
-from longclip_lab.data.coco import coco
-from longclip_lab.data.coco_boxes import BoxedPictures, BoxedThing, coco_boxes
-from longclip_lab.data.known_words import keep_known_words
-from longclip_lab.data.layouts import LAYOUTS, Columns
-from longclip_lab.data.pairs import Pairs
-from longclip_lab.data.recaptioned import recaptioned
-from longclip_lab.data.registry import DATA_NAMES, open_data
-from longclip_lab.data.shards import ShardSet, check_shards, open_shards, write_shards
-from longclip_lab.data.subcaptions import (
+from longclip_lab.data.captions import (
     DrawnTexts,
     choose_caption,
     draw_subcaptions,
     draw_texts,
     sample_subcaptions,
 )
+from longclip_lab.data.coco import BoxedPictures, BoxedThing, coco, coco_boxes
+from longclip_lab.data.layouts import LAYOUTS, Columns, recaptioned
+from longclip_lab.data.pairs import Pairs, keep_known_words
+from longclip_lab.data.registry import DATA_NAMES, open_data
+from longclip_lab.data.shards import ShardSet, check_shards, open_shards, write_shards
 
 __all__ = [
     "DATA_NAMES",

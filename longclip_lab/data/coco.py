@@ -1,16 +1,29 @@
-"""COCO's own layout: ROOT/{split}/*.jpg and ROOT/annotations/captions_{split}.json."""
+"""COCO's own layout: captions, and things with their boxes."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from longclip_lab.data.captions import CaptionFile, read_captions
+from longclip_lab.data.captions import (
+    CaptionFile,
+    check_id,
+    file_names,
+    identity_under,
+    read_captions,
+    records_under,
+)
 from longclip_lab.data.pairs import Pairs
-from longclip_lab.data.usable import complaint, content_hash, usable_pictures
+from longclip_lab.data.validation import complaint, content_hash, usable_pictures
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.files import readable
+from longclip_lab.files import json_kind, parse_json, readable
 from longclip_lab.images import image_names
+
+# --- COCO's own layout: ROOT/{split}/*.jpg and ROOT/annotations/captions_{split}.json ---
 
 UNLISTED = "no caption (not in the caption file)"
 CAPTIONLESS = "no caption (listed without one)"
@@ -98,3 +111,139 @@ def _with_captions(listing: CaptionFile, defects: dict[str, list[str]]) -> list[
     if bare:
         defects[CAPTIONLESS] = bare
     return [name for name, texts in listing.captions.items() if texts]
+
+
+# --- COCO's things with their boxes: ROOT/{split}/*.jpg, ---
+
+FORM = (
+    'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], "categories": [{"id": 1, '
+    '"name": "cat"}, ...], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": '
+    '[x, y, width, height], "area": 9.0}, ...]}'
+)
+CROWD = "category marked as a crowd"
+MISSING = "missing picture"
+SMALL, MEDIUM = 32**2, 96**2  # COCO's own limits, in square pixels of the original picture
+
+
+@dataclass(frozen=True)
+class BoxedThing:
+    """All things of one category in one picture.
+
+    `boxes` (x0, y0, x1, y1) are in pixels of the picture on disk. `size` is COCO's word (small,
+    medium, large) for the largest of them.
+    """
+
+    category: str
+    boxes: tuple[tuple[float, float, float, float], ...]
+    size: str
+
+
+@dataclass(frozen=True)
+class BoxedPictures:
+    """N pictures on disk and the things in each; what was left out, by reason and name."""
+
+    name: str
+    images: list[Path]
+    things: list[list[BoxedThing]]
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
+    """Open a split of COCO's instances, or of anything kept in the same layout.
+
+    Categories that a picture has as a crowd (`iscrowd`) are left out for that picture: no box of
+    theirs says where a single one is. So are pictures that are not on disk. Both are counted and
+    named in `skipped`. Pictures in which nothing is boxed do not appear.
+
+    Raises LabError if the folder or file is missing, for a file of another form, for an image,
+    category or annotation that is listed twice, for a box of none of those listed or whose numbers
+    are none, for names that lead out of the folder, and if nothing is left.
+    """
+    folder, path = locate(Path(root), split, "instances")
+    raw = path.read_bytes()
+    content = parse_json(raw, str(path))
+    if not isinstance(content, dict):
+        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {FORM}.")
+    found = _by_picture(path, content)
+    skipped: dict[str, list[str]] = {}
+    images, things = [], []
+    for name, by_category in sorted(found.items()):
+        if not (folder / name).is_file():
+            skipped.setdefault(MISSING, []).append(name)
+            continue
+        boxed = _things(name, by_category, skipped)
+        if boxed:
+            images.append(folder / name)
+            things.append(boxed)
+    if not images:
+        raise LabError(f"{path} leaves no picture with a boxed thing in {folder}.")
+    source = {"dataset": "coco/instances", "split": split, "pictures": len(images)}
+    source["hash"] = hashlib.sha256(raw).hexdigest()[:16]
+    return BoxedPictures(f"coco/{split}", images, things, skipped, source)
+
+
+def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list[tuple]]]:
+    """For each picture and category: (is it a crowd?, area, box)."""
+    names = file_names(path, records_under(path, content, "images", FORM), FORM)
+    categories = _categories(path, content)
+    found: dict[str, dict[str, list[tuple]]] = {}
+    seen: set[int | str] = set()
+    for position, annotation in records_under(path, content, "annotations", FORM):
+        where = f"{path}: annotations[{position}]"
+        check_id(annotation, where, seen, FORM)
+        image_id = identity_under(annotation, "image_id", where, FORM)
+        category_id = identity_under(annotation, "category_id", where, FORM)
+        if image_id not in names:
+            raise LabError(f"{where} is of the image id {image_id}, which images does not list.")
+        if category_id not in categories:
+            raise LabError(f"{where} is of the category id {category_id}, which is not listed.")
+        x, y, width, height = _numbers(annotation.get("bbox"), 4, where, "bbox")
+        (area,) = _numbers([annotation.get("area")], 1, where, "area")
+        if not (width >= 0 and height >= 0 and area >= 0):
+            raise LabError(f"{where} has a box or an area below zero; expected {FORM}.")
+        one = (bool(annotation.get("iscrowd", 0)), area, (x, y, x + width, y + height))
+        by_category = found.setdefault(names[image_id], {})
+        by_category.setdefault(categories[category_id], []).append(one)
+    return found
+
+
+def _categories(path: Path, content: dict[str, Any]) -> dict[int | str, str]:
+    categories: dict[int | str, str] = {}
+    for position, record in records_under(path, content, "categories", FORM):
+        where = f"{path}: categories[{position}]"
+        identity, name = identity_under(record, "id", where, FORM), record.get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise LabError(f'{where} has no text under "name"; expected {FORM}.')
+        if identity in categories:
+            raise LabError(f"{where} repeats the category id {identity}; every one once, please.")
+        categories[identity] = name
+    return categories
+
+
+def _numbers(values: Any, count: int, where: str, name: str) -> list[float]:
+    try:
+        numbers = [math.nan if isinstance(value, bool | str) else float(value) for value in values]
+    except (TypeError, OverflowError):
+        numbers = []
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        what = "number" if count == 1 else f"list of {count} numbers"
+        raise LabError(f'{where} has no {what} under "{name}"; expected {FORM}.')
+    return numbers
+
+
+def _things(
+    name: str, categories: dict[str, list[tuple]], skipped: dict[str, list[str]]
+) -> list[BoxedThing]:
+    things = []
+    for category, found in categories.items():
+        if any(crowd for crowd, _, _ in found):
+            skipped.setdefault(CROWD, []).append(f"{name}: {category}")
+            continue
+        largest = max(area for _, area, _ in found)
+        size = "small" if largest < SMALL else "medium" if largest < MEDIUM else "large"
+        things.append(BoxedThing(category, tuple(box for _, _, box in found), size))
+    return things

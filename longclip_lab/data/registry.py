@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from longclip_lab.data.coco import coco
-from longclip_lab.data.layouts import LAYOUTS
-from longclip_lab.data.recaptioned import recaptioned
+from longclip_lab.data.layouts import LAYOUTS, recaptioned
 from longclip_lab.data.shards import open_shards
 from longclip_lab.errors import LabError, suggest
 

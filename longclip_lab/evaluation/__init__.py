@@ -6,22 +6,28 @@ import importlib
 from typing import Any
 
 from longclip_lab.evaluation.classification import ClassificationScores, zero_shot
-from longclip_lab.evaluation.comparing import comparable
-from longclip_lab.evaluation.comparison import PublishedScore, ScoreTable, score_table
-from longclip_lab.evaluation.contamination import Contamination, contamination
-from longclip_lab.evaluation.evaluate import evaluate
-from longclip_lab.evaluation.intervals import Interval, bootstrap_mean
+from longclip_lab.evaluation.evaluate import (
+    BENCHMARKS,
+    Contamination,
+    Run,
+    Scorer,
+    at_length,
+    contamination,
+    evaluate,
+    read_records,
+    run,
+    tasks,
+)
 from longclip_lab.evaluation.late_interaction import (
+    Similarity,
+    get_similarity,
     late_interaction_classify,
     late_interaction_retrieval,
 )
-from longclip_lab.evaluation.lengths import at_length
-from longclip_lab.evaluation.protocols import BENCHMARKS
-from longclip_lab.evaluation.records import Evaluation, Record
+from longclip_lab.evaluation.records import Evaluation, Record, comparable
 from longclip_lab.evaluation.retrieval import RetrievalScores, retrieval
-from longclip_lab.evaluation.runs import Run, read_records, run
-from longclip_lab.evaluation.scoring import Scorer
-from longclip_lab.evaluation.similarities import Similarity, get_similarity
+from longclip_lab.evaluation.table import PublishedScore, ScoreTable, score_table
+from longclip_lab.stats import Interval, bootstrap_mean
 
 __all__ = [
     "BENCHMARKS",
@@ -49,6 +55,7 @@ __all__ = [
     "retrieval",
     "run",
     "score_table",
+    "tasks",
     "zero_shot",
 ]
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from longclip_lab.errors import LabError
-from longclip_lab.evaluation.intervals import Interval, bootstrap_mean
-from longclip_lab.evaluation.ranking import SAME_SCORE
+from longclip_lab.evaluation.retrieval import SAME_SCORE
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.models.encoding import Images
+from longclip_lab.stats import Interval, bootstrap_mean
 
 
 @dataclass(frozen=True)

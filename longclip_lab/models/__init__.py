@@ -10,33 +10,35 @@ from __future__ import annotations
 
 from longclip_lab.models import adapters
 from longclip_lab.models.adapters import Adapter
-from longclip_lab.models.adding_corners import add_corner_tokens
-from longclip_lab.models.assembly import assemble, new_tiny
-from longclip_lab.models.bundled import bundled_folder, bundled_names, data_folder
+from longclip_lab.models.build import (
+    IMAGE_TOWERS,
+    add_corner_tokens,
+    assemble,
+    build_lotlip,
+    graft,
+    new_tiny,
+    world_bert,
+)
 from longclip_lab.models.clip import Clip, TextTower, Tokens
-from longclip_lab.models.corner_masks import causal_corner_mask, corner_attention_mask
 from longclip_lab.models.corner_tokens import (
     CornerTokens,
+    causal_corner_mask,
+    corner_attention_mask,
     corners_of,
     encode_corner_tokens,
     encode_text_corners,
 )
 from longclip_lab.models.encoding import TextFeatures, encode_images, encode_texts, pixels
 from longclip_lab.models.flops import TextTowerSize, text_flops, text_tower_size
-from longclip_lab.models.folder import save
-from longclip_lab.models.formats.exporting import FORMATS, export
+from longclip_lab.models.formats.export import FORMATS, export
+from longclip_lab.models.formats.hf import load_text_tower
+from longclip_lab.models.formats.lotlip import lotlip_state_dict
 from longclip_lab.models.formats.parity import Parity, parity
-from longclip_lab.models.formats.text_towers import load_text_tower
-from longclip_lab.models.grafting import graft
-from longclip_lab.models.inspection import Inspection, inspect
-from longclip_lab.models.loading import load
-from longclip_lab.models.lotlip import build_lotlip
-from longclip_lab.models.lotlip_checkpoints import lotlip_state_dict
-from longclip_lab.models.positions import METHODS, stretch_positions
-from longclip_lab.models.stretching import stretch
-from longclip_lab.models.tiny import build_tiny
-from longclip_lab.models.token_features import encode_image_tokens, encode_text_tokens
-from longclip_lab.models.tower_sources import IMAGE_TOWERS, world_bert
+from longclip_lab.models.inspect import Inspection, inspect
+from longclip_lab.models.kps import METHODS, stretch, stretch_positions
+from longclip_lab.models.load import load, save
+from longclip_lab.models.tiny import build_tiny, bundled_folder, bundled_names, data_folder
+from longclip_lab.models.towers import encode_image_tokens, encode_text_tokens
 
 __all__ = [
     "FORMATS",

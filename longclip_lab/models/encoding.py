@@ -1,15 +1,19 @@
-"""Features of many texts and many pictures.
+"""Features of many texts and images: pooled, or token by token; fingerprints of image sets.
 
 N pictures or texts, B batch, T tokens, D embedding, H W picture.
+
+N pictures, M texts, B batch, P image tokens, T text tokens, D embedding.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,9 +22,17 @@ from torch import nn
 from tqdm import tqdm
 
 from longclip_lab.errors import COUNT, LabError, NotFiniteError
-from longclip_lab.images import ImageError, as_rgb, open_image
+from longclip_lab.files import readable
+from longclip_lab.images import READING, ImageError, as_rgb, open_image
 from longclip_lab.models.clip import Clip
-from longclip_lab.models.packed import can_pack, encode_packed
+from longclip_lab.models.towers import (
+    can_pack,
+    encode_image_tokens,
+    encode_packed,
+    encode_text_tokens,
+)
+
+# --- Features of many texts and many pictures ---
 
 Images = Sequence[Image.Image | str | os.PathLike[str]] | np.ndarray | torch.Tensor
 """PIL pictures or paths, read as `longclip_lab.images` says, or uint8 values [N, H, W, 3]."""
@@ -178,3 +190,107 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+# --- Many texts and many pictures token by token, for models that compare tokens, as FILIP ---
+
+
+@dataclass(frozen=True)
+class TextTokens:
+    """Every token of every text, in the order the texts were given.
+
+    `mask_MT` says which tokens exist; T is the longest text's count, start and end included.
+    `num_truncated` counts the texts that were longer than the model's context.
+    """
+
+    features_MTD: torch.Tensor
+    mask_MT: torch.Tensor
+    num_truncated: int
+
+
+@torch.no_grad()
+def encode_texts_by_token(
+    clip: Clip, texts: Sequence[str], batch_size: int = 64, progress: bool = False
+) -> TextTokens:
+    """Every token of `texts` in the space of the pictures, float32 on the CPU, not normalised.
+
+    Raises LabError as `encode_texts` and `encode_text_tokens` do.
+    """
+    texts = checked_texts(texts)
+    COUNT.check("batch_size", batch_size)
+    tokens = clip.tokenize(texts)
+    order_M = torch.argsort(tokens.lengths_B, descending=True, stable=True)
+    features_MTD = mask_MT = None
+    with evaluating(clip.model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
+        for rows_B in order_M.split(batch_size):
+            ids_BT = tokens.ids_BT[rows_B].to(clip.device)
+            part_BTD, exists_BT = encode_text_tokens(clip.model, ids_BT)
+            length = part_BTD.shape[1]
+            if features_MTD is None:  # the longest come first
+                features_MTD = torch.zeros(len(texts), length, part_BTD.shape[2])
+                mask_MT = torch.zeros(len(texts), length, dtype=torch.bool)
+            features_MTD[rows_B, :length] = part_BTD.float().cpu()
+            mask_MT[rows_B, :length] = exists_BT.cpu()
+            bar.update(len(rows_B))
+    check_finite(features_MTD.masked_fill(~mask_MT[..., None], 0), "texts", clip.name)
+    return TextTokens(features_MTD, mask_MT, tokens.num_truncated)
+
+
+@torch.no_grad()
+def encode_images_by_token(
+    clip: Clip, images: Images, batch_size: int = 64, progress: bool = False
+) -> torch.Tensor:
+    """Every patch of `images` in the space of the texts [N, P, D], float32 on the CPU, not
+    normalised.
+
+    Raises LabError as `encode_images` does, and for a tower that is not made of tokens.
+    """
+    if len(images) == 0:
+        raise LabError("Expected at least one picture, got none.")
+    COUNT.check("batch_size", batch_size)
+    parts = []
+    with (
+        evaluating(clip.model),
+        tqdm(total=len(images), unit="image", disable=not progress) as bar,
+    ):
+        for start in range(0, len(images), batch_size):
+            pixels_B3HW = pixels(clip, images[start : start + batch_size]).to(clip.device)
+            features_BPD = encode_image_tokens(clip.model, pixels_B3HW).float().cpu()
+            parts.append(check_finite(features_BPD, "pictures", clip.name))
+            bar.update(len(pixels_B3HW))
+    return torch.cat(parts)
+
+
+# --- Telling picture sets apart ---
+
+
+def how_read(images: Images) -> str | None:
+    """How the pixels of pictures are read (`images.READING`), for the identity of what is made of
+    them; None for uint8 values, which are taken as they are."""
+    return None if isinstance(images, np.ndarray | torch.Tensor) else READING
+
+
+def pictures_hash(images: Images, contents: bool = False) -> str:
+    """SHA-256 over the values of pictures, or over the names and sizes of their files.
+
+    With `contents` the files are read, so that one that was changed in place is another picture.
+    What is said of the pictures does not count: one store serves every captioner.
+    Raises LabError for a file that is missing.
+    """
+    whole = hashlib.sha256()
+    if isinstance(images, np.ndarray):
+        whole.update(str(images.shape).encode())
+        whole.update(np.ascontiguousarray(images).data)
+        return f"sha256:{whole.hexdigest()}"
+    for image in images:
+        if not isinstance(image, str | Path):
+            raise LabError("Features are stored for picture files or uint8 values only.")
+        path = Path(image)
+        try:
+            said = (
+                hashlib.sha256(path.read_bytes()).hexdigest() if contents else path.stat().st_size
+            )
+        except (OSError, ValueError):  # missing, or no name that a file can have
+            raise LabError(f"There is no picture {readable(image)}.") from None
+        whole.update(f"{readable(path.name)}\0{said}\n".encode())
+    return f"sha256:{whole.hexdigest()}"

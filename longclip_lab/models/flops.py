@@ -12,8 +12,8 @@ from torch import nn
 
 from longclip_lab.errors import COUNT, LabError
 from longclip_lab.models.clip import Clip
-from longclip_lab.models.corner_masks import check_num_corner
-from longclip_lab.models.text_tower import text_tower
+from longclip_lab.models.corner_tokens import check_num_corner
+from longclip_lab.models.towers import text_tower
 
 
 @dataclass(frozen=True)

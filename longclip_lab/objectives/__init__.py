@@ -1,14 +1,22 @@
 """Losses as pure functions of features: CLIP's, Long-CLIP's, LoTLIP's and their baselines'."""
 
-from longclip_lab.objectives.components import primary_components, primary_components_svd
-from longclip_lab.objectives.contrastive import contrastive_loss
-from longclip_lab.objectives.filip import filip_loss
-from longclip_lab.objectives.gathering import gather
-from longclip_lab.objectives.hard_negatives import hard_negative_loss
+from longclip_lab.objectives.contrastive import (
+    contrastive_loss,
+    filip_loss,
+    hard_negative_loss,
+    same_identity,
+    same_text,
+    sigmoid_loss,
+)
+from longclip_lab.objectives.gather import gather
 from longclip_lab.objectives.longclip import LossParts, longclip_loss
 from longclip_lab.objectives.lotlip import LotlipParts, lotlip_loss
-from longclip_lab.objectives.pulls import pulls
-from longclip_lab.objectives.rank import RankMeter, rank_meter
+from longclip_lab.objectives.pcm import (
+    RankMeter,
+    primary_components,
+    primary_components_svd,
+    rank_meter,
+)
 from longclip_lab.objectives.registry import (
     OBJECTIVES,
     ImageSide,
@@ -17,9 +25,8 @@ from longclip_lab.objectives.registry import (
     Step,
     TextSide,
     objective_loss,
+    pulls,
 )
-from longclip_lab.objectives.siglip import sigmoid_loss
-from longclip_lab.objectives.twins import same_identity, same_text
 
 __all__ = [
     "OBJECTIVES",

@@ -13,10 +13,15 @@ import torch
 
 from longclip_lab.constants import OLD_OBJECTIVES
 from longclip_lab.errors import LabError, LabWarning, suggest
-from longclip_lab.objectives.checks import check_components, check_finite, check_pairs
-from longclip_lab.objectives.components import primary_components, primary_components_svd
-from longclip_lab.objectives.contrastive import normalize, symmetric_cross_entropy
-from longclip_lab.objectives.gathering import gather
+from longclip_lab.objectives.contrastive import (
+    check_components,
+    check_finite,
+    check_pairs,
+    normalize,
+    symmetric_cross_entropy,
+)
+from longclip_lab.objectives.gather import gather
+from longclip_lab.objectives.pcm import primary_components, primary_components_svd
 
 Objective = Literal["longclip", "mixed", "long"]
 ComponentsOf = Literal["process", "batch"]

@@ -12,9 +12,13 @@ from typing import Literal, get_args
 import torch
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.objectives.checks import check_finite, check_pairs
-from longclip_lab.objectives.contrastive import normalize, symmetric_cross_entropy
-from longclip_lab.objectives.gathering import gather
+from longclip_lab.objectives.contrastive import (
+    check_finite,
+    check_pairs,
+    normalize,
+    symmetric_cross_entropy,
+)
+from longclip_lab.objectives.gather import gather
 from longclip_lab.objectives.longclip import LossParts
 
 Reduction = Literal["sum", "mean"]

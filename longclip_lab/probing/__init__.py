@@ -1,29 +1,30 @@
 """What a model really reads: cuts, effective length, counterfactuals, overshadowing, read-outs."""
 
-from longclip_lab.probing.along import ReadAlong, read_along
 from longclip_lab.probing.counterfactual import (
     CounterfactualProbe,
+    Hallucination,
     PairScores,
+    SentenceScores,
     counterfactual_probe,
+    drop_lowest,
+    hallucination,
+    majority_limit,
     newcombe,
     pair_scores,
+    sentence_scores,
+    truth_margin,
     wilson,
 )
 from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
-from longclip_lab.probing.filtering import SentenceScores, drop_lowest, sentence_scores
-from longclip_lab.probing.hallucination import (
-    Hallucination,
-    hallucination,
-    majority_limit,
-    truth_margin,
-)
+from longclip_lab.probing.linear_probe import Readout, presence_readout
 from longclip_lab.probing.overshadowing import Overshadowing, overshadowing
-from longclip_lab.probing.readout import Readout, presence_readout
 from longclip_lab.probing.truncation import (
     CONTROLS,
+    ReadAlong,
     TruncationCurve,
     default_cuts,
     randomise_positions,
+    read_along,
     truncation_curve,
 )
 

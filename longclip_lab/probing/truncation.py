@@ -1,5 +1,12 @@
 """The truncation curve: how much of the score is there after the first n tokens, and why.
 
+N texts, T tokens, C cuts, D embedding, W width.
+
+In a causal tower the states of a prefix do not depend on what follows, so all cuts of a text share
+them: one end token for each cut is put behind the text, with the position it has at its cut, and a
+mask lets it see only its prefix and itself. The result is that of running every cut alone (test:
+`tests/probing/test_cuts.py`), for the price of T + C tokens instead of the sum of all cuts.
+
 N pictures (and texts), C cuts, T tokens, D embedding.
 
 Cutting strings misleads, so tokens are cut and the end token is put at the cut. The curve alone
@@ -11,6 +18,8 @@ model could read it. Hence the controls, each a change to the text or to the mod
 - `summary last`: the first sentence moved to the end;
 - `positions re-randomised`: as written, read by a copy of the model whose position embeddings
   from `keep` on are random with the spread of the old ones.
+
+C cuts, K pictures shown, N pictures in the pool.
 """
 
 from __future__ import annotations
@@ -18,18 +27,93 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
-from longclip_lab.models import Clip, encode_images
-from longclip_lab.models.text_tower import position_table
+from longclip_lab.models import Clip, Tokens, encode_images
+from longclip_lab.models.encoding import check_finite
+from longclip_lab.models.towers import can_trim, pool_type, position_table, text_tower
 from longclip_lab.plotting import Plottable
-from longclip_lab.probing.cuts import encode_cuts
-from longclip_lab.text import drop_sentence, move_sentence
+from longclip_lab.text import cut_tokens, drop_sentence, move_sentence
+
+# --- Features of every prefix of a text, in one pass ---
+
+
+def encode_cuts(
+    clip: Clip, tokens: Tokens, cuts: Sequence[int], batch_size: int = 64
+) -> torch.Tensor:
+    """Features [C, N, D], not normalised: each text's first `cut` content tokens, then its end.
+
+    A text that is no longer than a cut is read whole. Towers that are not causal run cut by cut.
+    Raises NotFiniteError for features that are not finite.
+    """
+    encode = _encode_together if cuts_share_states(clip) else _encode_one_by_one
+    order = torch.argsort(tokens.lengths_B, stable=True)
+    features_CND = torch.empty(len(cuts), len(order), clip.embed_dim)
+    with torch.inference_mode():
+        for rows in order.split(batch_size):
+            features_CND[:, rows] = (
+                encode(clip, tokens.ids_BT[rows], tokens.lengths_B[rows], cuts).float().cpu()
+            )
+    check_finite(features_CND.transpose(0, 1), "texts", clip.name)
+    return features_CND
+
+
+def cuts_share_states(clip: Clip) -> bool:
+    """Whether all cuts of a text are one pass: the tower is causal and reads the end token."""
+    return can_trim(clip.model) and pool_type(clip.model) in ("argmax", "eos")
+
+
+def _encode_together(
+    clip: Clip, ids_NT: torch.Tensor, lengths_N: torch.Tensor, cuts: Sequence[int]
+) -> torch.Tensor:
+    tower, device = text_tower(clip.model), clip.device
+    length = int(lengths_N.max())
+    dtype = tower.transformer.get_cast_dtype()
+    cut_C = torch.tensor(cuts, device=device).clamp(max=length - 1)
+    ids_NT = ids_NT[:, :length].to(device)
+    ends_NC = torch.full((len(ids_NT), len(cuts)), clip.tokenizer.end_id, device=device)
+    positions = torch.cat([torch.arange(length, device=device), cut_C + 1]).clamp(max=length - 1)
+    states = tower.token_embedding(torch.cat([ids_NT, ends_NC], 1)).to(dtype)
+    states = states + tower.positional_embedding[positions].to(dtype)
+    mask = torch.full((length + len(cuts),) * 2, float("-inf"), device=device)
+    mask[:length, :length] = tower.attn_mask[:length, :length]
+    seen_CT = torch.arange(length, device=device) <= cut_C[:, None]
+    mask[length:, :length].masked_fill_(seen_CT, 0.0)
+    mask[length:, length:].fill_diagonal_(0.0)
+    states = tower.transformer(states, attn_mask=mask.to(dtype))
+    whole_N = lengths_N.to(device) - 1  # the text's own end token
+    column_CN = torch.where(
+        cut_C[:, None] < whole_N - 1,
+        torch.arange(length, length + len(cuts), device=device)[:, None],
+        whole_N,
+    )
+    rows_N = torch.arange(len(ids_NT), device=device)
+    pooled_CNW = tower.ln_final(states[rows_N, column_CN])
+    projection = tower.text_projection
+    if projection is None:
+        return pooled_CNW
+    linear = isinstance(projection, torch.nn.Linear)
+    return projection(pooled_CNW) if linear else pooled_CNW @ projection
+
+
+def _encode_one_by_one(
+    clip: Clip, ids_NT: torch.Tensor, lengths_N: torch.Tensor, cuts: Sequence[int]
+) -> torch.Tensor:
+    tokenizer, rows = clip.tokenizer, []
+    for cut in cuts:
+        ids = cut_tokens(ids_NT.numpy(), lengths_N.numpy(), cut, tokenizer.end_id, tokenizer.pad_id)
+        rows.append(clip.encode_text(torch.from_numpy(np.ascontiguousarray(ids))))
+    return torch.stack(rows)
+
+
+# --- The truncation curve: how much of the score is there after the first n tokens, and why ---
 
 CONTROLS = ("as written", "details only", "summary last", "positions re-randomised")
 
@@ -209,3 +293,69 @@ def _hits(images_ND: torch.Tensor, texts_ND: torch.Tensor) -> np.ndarray:
     """For each pair the mean of its image-to-text and text-to-image hit at rank 1."""
     scores = retrieval(images_ND, texts_ND, bootstrap=0)
     return ((scores.i2t_ranks <= 1).astype(float) + (scores.t2i_ranks <= 1)) / 2
+
+
+# --- Reading along: which pictures does a model find after each token of one caption? ---
+
+
+@dataclass(frozen=True)
+class ReadAlong:
+    """What a model finds among N pictures after each of C cuts of the caption of one of them.
+
+    `cuts` [C] count content tokens. `ranks` [C] is the place of the caption's own picture, 1 the
+    best, behind pictures of the same score. `found` [C, K] are the indices in `pairs` of the K
+    best pictures, best first.
+    """
+
+    model: str
+    context_length: int
+    tokenizer: str
+    pairs: Any
+    index: int
+    cuts: np.ndarray
+    ranks: np.ndarray
+    found: np.ndarray
+
+    @property
+    def first_found(self) -> int | None:
+        """The first cut from which on the own picture stays in front; None if it does not."""
+        missed = np.flatnonzero(self.ranks > 1)
+        if not len(missed):
+            return int(self.cuts[0])
+        return int(self.cuts[missed[-1] + 1]) if missed[-1] + 1 < len(self.cuts) else None
+
+
+def read_along(
+    clip: Clip, pairs: Any, index: int = 0, cuts: Sequence[int] | None = None, show: int = 5
+) -> ReadAlong:
+    """Cut one long caption after each number of tokens and look for its picture among `pairs`.
+
+    Args:
+        pairs: the pool; the caption is `pairs.long[index]`.
+        cuts: numbers of content tokens, increasing; default every token that the model reads.
+        show: how many of the best pictures to keep.
+
+    Raises LabError for an index outside the pool, for no pictures to show, and for cuts that the
+    model cannot read.
+    """
+    if not 0 <= index < len(pairs) or not 1 <= show <= len(pairs):
+        raise LabError(
+            f"expected a caption from 0 to {len(pairs) - 1} and 1 to {len(pairs)} pictures to "
+            f"show, got index={index} and show={show}."
+        )
+    tokens = clip.tokenize([pairs.long[index]])
+    most = int(tokens.lengths_B[0]) - 2
+    cuts = list(range(1, most + 1)) if cuts is None else list(cuts)
+    if not cuts or min(cuts) < 1 or max(cuts) > most:
+        raise LabError(
+            f"expected cuts from 1 to {most} content tokens of caption {index}, got {cuts}."
+        )
+    images_ND = F.normalize(encode_images(clip, pairs.images), dim=1)
+    texts_CD = F.normalize(encode_cuts(clip, tokens, cuts)[:, 0], dim=1)
+    cosines_CN = (texts_CD @ images_ND.T).numpy()
+    ranks_C = (cosines_CN >= cosines_CN[:, [index]]).sum(1)
+    found_CK = np.argsort(-cosines_CN, axis=1, kind="stable")[:, :show]
+    return ReadAlong(
+        clip.name, clip.context_length, clip.tokenizer.name, pairs, index,
+        np.array(cuts), ranks_C, found_CK,
+    )  # fmt: skip

@@ -6,14 +6,36 @@
 
 from __future__ import annotations
 
-from longclip_lab.recaptioning.captioner import Asking, Captioner, Described
-from longclip_lab.recaptioning.checking import SYNONYMS, Claim, Hallucinated, claims, hallucinated
-from longclip_lab.recaptioning.families import FAMILIES, PROMPT, Family
-from longclip_lab.recaptioning.joining import to_sharegpt4v, with_captions
-from longclip_lab.recaptioning.loading import load_captioner
-from longclip_lab.recaptioning.pictures import Folder, PictureRuns, Run, open_folder, picture_runs
-from longclip_lab.recaptioning.records import Line, read_lines, read_record
-from longclip_lab.recaptioning.running import Recaptioned, recaption
+from longclip_lab.recaptioning.captioner import (
+    FAMILIES,
+    PROMPT,
+    Asking,
+    Captioner,
+    Described,
+    Family,
+    load_captioner,
+)
+from longclip_lab.recaptioning.hallucination import (
+    SYNONYMS,
+    Claim,
+    Hallucinated,
+    claims,
+    hallucinated,
+)
+from longclip_lab.recaptioning.run import (
+    Folder,
+    Line,
+    PictureRuns,
+    Recaptioned,
+    Run,
+    open_folder,
+    picture_runs,
+    read_lines,
+    read_record,
+    recaption,
+    to_sharegpt4v,
+    with_captions,
+)
 
 __all__ = [
     "FAMILIES",

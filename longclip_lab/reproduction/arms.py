@@ -14,10 +14,10 @@ from typing import Any
 
 from longclip_lab.constants import OLD_OBJECTIVES
 from longclip_lab.errors import LabError
-from longclip_lab.evaluation.similarities import TOKEN_WISE
+from longclip_lab.evaluation.late_interaction import TOKEN_WISE
 from longclip_lab.training.checkpoints import DISPLAY
-from longclip_lab.training.family import lit
 from longclip_lab.training.recipe import TEXT_PARTS, Recipe
+from longclip_lab.training.recipes import lit
 
 ARM_VERSION = 1
 """Part of every hash. Raise it when a change of the library changes what training or evaluation

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.reproduction import experiments_family as family
-from longclip_lab.reproduction import experiments_lengths as lengths
 from longclip_lab.reproduction import experiments_longclip as of_longclip
+from longclip_lab.reproduction import experiments_lotlip
 from longclip_lab.reproduction import experiments_lotlip as of_lotlip
 from longclip_lab.reproduction.experiment import Experiment
 
@@ -18,14 +17,14 @@ EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "lotlip/table2": of_lotlip.table2,
     "lotlip/table2-rich": of_lotlip.table2_rich,
     "lotlip/table3": of_lotlip.table3,
-    "lotlip/tables4-5": family.tables4_5,
+    "lotlip/tables4-5": experiments_lotlip.tables4_5,
     "lotlip/table7": of_lotlip.table7,
-    "lotlip/table8": family.table8,
-    "lotlip/table9": family.table9,
-    "lotlip/tables10-11": family.tables10_11,
-    "lotlip/figure2": lengths.figure2,
-    "lotlip/figure4": lengths.figure4,
-    "lotlip/figure5": lengths.figure5,
+    "lotlip/table8": experiments_lotlip.table8,
+    "lotlip/table9": experiments_lotlip.table9,
+    "lotlip/tables10-11": experiments_lotlip.tables10_11,
+    "lotlip/figure2": experiments_lotlip.figure2,
+    "lotlip/figure4": experiments_lotlip.figure4,
+    "lotlip/figure5": experiments_lotlip.figure5,
 }
 
 

@@ -21,8 +21,7 @@ from longclip_lab.files import atomic_write, to_json
 from longclip_lab.models import Clip, load, stretch
 from longclip_lab.probing import counterfactual_probe, effective_length
 from longclip_lab.reproduction.report import write_report
-from longclip_lab.reproduction.results import ModelRow, QuickstartResults
-from longclip_lab.reproduction.rows import score_row
+from longclip_lab.reproduction.results import ModelRow, QuickstartResults, score_row
 from longclip_lab.training import train
 
 KEEP, RATIO = 20, 4

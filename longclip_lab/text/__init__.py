@@ -3,20 +3,33 @@
 Nothing here imports torch, so a question about a file of captions is answered at once.
 """
 
-from longclip_lab.text.base import POLICIES, TokenizedText, Tokenizer
-from longclip_lab.text.reading import Texts, read_texts
-from longclip_lab.text.sampling import sample_sentences
-from longclip_lab.text.splitting import Span, split_sentences, split_subcaptions
-from longclip_lab.text.statistics import Cut, TextStatistics, describe_texts, text_statistics
-from longclip_lab.text.tokenizers import TOKENIZERS, get_tokenizer
-from longclip_lab.text.truncation import (
+from longclip_lab.text.sentences import (
+    Span,
     TokenBatch,
     cut_tokens,
     drop_sentence,
     move_sentence,
     pad_front,
+    sample_sentences,
     shuffle_sentences,
+    split_sentences,
+    split_subcaptions,
     truncate,
+)
+from longclip_lab.text.statistics import (
+    Cut,
+    Texts,
+    TextStatistics,
+    describe_texts,
+    read_texts,
+    text_statistics,
+)
+from longclip_lab.text.tokenizers import (
+    POLICIES,
+    TOKENIZERS,
+    TokenizedText,
+    Tokenizer,
+    get_tokenizer,
 )
 
 __all__ = [

@@ -14,13 +14,13 @@ _NAMES = {
     "longclip": "recipes",
     "recipe_for": "recipes",
     "METHODS": "recipes",
-    "Run": "runs",
-    "train": "runs",
-    "new_model": "fresh",
-    "extra_tokens": "fresh",
-    "stored_features": "feature_store",
-    "memory_of": "memory",
-    "largest_micro_batch": "fitting",
+    "Run": "run",
+    "train": "run",
+    "new_model": "run",
+    "extra_tokens": "run",
+    "stored_features": "features",
+    "memory_of": "plan",
+    "largest_micro_batch": "dry_run",
 }
 
 __all__ = sorted(_NAMES)

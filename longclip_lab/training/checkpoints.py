@@ -27,8 +27,8 @@ from torch import nn
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write, give_rights, leftovers, read_json_object, to_json
+from longclip_lab.training.distributed import load_moments, load_weights
 from longclip_lab.training.recipe import Recipe
-from longclip_lab.training.sharding import load_moments, load_weights
 
 # What may differ between a run and its continuation.
 DISPLAY = {

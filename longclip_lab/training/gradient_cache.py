@@ -22,8 +22,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from longclip_lab.objectives import ImageSide, LossParts, Step, TextSide
-from longclip_lab.training.batches import Batch
-from longclip_lab.training.sharding import no_exchange
+from longclip_lab.training.data import Batch
+from longclip_lab.training.distributed import no_exchange
 
 Side = TypeVar("Side", ImageSide, TextSide)
 _DIFFERENTIABLE = ("features_BD", "features_BCD", "tokens_BPD", "tokens_BTD")

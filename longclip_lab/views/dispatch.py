@@ -19,20 +19,24 @@ def plot(result: object, **options: object) -> go.Figure:
     # here, so that the theme alone does not need torch
     from longclip_lab import attribution, probing, search
     from longclip_lab.objectives import RankMeter
-    from longclip_lab.views.answers import counterfactual_figure
     from longclip_lab.views.attention import attention_figure
-    from longclip_lab.views.attributions import (
+    from longclip_lab.views.counterfactual import counterfactual_figure
+    from longclip_lab.views.maps import (
+        contribution_figure,
         explanation_figure,
+        patch_maps_figure,
+        rising_figure,
         token_map_figure,
         token_patches_figure,
     )
-    from longclip_lab.views.contributions import contribution_figure, rising_figure
-    from longclip_lab.views.faithfulness import faithfulness_figure
-    from longclip_lab.views.features import spectrum_figure
-    from longclip_lab.views.overshadowing import overshadowing_figure, pointing_figure
-    from longclip_lab.views.patch_maps import patch_maps_figure
+    from longclip_lab.views.models import spectrum_figure
+    from longclip_lab.views.overshadowing import (
+        faithfulness_figure,
+        overshadowing_figure,
+        pointing_figure,
+    )
     from longclip_lab.views.reading import effective_length_figure, truncation_figure
-    from longclip_lab.views.sentence_ranks import sentence_ranks_figure
+    from longclip_lab.views.search import sentence_ranks_figure
 
     figures = {
         probing.TruncationCurve: truncation_figure,

@@ -1,19 +1,45 @@
-"""Figures about how far a model reads: the truncation curve and effective length."""
+"""Figures of truncation, effective length and caption length.
+
+The states are computed beforehand and stand in the page as JSON, so the slider works in JupyterLab
+and in the book, where no kernel runs. Without JavaScript the first state shows.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import html
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import plotly.graph_objects as go
 
-from longclip_lab.views.frame import framed, plot_height
-from longclip_lab.views.labels import end_labels
-from longclip_lab.views.lanes import SYMBOLS, Lane, lanes
-from longclip_lab.views.theme import COLOURS, add_curve
-from longclip_lab.views.wording import compare
+from longclip_lab.errors import LabError
+from longclip_lab.evaluation import Interval
+from longclip_lab.files import to_json
+from longclip_lab.text import get_tokenizer
+from longclip_lab.views.html import ATTRIBUTES, Html, picture, picture_uri
+from longclip_lab.views.theme import (
+    COLOURS,
+    PALETTE,
+    SYMBOLS,
+    Lane,
+    add_curve,
+    compare,
+    end_labels,
+    framed,
+    lanes,
+    listed,
+    percent,
+    plot_height,
+)
 
 if TYPE_CHECKING:
     from longclip_lab.probing import EffectiveLength, TruncationCurve
+    from longclip_lab.probing.truncation import ReadAlong
+
+
+# --- Figures about how far a model reads: the truncation curve and effective length ---
 
 STYLES = {  # of the caption as written and of the controls: colour, dash, symbol
     "as written": (COLOURS["blue"], "solid", SYMBOLS[0]),
@@ -119,4 +145,375 @@ def effective_length_figure(effective: EffectiveLength) -> go.Figure:
         subtitle=f"{effective.curve.model}, {effective.curve.num_pairs:,} pictures; whiskers: 95% "
         "bootstrap intervals",
         value_format=".0f",
+    )
+
+
+# --- Truncation curves beside each other: of several readers, and beside published numbers ---
+
+_DASHES = ("solid", "dash", "dashdot", "dot")
+
+
+class Published(Protocol):
+    """What the figure needs of a published curve; `reproduction.published` has some."""
+
+    name: str
+    source: str
+
+    @property
+    def shares(self) -> Mapping[int, float]:
+        """Content tokens read: share of the score with all of them, 0 to 1."""
+
+
+def readers_message(
+    curves: Mapping[str, TruncationCurve], variant: str = "as written", start: int = 20
+) -> str:
+    """What the tokens from `start` on bring to each of the curves."""
+    last = next(iter(curves.values())).cuts[-1]
+    gains = {label: curve.gain(variant, start, last) for label, curve in curves.items()}
+    seen = [
+        f"{100 * gain.value:+.0f} points for “{label}”"
+        if gain.low > 0 or gain.high < 0
+        else f"no change seen for “{label}”"
+        for label, gain in gains.items()
+    ]
+    return f"What tokens {start} to {last} bring: {listed(seen)}"
+
+
+def readers_figure(
+    curves: Mapping[str, TruncationCurve], variant: str = "as written", start: int = 20
+) -> go.Figure:
+    """One variant of several truncation curves (label: curve), such as two models or two pools.
+
+    `start` is the cut from which the title counts. Raises LabError for no curve, for different
+    cuts, and for a variant that a curve does not have.
+    """
+    _check(curves, variant)
+    first = next(iter(curves.values()))
+    chart = framed(
+        readers_message(curves, variant, start),
+        x="content tokens read (the end token stands behind them)",
+        y="R@1 (%)",
+        subtitle=f"{variant}; {first.num_pairs:,} pictures, mean of both directions; bands: 95% "
+        "bootstrap intervals",
+    )
+    for number, (label, curve) in enumerate(curves.items()):
+        scores = curve.scores(variant)
+        band = [[100 * getattr(s, part) for s in scores] for part in ("value", "low", "high")]
+        colour, dash = PALETTE[number], _DASHES[number % len(_DASHES)]
+        add_curve(chart, curve.cuts, *band, label, colour, dash=dash)
+        chart.data[-1].marker = {"symbol": SYMBOLS[number], "size": 7}
+    top = 106 * max(s.high for curve in curves.values() for s in curve.scores(variant))
+    end_labels(
+        chart,
+        [100 * curve.hits[variant][-1].mean() for curve in curves.values()],
+        list(curves),
+        PALETTE[: len(curves)],
+        units_per_pixel=top / plot_height(chart),
+    )
+    chart.update_layout(hovermode="x unified")
+    chart.update_yaxes(range=[0, top])
+    chart.update_xaxes(range=[0, first.cuts[-1] * 1.015])
+    return chart
+
+
+def _check(curves: Mapping[str, TruncationCurve], variant: str) -> None:
+    if not curves:
+        raise LabError("expected at least one truncation curve, got none. Draw one first.")
+    if len({curve.cuts for curve in curves.values()}) > 1:
+        cuts = {label: list(curve.cuts) for label, curve in curves.items()}
+        raise LabError(f"expected curves with the same cuts, got {cuts}. Give both `cuts=`.")
+    for label, curve in curves.items():
+        if variant not in curve.hits:
+            known = listed(list(curve.hits))
+            raise LabError(f"expected '{variant}' in the curve of “{label}”, got {known}.")
+
+
+def published_figure(curve: TruncationCurve, published: Published, start: int = 20) -> go.Figure:
+    """Shares of the score with all tokens: of a curve, of its details alone, and as published.
+
+    Different models and pictures can be compared only so. `start` is the cut that the title
+    speaks of; of the published curve the nearest one.
+    """
+    nearest = min(published.shares, key=lambda tokens: abs(tokens - start))
+    told = [f"{percent(published.shares[nearest])} for {published.name}"]
+    variants = [name for name in ("as written", "details only") if name in curve.hits]
+    at = curve.cuts.index(start)
+    means = {name: curve.hits[name].mean(1) for name in variants}
+    told += [f"{percent(m[at] / m[-1])} for {curve.model} {name}" for name, m in means.items()]
+    chart = framed(
+        f"Share of the full score after {start} tokens: {listed(told)}",
+        x="content tokens read",
+        y="share of the score with all tokens (%)",
+        subtitle=published.source,
+    )
+    for name in variants:
+        full = means[name][-1]
+        scores = curve.scores(name)
+        band = [
+            [100 * getattr(s, part) / full for s in scores] for part in ("value", "low", "high")
+        ]
+        label = f"{curve.model}, {name}"
+        add_curve(chart, curve.cuts, *band, label, STYLES[name][0], dash=STYLES[name][1])
+    chart.add_scatter(
+        x=list(published.shares),
+        y=[100 * share for share in published.shares.values()],
+        name=published.name,
+        line={"color": COLOURS["black"], "dash": "dot"},
+        marker={"symbol": "diamond"},
+        hovertemplate="%{y:.3g}",
+    )
+    chart.update_layout(showlegend=True, hovermode="x unified", margin_b=95)
+    return chart
+
+
+# --- A caption with a slider for its cut: what is read, and which pictures that finds ---
+
+_STYLE = f"""<style>
+.lc-along {{max-width: 46em}}
+.lc-along .text {{line-height: 1.75; font-size: 1.02em}}
+.lc-along .text span {{transition: opacity .1s}}
+.lc-along .fact {{border-bottom: .16em solid var(--fact)}}
+.lc-along .unread {{opacity: .3}}
+.lc-along .end {{white-space: nowrap; font-size: .78em; font-weight: 600; color: #D55E00;
+  border-left: .18em solid #D55E00; padding: .1em .5em; margin: 0 .3em}}
+.lc-along .bar {{display: flex; flex-direction: column; gap: .3em; margin: .8em 0}}
+.lc-along input {{width: 100%; accent-color: {COLOURS["blue"]}}}
+.lc-along output {{font-variant-numeric: tabular-nums}}
+.lc-along .found {{display: flex; gap: 10px}}
+.lc-along .found img {{width: calc((100% - 40px) / 5); border-radius: 6px; margin: 0;
+  image-rendering: auto; outline: 4px solid transparent; outline-offset: -4px}}
+.lc-along .found img.own {{outline-color: {COLOURS["vermillion"]}}}
+</style>"""
+
+_SCRIPT = """<script>
+(() => {
+  const box = document.getElementById("%s");
+  const states = JSON.parse(box.querySelector("script").textContent);
+  const slider = box.querySelector("input");
+  const show = () => {
+    const state = states.cuts[slider.value];
+    for (const token of box.querySelectorAll("[data-token]"))
+      token.classList.toggle("unread", +token.dataset.token >= state.cut);
+    box.querySelector("output").textContent = state.message;
+    box.querySelectorAll(".found img").forEach((image, place) => {
+      const picture = states.pictures[state.found[place]];
+      image.src = picture.uri;
+      image.alt = picture.alt;
+      image.classList.toggle("own", state.found[place] === states.own);
+    });
+  };
+  slider.addEventListener("input", show);
+  box.addEventListener("keydown", event => event.stopPropagation());  // from JupyterLab's keys
+  show();
+})();
+</script>"""
+
+
+def along_html(along: ReadAlong, start: int | None = None, pixels: int = 120) -> Html:
+    """The caption with a slider: the words read, the rank of its picture, the pictures found.
+
+    `start` is the cut that shows first, by default the smallest; the own picture has a frame.
+    Raises LabError if `start` is none of the cuts.
+    """
+    cuts = [int(cut) for cut in along.cuts]
+    start = cuts[0] if start is None else start
+    if start not in cuts:
+        raise LabError(f"expected a start among the cuts {cuts[0]} to {cuts[-1]}, got {start}.")
+    first = cuts.index(start)
+    pictures = {
+        int(i): {
+            "uri": picture_uri(picture(along.pairs, int(i), pixels), photo=True),
+            "alt": along.pairs.short[int(i)],
+        }
+        for i in sorted(set(along.found.flat))
+    }
+    states = [
+        {"cut": cut, "found": [int(i) for i in found], "message": _message(along, cut, int(rank))}
+        for cut, rank, found in zip(cuts, along.ranks, along.found, strict=True)
+    ]
+    data = to_json({"cuts": states, "pictures": pictures, "own": along.index})
+    identity = "lc-" + hashlib.sha256(data.encode()).hexdigest()[:12]
+    images = "".join(
+        f'<img src="{pictures[i]["uri"]}" alt="{html.escape(pictures[i]["alt"])}"'
+        f"{' class=own' * (i == along.index)}>"
+        for i in states[first]["found"]
+    )
+    return Html(
+        f'{_STYLE}<div class="lc-along" id="{identity}"><div class="text">'
+        f"{_tokens(along, start)}</div>"
+        f'<div class="bar"><input type="range" min="0" max="{len(cuts) - 1}" value="{first}" '
+        f'aria-label="tokens read"><output>{states[first]["message"]}</output></div>'
+        f'<div class="found">{images}</div>'
+        f'<script type="application/json">{data.replace("</", "<&#47;")}</script></div>'
+        f"{_SCRIPT % identity}"
+    )
+
+
+def _message(along: ReadAlong, cut: int, rank: int) -> str:
+    read = f"{cut} token{'s' * (cut != 1)} read"
+    return f"{read}; its picture is number {rank} of {len(along.pairs):,}"
+
+
+def _tokens(along: ReadAlong, cut: int) -> str:
+    """Each token in a span that the slider can grey out, facts underlined."""
+    text = along.pairs.long[along.index]
+    captions = getattr(along.pairs, "long_captions", None)
+    facts = sorted(captions[along.index].facts, key=lambda f: f.span) if captions else []
+    spans = get_tokenizer(along.tokenizer).tokenize(text).spans
+    starts = [fact.span[0] for fact in facts]
+    pieces, at = [], 0
+    for number, (start, end) in enumerate(spans):
+        if number == along.context_length - 2:
+            pieces.append(f'<b class="end">{along.context_length} positions end here</b>')
+        start = max(start, at)
+        fact = _fact_at(facts, starts, start)
+        following = spans[number + 1][0] if number + 1 < len(spans) else end
+        goes_on = fact is not None and following < fact.span[1]
+        stop = following if goes_on else end
+        pieces.append(html.escape(text[at:start]))
+        pieces.append(
+            f'<span data-token="{number}"{_classes(number >= cut, fact)}>'
+            f"{html.escape(text[start:stop])}</span>"
+        )
+        at = max(at, stop)
+    return "".join(pieces)
+
+
+def _fact_at(facts: Sequence[Any], starts: Sequence[int], character: int) -> Any | None:
+    number = bisect_right(starts, character) - 1
+    return facts[number] if number >= 0 and character < facts[number].span[1] else None
+
+
+def _classes(unread: bool, fact: Any | None) -> str:
+    names = ["unread"] * unread + ["fact"] * (fact is not None)
+    style = f' style="--fact:{ATTRIBUTES[fact.attribute][1]}"' if fact is not None else ""
+    return (f' class="{" ".join(names)}"' if names else "") + style
+
+
+# --- How long a caption should be: scores by sub-captions trained with and by tokens read ---
+
+_LENGTHS_DASHES = ("solid", "dash", "dot", "dashdot")
+_STAR = "#D62728"
+
+
+def subcaptions_figure(
+    counts: Sequence[int | None],
+    scores: Mapping[str, Sequence[Interval]],
+    subtitle: str = "",
+) -> go.Figure:
+    """LoTLIP's Figures 2 and 5: each test's score by the sub-captions of the training texts.
+
+    `counts` are the numbers of sub-captions, 0 for alt-texts alone and None for all; `scores` has
+    one interval for each of them, as shares, by the test's name. Raises LabError for numbers of
+    scores that do not fit.
+    """
+    for name, found in scores.items():
+        if len(found) != len(counts):
+            raise LabError(f"{name}: expected {len(counts)} scores, got {len(found)}.")
+    names = ["all" if count is None else str(count) for count in counts]
+    chart = framed(
+        subcaptions_message(names, scores),
+        x="sub-captions in a training text",
+        y="score (%)",
+        subtitle=subtitle,
+    )
+    x = list(range(len(names)))
+    add_curves(chart, x, scores)
+    chart.update_xaxes(tickvals=x, ticktext=names, range=[-0.1, len(x) - 0.95])
+    return chart
+
+
+def subcaptions_message(names: Sequence[str], scores: Mapping[str, Sequence[Interval]]) -> str:
+    """After how many sub-captions each test's mean is highest.
+
+    >>> rising, falling = [Interval(v, v, v, 3) for v in (0.1, 0.2, 0.3)], None
+    >>> subcaptions_message(["0", "1", "all"], {"long": rising, "short": rising[::-1]})
+    'Highest mean by sub-captions in training: “long” with all and “short” with 0'
+    """
+    best = {
+        test: names[max(range(len(names)), key=lambda i: found[i].value)]
+        for test, found in scores.items()
+    }
+    told = listed([f"“{test}” with {name}" for test, name in best.items()])
+    return f"Highest mean by sub-captions in training: {told}"
+
+
+def token_limit_figure(
+    limits: Sequence[int],
+    scores: Mapping[str, Sequence[Interval]],
+    flops: Sequence[int],
+    subtitle: str = "",
+) -> go.Figure:
+    """LoTLIP's Figure 4: scores by the tokens that a model may read, and what they cost.
+
+    `flops` are the text tower's operations for one text (`models.text_flops`), the red stars; the
+    right axis has them. Raises LabError for numbers that do not fit the limits.
+    """
+    for name, found in {**scores, "flops": flops}.items():
+        if len(found) != len(limits):
+            raise LabError(f"{name}: expected {len(limits)} values, got {len(found)}.")
+    chart = framed(
+        limits_message(limits, scores, flops),
+        x="token limit (start and end included)",
+        y="R@1 (%)",
+        subtitle=subtitle,
+        height=460,
+    )
+    add_curves(chart, list(limits), scores)
+    unit, name = (1e9, "GFLOP") if max(flops) >= 1e9 else (1e6, "MFLOP")
+    chart.add_scatter(
+        x=list(limits), y=[count / unit for count in flops], yaxis="y2", mode="lines+markers",
+        marker={"symbol": "star", "size": 13, "color": _STAR},
+        line={"color": _STAR, "width": 1, "dash": "dot"}, name=name,
+        hovertemplate=f"%{{y:.3g}} {name}",
+    )  # fmt: skip
+    top = 1.15 * max(flops) / unit
+    chart.update_layout(
+        yaxis2={
+            "overlaying": "y", "side": "right", "range": [0, top], "showgrid": False,
+            "tickmode": "auto", "nticks": 5,
+            "title": {"text": f"★ {name} for one text", "font": {"color": _STAR}},
+            "tickfont": {"color": _STAR},
+        },
+        hovermode="x unified",
+        showlegend=True,
+    )  # fmt: skip
+    for note in list(chart.layout.annotations):
+        note.visible = False  # the right axis stands where names would
+    chart.update_layout(margin={"r": 80, "b": 100})
+    chart.update_xaxes(type="log", tickvals=list(limits), ticktext=[str(x) for x in limits])
+    return chart
+
+
+def limits_message(
+    limits: Sequence[int], scores: Mapping[str, Sequence[Interval]], flops: Sequence[int]
+) -> str:
+    """Where each curve's mean is highest, and how the cost grows from first to last limit."""
+    best = listed([
+        f"“{name}” at {limits[max(range(len(limits)), key=lambda i: found[i].value)]}"
+        for name, found in scores.items()
+    ])  # fmt: skip
+    factor = flops[-1] / flops[0]
+    cost = f"{limits[-1]} tokens cost {factor:.1f} times as much as {limits[0]}"
+    return f"{cost}; highest mean: {best}"
+
+
+def add_curves(chart: go.Figure, x: list[float], scores: Mapping[str, Sequence[Interval]]) -> None:
+    """Draw a curve with its band for each test, shares as percent, named at its end."""
+    for number, (name, found) in enumerate(scores.items()):
+        value, low, high = (
+            [100 * getattr(score, part) for score in found] for part in ("value", "low", "high")
+        )
+        add_curve(chart, x, value, low, high, name, PALETTE[number % len(PALETTE)],
+                  dash=_LENGTHS_DASHES[number % len(_LENGTHS_DASHES)])  # fmt: skip
+    bounds = [100 * b for found in scores.values() for s in found for b in (s.low, s.high)]
+    span = (max(0.0, min(bounds) - 3), min(100.0, max(bounds) + 3))
+    chart.update_yaxes(range=span)
+    end_labels(
+        chart,
+        [100 * found[-1].value for found in scores.values()],
+        list(scores),
+        [PALETTE[number % len(PALETTE)] for number in range(len(scores))],
+        units_per_pixel=(span[1] - span[0]) / plot_height(chart),
+        span=span,
     )

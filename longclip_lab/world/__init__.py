@@ -4,48 +4,64 @@ Kinds, colours, patterns and places are drawn at random; what a caption says of 
 token, is exact. So it can be known, not guessed, whether a model read token 90.
 """
 
-from longclip_lab.world.captioners import (
+from longclip_lab.world.captions import (
     CAPTIONERS,
+    Caption,
+    Fact,
+    Sentence,
     background_sentences,
+    build_caption,
+    habitual_lie,
     long_caption,
     summary,
     truth,
     web_caption,
 )
-from longclip_lab.world.counterfactuals import Counterfactuals, change_fact, counterfactuals
-from longclip_lab.world.drawing import draw
-from longclip_lab.world.habits import habitual_lie
-from longclip_lab.world.language import Caption, Fact, Sentence, build_caption
-from longclip_lab.world.one_thing import asked_things, told_things
-from longclip_lab.world.scene import PIXELS, Scene, Thing, random_scene, relation
-from longclip_lab.world.sets import (
+from longclip_lab.world.datasets import (
     PRETRAIN_SEED,
     PROBE_SEED,
     SELECTION_SEED,
     TEST_SEED,
     TRAIN_SEED,
     SingleObjects,
+    WebPairs,
     WorldPairs,
     draw_all,
     pairs,
+    rewrite,
     single_objects,
+    web_pairs,
 )
-from longclip_lab.world.swaps import FORMS, Swaps, swaps
-from longclip_lab.world.vocabulary import (
+from longclip_lab.world.drawing import draw
+from longclip_lab.world.probes import (
+    FORMS,
+    Counterfactuals,
+    Swaps,
+    asked_things,
+    change_fact,
+    counterfactuals,
+    swaps,
+    told_things,
+)
+from longclip_lab.world.scene import (
     ATTRIBUTES,
     COLOURS,
     GROUNDS,
     KINDS,
     ORIENTATIONS,
     PATTERNS,
+    PIXELS,
     PLACES,
     RELATIONS,
     SIZES,
     SKIES,
     TEMPLATES,
+    Scene,
+    Thing,
     classes,
+    random_scene,
+    relation,
 )
-from longclip_lab.world.web import WebPairs, rewrite, web_pairs
 
 __all__ = [
     "ATTRIBUTES", "CAPTIONERS", "COLOURS", "FORMS", "GROUNDS", "KINDS", "ORIENTATIONS", "PATTERNS",

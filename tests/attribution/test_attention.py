@@ -18,7 +18,7 @@ from longclip_lab.attribution import (
 )
 from longclip_lab.errors import LabError
 from longclip_lab.models import add_corner_tokens, stretch
-from longclip_lab.models.corner_towers import CornerTokens, give_corners
+from longclip_lab.models.corner_tokens import CornerTokens, give_corners
 
 TEXT = "a red boat on a lake."
 POOLED_BY_TEXT = {"causal": 8, "both ways": 76, "bert": 0}

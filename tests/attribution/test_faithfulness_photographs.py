@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from longclip_lab import attribution, data, models, views
-from longclip_lab.attribution.boxes import patch_shares
-from longclip_lab.attribution.measuring import pointing_scores
-from longclip_lab.attribution.values import PatchMap
+from longclip_lab.attribution.faithfulness import pointing_scores
+from longclip_lab.attribution.grounding import patch_shares
+from longclip_lab.attribution.maps import PatchMap
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
 

@@ -8,7 +8,7 @@ import torch
 from longclip_lab.attribution import patch_features, token_features
 from longclip_lab.errors import LabError
 from longclip_lab.models import pixels
-from longclip_lab.models.text_tower import end_positions
+from longclip_lab.models.towers import end_positions
 
 AVERAGED = [
     "average, norm before",

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from longclip_lab.attribution import patch_maps, token_maps
-from longclip_lab.attribution.occlusion import squares
+from longclip_lab.attribution.similarity import squares
 from longclip_lab.errors import LabError
 from longclip_lab.models import encode_images, encode_texts, pixels
 from longclip_lab.text import split_sentences

@@ -9,8 +9,8 @@ import pytest
 
 from longclip_lab import views, world
 from longclip_lab.attribution import PATCH_METHODS, PatchMap, word_maps, word_pointing
-from longclip_lab.attribution.methods import Method
-from longclip_lab.attribution.overshadowed import ASKED
+from longclip_lab.attribution.grounding import ASKED
+from longclip_lab.attribution.maps import Method
 from longclip_lab.errors import LabError
 from longclip_lab.models import new_tiny
 

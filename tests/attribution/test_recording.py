@@ -15,7 +15,7 @@ from timm.layers.attention import Attention as TimmAttention
 from torch import nn
 
 from longclip_lab.attribution import record
-from longclip_lab.attribution.recording import attention_modules
+from longclip_lab.attribution.attention import attention_modules
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, load
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from longclip_lab.attribution import patch_maps, record, relevance, token_maps
-from longclip_lab.attribution.inputs import as_pairs
-from longclip_lab.attribution.relevance import averaging_step, explain
+from longclip_lab.attribution.gradients import averaging_step, explain
+from longclip_lab.attribution.maps import as_pairs
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, stretch
 

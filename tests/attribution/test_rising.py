@@ -38,7 +38,7 @@ def test_gains_compare_a_pair_with_itself(trained, drawn):
 def test_a_pair_that_always_rises_and_one_that_does_not(trained, drawn, monkeypatch):
     values = iter([[0.0, 0.3, 0.4, 0.5], [0.0, 0.5, 0.4, 0.6]])
     monkeypatch.setattr(
-        "longclip_lab.attribution.rising.similarities",
+        "longclip_lab.attribution.contribution.similarities",
         lambda pairs, units, wanted: [
             dict(zip(asked, next(values), strict=True)) for asked in wanted
         ],

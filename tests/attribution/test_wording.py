@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from longclip_lab.attribution.wording import groups_of, words_of
+from longclip_lab.attribution.similarity import groups_of, words_of
 from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer
 

@@ -11,8 +11,8 @@ import transformers
 from torch import nn
 
 from longclip_lab.models import Clip, new_tiny
-from longclip_lab.models.assembly import build_model
-from longclip_lab.models.corner_towers import CornerTokens, give_corners
+from longclip_lab.models.build import build_model
+from longclip_lab.models.corner_tokens import CornerTokens, give_corners
 from longclip_lab.text import get_tokenizer
 
 WORDS = new_tiny().vocab_size

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from longclip_lab.data import coco, open_data
-from longclip_lab.data.pictures import check_picture
+from longclip_lab.data.validation import check_picture
 from longclip_lab.errors import LabError
 
 CAPTIONS = {

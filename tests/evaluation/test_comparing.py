@@ -23,10 +23,10 @@ from longclip_lab.evaluation import (
     contamination,
     score_table,
 )
-from longclip_lab.evaluation.comparing import aspects
+from longclip_lab.evaluation.records import aspects
 from longclip_lab.models import encode_texts, load, new_tiny
-from longclip_lab.reproduction.published_scores import published_scores
-from longclip_lab.views.score_table import score_table_page
+from longclip_lab.reproduction.experiment import published_scores
+from longclip_lab.views.tables import score_table_page
 
 LENGTHS = ("length", "split", "pictures", "dtype", "resolution", "tie", "partial", "templates")
 

@@ -26,7 +26,7 @@ from longclip_lab.evaluation import (
 )
 from longclip_lab.evaluation.late_interaction import ClassTokens, LateInteraction, class_tokens
 from longclip_lab.models import new_tiny
-from longclip_lab.models.token_encoding import (
+from longclip_lab.models.encoding import (
     TextTokens,
     encode_images_by_token,
     encode_texts_by_token,

@@ -17,10 +17,18 @@ from PIL import Image
 from longclip_lab import models, world
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
-from longclip_lab.evaluation import Scorer, evaluate, picture_features, read_records, runs
-from longclip_lab.evaluation.protocols import ClassificationTask, RetrievalTask, long_retrieval
-from longclip_lab.evaluation.readable import readable_task
-from longclip_lab.evaluation.runs import read_record, run, run_path
+from longclip_lab.evaluation import Scorer, evaluate, read_records
+from longclip_lab.evaluation import evaluate as runs
+from longclip_lab.evaluation import image_features as picture_features
+from longclip_lab.evaluation.evaluate import (
+    ClassificationTask,
+    RetrievalTask,
+    long_retrieval,
+    read_record,
+    readable_task,
+    run,
+    run_path,
+)
 
 
 @pytest.fixture(scope="module")

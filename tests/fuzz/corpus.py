@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from longclip_lab import data, evaluation, models, recaptioning, search, training, world
-from longclip_lab.models.assembly import assemble, build_model, preprocess_card
+from longclip_lab.models.build import assemble, build_model, preprocess_card
 from longclip_lab.text import get_tokenizer
 
 TESTS = Path(__file__).parents[1]
@@ -151,7 +151,7 @@ class Corpus:
     def records(self) -> Path:
         """What `eval --out` leaves: records and stored features."""
         scorer = evaluation.Scorer(self.clip, features=self.home / "records" / "features")
-        for task in evaluation.protocols.tasks(data.coco(self.coco)):
+        for task in evaluation.tasks(data.coco(self.coco)):
             evaluation.run(scorer, task, 77, self.home / "records")
         return self.home / "records"
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from longclip_lab import models
-from longclip_lab.models.assembly import build_model
-from longclip_lab.models.class_token import can_end_at_class, encode_at_class
+from longclip_lab.models.build import build_model
+from longclip_lab.models.towers import can_end_at_class, encode_at_class
 from longclip_lab.training import recipe_for
-from longclip_lab.training.batches import Batch
-from longclip_lab.training.towers import Towers
+from longclip_lab.training.data import Batch
+from longclip_lab.training.loop import Towers
 
 TEXT = {"context_length": 8, "vocab_size": 20, "width": 64, "heads": 2, "layers": 1}
 

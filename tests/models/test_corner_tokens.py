@@ -19,8 +19,8 @@ from longclip_lab.models import (
     save,
     stretch,
 )
-from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.packed import can_pack
+from longclip_lab.models.build import assemble, build_model, preprocess_card
+from longclip_lab.models.towers import can_pack
 from longclip_lab.text import get_tokenizer
 
 VISION = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}

@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from longclip_lab.errors import LabError, LabWarning
-from longclip_lab.models import bundled as bundled_module
 from longclip_lab.models import bundled_names, encode_images, load, save
+from longclip_lab.models import tiny as bundled_module
 
 SMALL = "lab-test-small"
 OTHER = "lab-test-other"

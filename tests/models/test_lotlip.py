@@ -26,8 +26,8 @@ from longclip_lab.models import (
     save,
     world_bert,
 )
-from longclip_lab.models.lotlip_checkpoints import lotlip_config
-from longclip_lab.models.tower_sources import image_source
+from longclip_lab.models.build import image_source
+from longclip_lab.models.formats.lotlip import lotlip_config
 
 
 @pytest.fixture(scope="module")

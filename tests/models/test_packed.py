@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from longclip_lab.models import load
-from longclip_lab.models.assembly import build_model
-from longclip_lab.models.packed import can_pack, encode_packed, encode_variants, encode_whole
+from longclip_lab.models.build import build_model
+from longclip_lab.models.towers import can_pack, encode_packed, encode_variants, encode_whole
 
 TEXT = {"context_length": 24, "vocab_size": 50, "width": 64, "heads": 2, "layers": 2}
 

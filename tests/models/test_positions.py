@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.positions import new_positions, stretch_positions, stretched_length
+from longclip_lab.models.kps import new_positions, stretch_positions, stretched_length
 
 
 def table(length: int, width: int = 6) -> torch.Tensor:

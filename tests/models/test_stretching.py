@@ -9,7 +9,7 @@ import torch
 
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, stretch
-from longclip_lab.models.assembly import assemble, build_model, preprocess_card
+from longclip_lab.models.build import assemble, build_model, preprocess_card
 from longclip_lab.text import get_tokenizer
 
 

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.assembly import build_model
-from longclip_lab.models.text_tower import can_trim, encode_tokens
+from longclip_lab.models.build import build_model
+from longclip_lab.models.towers import can_trim, encode_tokens
 
 VISION = {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8}
 TEXT = {"context_length": 40, "vocab_size": 50, "width": 64, "heads": 2, "layers": 2}

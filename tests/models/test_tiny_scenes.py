@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from longclip_lab import world
 from longclip_lab.models import build_lotlip, data_folder, encode_images, load, save
-from longclip_lab.models.tiny_scenes import cells
+from longclip_lab.models.tiny import cells
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from longclip_lab import models
 from longclip_lab.errors import LabError
 from longclip_lab.models import build_lotlip, encode_image_tokens, encode_text_tokens
-from longclip_lab.models.token_features import finish_image, frozen_part, image_states
+from longclip_lab.models.towers import finish_image, frozen_part, image_states
 
 TEXT = {"context_length": 12, "vocab_size": 50, "width": 16, "heads": 2, "layers": 2}
 VISION = {"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16}
@@ -54,7 +54,7 @@ def test_the_end_tokens_row_is_the_texts_feature(own):
     ids_BT = torch.tensor([[48, 3, 49, 0, 0], [48, 3, 4, 5, 49]])
     tokens_BTD, mask_BT = encode_text_tokens(own, ids_BT)
     assert mask_BT.tolist() == [[True] * 3 + [False] * 2, [True] * 5]
-    features_BD = models.text_tower.encode_tokens(own, ids_BT)
+    features_BD = models.towers.encode_tokens(own, ids_BT)
     ends_BD = torch.stack([tokens_BTD[0, 2], tokens_BTD[1, 4]])
     assert torch.allclose(ends_BD, features_BD, atol=1e-5)
 

@@ -11,7 +11,7 @@ import pytest
 
 import longclip_lab.text
 from longclip_lab.errors import LabError
-from longclip_lab.models.tokenizers import (
+from longclip_lab.models.clip import (
     HubTokenizer,
     tokenizer_for,
     tokenizer_from_record,

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError
 from longclip_lab.models import data_folder, export, inspect, load, load_text_tower, save, stretch
-from longclip_lab.models.assembly import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoints import read_checkpoint
-from longclip_lab.models.formats.transformers_in import text_weights
+from longclip_lab.models.build import assemble, build_model, preprocess_card
+from longclip_lab.models.checkpoint import read_checkpoint
+from longclip_lab.models.formats.hf import text_weights
 from longclip_lab.text import get_tokenizer
 
 

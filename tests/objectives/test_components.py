@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from longclip_lab.errors import LabError
-from longclip_lab.objectives import components, primary_components, primary_components_svd
+from longclip_lab.objectives import pcm as components
+from longclip_lab.objectives import primary_components, primary_components_svd
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "objectives.safetensors"
 

@@ -18,8 +18,8 @@ from longclip_lab.objectives import (
     gather,
     longclip_loss,
     objective_loss,
-    siglip,
 )
+from longclip_lab.objectives import contrastive as siglip
 from tests.processes import in_each
 
 PROCESSES, BATCH, DIM, K = 2, 9, 12, 4

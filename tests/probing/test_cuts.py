@@ -7,7 +7,7 @@ import torch
 
 from longclip_lab import world
 from longclip_lab.models import new_tiny, stretch
-from longclip_lab.probing.cuts import _encode_one_by_one, encode_cuts
+from longclip_lab.probing.truncation import _encode_one_by_one, encode_cuts
 
 
 @pytest.mark.parametrize("length", [77, 248])

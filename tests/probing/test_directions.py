@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from longclip_lab.errors import LabError
-from longclip_lab.probing.directions import explained_by
+from longclip_lab.probing.linear_probe import explained_by
 
 
 @pytest.fixture

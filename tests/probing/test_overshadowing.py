@@ -111,7 +111,7 @@ def test_texts_name_both_things_at_their_spans_and_changed_words_are_wrong(swaps
         ]
         present = {thing.kind for thing in swaps.scenes[n][0].things}
         changed = swaps.told(n, 0, first, form, changed=1)
-        words = [world.language.words_of(one.text) for one in (told, changed)]
+        words = [world.captions.words_of(one.text) for one in (told, changed)]
         ((old, new),) = [(a, b) for a, b in zip(*words, strict=True) if a != b]
         assert old == swaps.thing(n, 1).kind
         assert new not in present
@@ -126,7 +126,7 @@ def test_questions_are_the_same_texts_with_the_token_that_changes(swaps):
         for true, false, at, old, new in zip(
             asked.true, asked.false, asked.position, asked.old, asked.new, strict=True
         ):
-            words = [world.language.words_of(text) for text in (true, false)]
+            words = [world.captions.words_of(text) for text in (true, false)]
             assert [one[at - 1] for one in words] == [old, new]
             assert sum(a != b for a, b in zip(*words, strict=True)) == 1
 

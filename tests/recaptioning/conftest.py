@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from longclip_lab.recaptioning import load_captioner
-from longclip_lab.world.language import world_words
+from longclip_lab.world.captions import world_words
 
 SIDE, PATCH = 32, 8
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.recaptioning import Asking, load_captioner
-from longclip_lab.recaptioning.sampling import KeyedSampling
+from longclip_lab.recaptioning.captioner import KeyedSampling
 
 BRIEF = Asking(max_new_tokens=24)
 KEYS = [f"{i:06d}" for i in range(8)]

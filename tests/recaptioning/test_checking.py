@@ -7,10 +7,10 @@ import pytest
 
 from longclip_lab import world
 from longclip_lab.errors import LabError
-from longclip_lab.probing.hallucination import hallucination
+from longclip_lab.probing.counterfactual import hallucination
 from longclip_lab.recaptioning import Claim, claims, hallucinated
-from longclip_lab.world.captioners import long_caption
-from longclip_lab.world.sets import distinct_scenes
+from longclip_lab.world.captions import long_caption
+from longclip_lab.world.datasets import distinct_scenes
 
 RATES = (0.0, 0.1, 0.3, 0.6, 1.0)
 KINDS, COLOURS = 12, 8

@@ -24,7 +24,7 @@ from longclip_lab.recaptioning import (
     read_record,
     recaption,
 )
-from longclip_lab.recaptioning.records import summary, write_lines
+from longclip_lab.recaptioning.run import summary, write_lines
 from longclip_lab.text import text_statistics
 
 BRIEF = Asking(max_new_tokens=16)

@@ -13,10 +13,9 @@ from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import evaluate
 from longclip_lab.models import encode_images, new_tiny, stretch
-from longclip_lab.reproduction.locked_pictures import LockedPictures
-from longclip_lab.reproduction.measured import Measured, measure
+from longclip_lab.reproduction.runs import LockedPictures, Measured, measure
 from longclip_lab.training import longclip, recipes, train
-from longclip_lab.views.comparisons import long_score, short_score
+from longclip_lab.views.stretching import long_score, short_score
 
 
 @pytest.fixture(scope="module")

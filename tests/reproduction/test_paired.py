@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from longclip_lab.errors import LabError
-from longclip_lab.reproduction.paired import above_curve, difference, score
+from longclip_lab.reproduction.verdicts import above_curve, difference, score
 
 
 def flat(*means: float, pictures: int = 4) -> np.ndarray:

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from longclip_lab.errors import LabError
-from longclip_lab.reproduction.paper_tables import (
+from longclip_lab.reproduction.experiment import (
     published_statements,
     published_table,
     published_tables,

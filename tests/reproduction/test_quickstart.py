@@ -7,7 +7,7 @@ import json
 import pytest
 
 from longclip_lab import world
-from longclip_lab.data.benchmarks import drawn
+from longclip_lab.data.benchmarks import catalogue as drawn
 from longclip_lab.evaluation import evaluate
 from longclip_lab.models import encode_images, encode_texts, load
 from longclip_lab.reproduction import quickstart

@@ -10,10 +10,8 @@ import pytest
 
 from longclip_lab.errors import LabError
 from longclip_lab.reproduction import quickstart
-from longclip_lab.reproduction.claims import claims
-from longclip_lab.reproduction.report import write_report
-from longclip_lab.reproduction.report_texts import METHODS
-from longclip_lab.reproduction.results import COLUMNS
+from longclip_lab.reproduction.report import METHODS, write_report
+from longclip_lab.reproduction.results import COLUMNS, claims
 
 VOID = {"meta", "img", "br", "stop", "rect"}
 

@@ -10,7 +10,7 @@ from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import BENCHMARKS
 from longclip_lab.models import new_tiny, stretch
-from longclip_lab.reproduction.rows import score_row
+from longclip_lab.reproduction.results import score_row
 from longclip_lab.training import longclip, train
 
 
@@ -27,7 +27,7 @@ def few(clip):
 
 @pytest.fixture
 def small_pool(monkeypatch):
-    from longclip_lab.data.benchmarks import drawn
+    from longclip_lab.data.benchmarks import catalogue as drawn
 
     monkeypatch.setattr(drawn, "POOL", 8)
     drawn._single.cache_clear()

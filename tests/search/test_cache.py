@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from longclip_lab import models, search
 from longclip_lab.errors import LabWarning
-from longclip_lab.search import updating
+from longclip_lab.search import store as updating
 
 
 def done(index) -> tuple[int, int, int, int]:

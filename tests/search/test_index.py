@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from longclip_lab import models, search
 from longclip_lab.errors import LabError
-from longclip_lab.search.nearest import nearest_neighbours
+from longclip_lab.search.index import nearest_neighbours
 
 
 def test_what_is_found_is_a_literal_dot_product(clip, pairs, folder, cache):

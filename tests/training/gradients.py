@@ -18,10 +18,9 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from longclip_lab import models
 from longclip_lab.training import Recipe, new_model
-from longclip_lab.training.batches import StepSampler, TrainingPairs
-from longclip_lab.training.loop import Loop
-from longclip_lab.training.sharding import whole
-from longclip_lab.training.towers import needs
+from longclip_lab.training.data import StepSampler, TrainingPairs
+from longclip_lab.training.distributed import whole
+from longclip_lab.training.loop import Loop, needs
 
 
 def start(recipe: Recipe):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from longclip_lab import models
 from longclip_lab.errors import LabError
 from longclip_lab.training import Recipe
-from longclip_lab.training.batches import (
+from longclip_lab.training.data import (
     StepSampler,
     TextTable,
     TrainingPairs,

@@ -17,9 +17,9 @@ import torch
 from longclip_lab import models, objectives, world
 from longclip_lab.errors import LabError
 from longclip_lab.training import METHODS, Recipe, new_model, recipe_for, train
-from longclip_lab.training.batches import StepSampler, TrainingPairs
+from longclip_lab.training.data import StepSampler, TrainingPairs
+from longclip_lab.training.loop import parameter_groups, prepare
 from longclip_lab.training.recipe import Objective
-from longclip_lab.training.towers import parameter_groups, prepare
 from tests.processes import run_script
 
 FAMILY = [name for name in METHODS if name != "longclip"]

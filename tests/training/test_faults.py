@@ -18,7 +18,7 @@ import torch
 from longclip_lab.cli import STOPPED
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
-from longclip_lab.training.log import RunLog
+from longclip_lab.training.loop import RunLog
 
 QUICK = Recipe(
     batch_size=8, steps=6, warmup_steps=0, learning_rate=1e-3, k=4, tensorboard=False,
@@ -26,7 +26,8 @@ QUICK = Recipe(
 )  # fmt: skip
 TAKEN_AWAY = """
 import os, pickle, signal, sys
-from longclip_lab import cli, models, training
+from longclip_lab import cli
+from longclip_lab import models, training
 
 few, recipe = pickle.load(open(sys.argv[1], "rb"))
 
@@ -78,7 +79,7 @@ def test_a_checkpoint_by_the_clock(tiny, few, tmp_path):
 @pytest.fixture
 def poisoned(few, monkeypatch):
     """Data of which pair 5 makes a loss that is not a number; stands for a broken kernel."""
-    from longclip_lab.training.batches import TrainingPairs
+    from longclip_lab.training.data import TrainingPairs
 
     plain = TrainingPairs.pictures
 

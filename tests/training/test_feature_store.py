@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 
 from longclip_lab import models, world
+from longclip_lab.cache import DONE, FEATURES, PART
 from longclip_lab.errors import LabError
-from longclip_lab.models.pictures import pictures_hash
-from longclip_lab.row_store import DONE, FEATURES, PART
-from longclip_lab.training import feature_store, stored_features
+from longclip_lab.models.encoding import pictures_hash
+from longclip_lab.training import features as feature_store
+from longclip_lab.training import stored_features
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from longclip_lab import models, world
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
 from longclip_lab.training import largest_micro_batch, memory_of, new_model, recipe_for
-from longclip_lab.training.fitting import FIRST, Tried, search
+from longclip_lab.training.dry_run import FIRST, Tried, search
 from longclip_lab.training.loop import Loop
-from longclip_lab.training.runs import source_of
+from longclip_lab.training.run import source_of
 
 LONGCLIP = replace(
     recipe_for("longclip"), batch_size=64, captions="long", objective="long", siblings=1

@@ -17,8 +17,8 @@ from longclip_lab import models
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
 from longclip_lab.training.checkpoints import claim, load_checkpoint
-from longclip_lab.training.log import RunLog
-from longclip_lab.training.streaming_record import BrokenPairs
+from longclip_lab.training.loop import RunLog
+from longclip_lab.training.streaming import BrokenPairs
 from tests.processes import run_script
 
 QUICK = Recipe(

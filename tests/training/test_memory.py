@@ -12,10 +12,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from longclip_lab import models, world
 from longclip_lab.training import new_model, recipe_for
-from longclip_lab.training.costs import cost_of, model_cost
 from longclip_lab.training.loop import Loop
-from longclip_lab.training.memory import memory_of, step_memory
-from longclip_lab.training.runs import source_of
+from longclip_lab.training.plan import cost_of, memory_of, model_cost, step_memory
+from longclip_lab.training.run import source_of
 
 # In parts, as on a GPU, which is what is predicted.
 TINY = replace(recipe_for("longclip"), pairs=64, batch_size=64, text_parts=4)

@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from longclip_lab.errors import PeerLostError
-from longclip_lab.training.launching import free_port
-from longclip_lab.training.peers import LOST
+from longclip_lab.training.distributed import LOST
+from longclip_lab.training.run import free_port
 
 PEER = """
 import os, signal, sys, time
 import torch.distributed as dist
-from longclip_lab.training.peers import Watch
+from longclip_lab.training.distributed import Watch
 
 rank, port, deed = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
@@ -82,7 +82,7 @@ os._exit(0)
 """
 LAUNCHED = """
 import time
-from longclip_lab.training.peers import minding_launcher
+from longclip_lab.training.distributed import minding_launcher
 
 @minding_launcher(every=0.1)
 def train():

@@ -12,11 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from longclip_lab import models
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
-from longclip_lab.models.assembly import build_model
+from longclip_lab.models.build import build_model
 from longclip_lab.training import recipe_for
-from longclip_lab.training.costs import cost_of, model_cost
-from longclip_lab.training.gpus import LONGCLIP_TIME, LOTLIP_TIME, PAPERS_RATE
-from longclip_lab.training.planning import GPUS, comparison, plan
+from longclip_lab.training.plan import (
+    GPUS,
+    LONGCLIP_TIME,
+    LOTLIP_TIME,
+    PAPERS_RATE,
+    comparison,
+    cost_of,
+    model_cost,
+    plan,
+)
 
 SMALL = {
     "embed_dim": 64,

@@ -17,9 +17,8 @@ from longclip_lab import data, models, world
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
 from longclip_lab.training import Recipe, train
-from longclip_lab.training.batches import TrainingPairs
+from longclip_lab.training.data import Rows, TrainingPairs
 from longclip_lab.training.streaming import StreamedPairs
-from longclip_lab.training.texts import Rows
 from tests.processes import run_script
 
 QUICK = Recipe(

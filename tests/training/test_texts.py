@@ -11,8 +11,14 @@ from longclip_lab import data, models, world
 from longclip_lab.errors import LabError
 from longclip_lab.text import split_sentences
 from longclip_lab.training import Recipe
-from longclip_lab.training.batches import StepSampler, TrainingPairs
-from longclip_lab.training.texts import Rows, captions_of, long_texts, short_texts
+from longclip_lab.training.data import (
+    Rows,
+    StepSampler,
+    TrainingPairs,
+    captions_of,
+    long_texts,
+    short_texts,
+)
 
 DRAWN = Recipe(batch_size=8, subcaptions=3, seed=4)
 

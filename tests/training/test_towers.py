@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from longclip_lab.training import Recipe
-from longclip_lab.training.batches import TextTable
-from longclip_lab.training.towers import (
+from longclip_lab.training.data import TextTable
+from longclip_lab.training.loop import (
     KeptPositions,
     Towers,
     encode_in_parts,

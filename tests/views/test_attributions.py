@@ -20,10 +20,10 @@ from longclip_lab.attribution import (
     relevance,
     rising_curve,
 )
-from longclip_lab.attribution.subtexts import Units
+from longclip_lab.attribution.contribution import Units
 from longclip_lab.errors import LabError
-from longclip_lab.views.attributions import word_scores
-from longclip_lab.views.overlay import coloured
+from longclip_lab.views.html import coloured
+from longclip_lab.views.maps import word_scores
 
 IMAGE = np.full((60, 60, 3), 200, np.uint8)
 TEXT = "a red sunflower."

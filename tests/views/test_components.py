@@ -8,7 +8,7 @@ import torch
 
 from longclip_lab.errors import LabError
 from longclip_lab.objectives import rank_meter
-from longclip_lab.views.components import (
+from longclip_lab.views.models import (
     batch_size_figure,
     batch_size_message,
     encoding_figure,

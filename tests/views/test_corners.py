@@ -10,7 +10,7 @@ import pytest
 from longclip_lab.attribution import CornerLooks
 from longclip_lab.errors import LabError
 from longclip_lab.views import corner_looks_figure, corner_mask_figure
-from longclip_lab.views.corners import AHEAD, CLOSED, HEARD, LAYERS, PADDING, READ
+from longclip_lab.views.attention import AHEAD, CLOSED, HEARD, LAYERS, PADDING, READ
 
 
 def title(chart) -> str:

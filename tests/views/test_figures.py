@@ -11,8 +11,8 @@ import torch
 from longclip_lab import views
 from longclip_lab.errors import LabError
 from longclip_lab.objectives import rank_meter
-from longclip_lab.views.answers import read_by_all
-from longclip_lab.views.tradeoff import against_sweep, short_weight_sweep
+from longclip_lab.views.counterfactual import read_by_all
+from longclip_lab.views.models import against_sweep, short_weight_sweep
 
 
 def title(chart) -> str:
@@ -201,7 +201,7 @@ def test_spectrum_shows_the_kept_directions_and_the_verdict():
 
 
 def test_stretching_alone_is_told_for_long_captions_too(made_up):
-    from longclip_lab.views.comparisons import long_message
+    from longclip_lab.views.stretching import long_message
 
     gained = long_message(made_up.rows(KPS=(0.9, 0.758), keep___random=(0.8, 0.755)))
     assert gained == (

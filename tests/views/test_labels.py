@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longclip_lab.views.labels import Box, beside_points, spread, text_colour, within
-from longclip_lab.views.theme import PALETTE
+from longclip_lab.views.theme import PALETTE, Box, beside_points, spread, text_colour, within
 
 VALUES = st.lists(st.floats(-100, 100), min_size=1, max_size=8)
 

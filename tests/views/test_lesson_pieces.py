@@ -13,8 +13,8 @@ from longclip_lab.errors import LabError
 from longclip_lab.models import load
 from longclip_lab.probing import read_along
 from longclip_lab.text import get_tokenizer
-from longclip_lab.views.along import along_html
-from longclip_lab.views.matches import matches_html
+from longclip_lab.views.html import matches_html
+from longclip_lab.views.reading import along_html
 
 
 @pytest.fixture(scope="module")

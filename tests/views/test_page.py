@@ -9,7 +9,8 @@ from importlib.resources import files
 import pandas as pd
 import plotly
 
-from longclip_lab.views.page import DARK, figure_block, page, table_html
+from longclip_lab.views.static import DARK, figure_block, table_html
+from longclip_lab.views.static import standalone_page as page
 
 
 def version(script: str) -> str:

@@ -7,8 +7,8 @@ import pytest
 
 from longclip_lab.errors import LabError
 from longclip_lab.probing import TruncationCurve
-from longclip_lab.reproduction.published import CLIP_ON_URBAN
-from longclip_lab.views.readers import published_figure, readers_figure, readers_message
+from longclip_lab.reproduction.experiment import CLIP_ON_URBAN
+from longclip_lab.views.reading import published_figure, readers_figure, readers_message
 
 
 def made(scores: list[float], cuts=(10, 20, 40), variant="details only") -> TruncationCurve:

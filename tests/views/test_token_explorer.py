@@ -17,10 +17,10 @@ import longclip_lab as ll
 from longclip_lab.attribution import PATCH_METHODS, PatchMap, TokenMap, patch_maps, token_patches
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, assemble
-from longclip_lab.models.assembly import build_model, preprocess_card
+from longclip_lab.models.build import build_model, preprocess_card
 from longclip_lab.text import get_tokenizer
 from longclip_lab.views import explorer_figure
-from longclip_lab.views.lighting import MATRICES, Lighting, Strip
+from longclip_lab.views.explorer import MATRICES, Lighting, Strip
 from longclip_lab.views.widgets.token_explorer import TokenExplorer, quantised
 
 TEXT = "A red boat lies on the snowfield. A small kite is above the tree."

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longclip_lab.evaluation import Interval
-from longclip_lab.views.wording import compare, listed, mean, points, with_interval
+from longclip_lab.views.theme import compare, listed, mean, points, with_interval
 
 OPPOSITE = {"higher": "lower", "lower": "higher", "no difference seen": "no difference seen"}
 

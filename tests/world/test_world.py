@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer
-from longclip_lab.world.language import words_of, world_words
+from longclip_lab.world.captions import words_of, world_words
 from longclip_lab.world.scene import move
 
 seeds = st.integers(0, 2**31)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from longclip_lab.data.benchmarks.catalogue import PROTOCOLS, get_protocol
-from longclip_lab.data.benchmarks.opening import open_benchmark
+from longclip_lab.data.benchmarks.load import Verification, open_benchmark, verify
 from longclip_lab.data.benchmarks.protocol import Benchmark, Protocol, differing_facts
 from longclip_lab.data.benchmarks.statistics import TextCounts, TextTable, statistics
-from longclip_lab.data.benchmarks.verifying import Verification, verify
 
 __all__ = [
     "PROTOCOLS",

@@ -1,5 +1,7 @@
 """What a benchmark is, word by word, and what opening it gives.
 
+ImageNet's come from open_clip, whose import takes seconds: a table of protocols must not wait.
+
 A protocol says which pictures, which texts and how they are read; a benchmark is a protocol with
 the pictures and texts themselves. Two scores can be compared if their protocols do not differ.
 """
@@ -7,16 +9,118 @@ the pictures and texts themselves. Two scores can be compared if their protocols
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from longclip_lab.data.benchmarks.prompts import class_names as named_classes
-from longclip_lab.data.benchmarks.prompts import templates as named_templates
-from longclip_lab.data.benchmarks.texts import PROCESSING
+from longclip_lab import world
+from longclip_lab.errors import LabError, suggest
+from longclip_lab.text import split_subcaptions
+
+# --- What is done to a published text before a tokenizer gets it ---
+
+AS_WRITTEN, FIRST_LINE = "as written", "first line"
+ON_ONE_LINE, SUBCAPTIONS = "line breaks as blanks", "sub-captions joined by '. '"
+
+PROCESSING: dict[str, Callable[[str], str]] = {
+    AS_WRITTEN: str.strip,
+    FIRST_LINE: lambda text: text.split("\n")[0].strip(),
+    ON_ONE_LINE: lambda text: text.replace("\n", " ").strip(),
+    SUBCAPTIONS: lambda text: ". ".join(split_subcaptions(text)),
+}
+"""By name, as protocols call it. Ends are stripped always, as every tokenizer would.
+
+first line: Long-CLIP's and LoTLIP's evaluation of Urban-1k reads one line of a caption file.
+line breaks as blanks: Long-CLIP's code on ShareGPT4V.
+sub-captions joined: LoTLIP's evaluation code, for every model it scores: the text is split at
+    line breaks, "</s>" and full stops and joined by ". ", so the last full stop is gone and "3.5"
+    becomes "3. 5".
+"""
+
+
+# --- Class names and templates by name, looked up when they are needed ---
+
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+CIFAR100_CLASSES = (
+    "apple", "aquarium fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle",
+    "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle",
+    "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch", "crab", "crocodile", "cup",
+    "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox", "girl", "hamster", "house",
+    "kangaroo", "keyboard", "lamp", "lawn mower", "leopard", "lion", "lizard", "lobster", "man",
+    "maple tree", "motorcycle", "mountain", "mouse", "mushroom", "oak tree", "orange", "orchid",
+    "otter", "palm tree", "pear", "pickup truck", "pine tree", "plain", "plate", "poppy",
+    "porcupine", "possum", "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal",
+    "shark", "shrew", "skunk", "skyscraper", "snail", "snake", "spider", "squirrel", "streetcar",
+    "sunflower", "sweet pepper", "table", "tank", "telephone", "television", "tiger", "tractor",
+    "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow tree", "wolf", "woman",
+    "worm",
+)  # fmt: skip
+
+_PHOTOS = (
+    *("a photo of {}", "a blurry photo of {}", "a black and white photo of {}"),
+    *("a low contrast photo of {}", "a high contrast photo of {}", "a bad photo of {}"),
+    *("a good photo of {}", "a photo of {} small", "a photo of {} big"),
+)
+CIFAR_TEMPLATES = tuple(
+    f"{photo.format(article)} {{}}." for article in ("a", "the") for photo in _PHOTOS
+)
+
+
+@cache
+def class_names(name: str) -> tuple[str, ...]:
+    """The class names called `name`, in the order of the labels.
+
+    Raises LabError for an unknown name.
+
+    >>> class_names("cifar100 with underscores")[1]
+    'aquarium_fish'
+    """
+    if name == "imagenet":
+        from open_clip import IMAGENET_CLASSNAMES
+
+        return tuple(IMAGENET_CLASSNAMES)
+    known = {
+        "": (),
+        "cifar10": CIFAR10_CLASSES,
+        "cifar100": CIFAR100_CLASSES,
+        "cifar100 with underscores": tuple(one.replace(" ", "_") for one in CIFAR100_CLASSES),
+        "world kind": tuple(world.classes("kind")),
+        "world colour": tuple(world.classes("colour")),
+    }
+    return known[_checked(name, [*known, "imagenet"])]
+
+
+@cache
+def templates(name: str) -> tuple[str, ...]:
+    """The templates called `name`, each with one "{}".
+
+    Raises LabError for an unknown name.
+
+    >>> len(templates("cifar")), templates("cifar")[0]
+    (18, 'a photo of a {}.')
+    """
+    if name == "imagenet":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    known = {"": (), "cifar": CIFAR_TEMPLATES, "world": tuple(world.TEMPLATES)}
+    return known[_checked(name, [*known, "imagenet"])]
+
+
+def _checked(name: str, known: list[str]) -> str:
+    if name not in known:
+        raise LabError(f"There are no class names or templates {name!r}. {suggest(name, known)}")
+    return name
+
+
+# --- What a benchmark is, word by word, and what opening it gives ---
 
 OWN_PREPROCESSING = "the model's own"
 
@@ -90,12 +194,12 @@ class Protocol:
     @property
     def templates(self) -> tuple[str, ...]:
         """Prompts with one "{}" for the class name; none for retrieval."""
-        return named_templates(self.prompts)
+        return templates(self.prompts)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of the labels; a benchmark on disk may have only some of them."""
-        return named_classes(self.classes)
+        return class_names(self.classes)
 
     def process(self, text: str) -> str:
         """A published text as the tokenizer gets it."""

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from longclip_lab.data.benchmarks.catalogue import PROTOCOLS, get_protocol
-from longclip_lab.data.benchmarks.drawn import open_drawn
-from longclip_lab.data.benchmarks.places import find_place, whole_place
-from longclip_lab.data.benchmarks.protocol import Protocol
-from longclip_lab.data.benchmarks.readers import READERS
-from longclip_lab.data.benchmarks.texts import AS_WRITTEN
+from longclip_lab.data.benchmarks.catalogue import PROTOCOLS, get_protocol, open_drawn
+from longclip_lab.data.benchmarks.protocol import AS_WRITTEN, Protocol
+from longclip_lab.data.benchmarks.readers import READERS, find_place, whole_place
+from longclip_lab.data.captions import SUFFIXES
 from longclip_lab.data.layouts import Columns, Entry, read_columns, read_conversations
-from longclip_lab.data.tables import SUFFIXES
-from longclip_lab.data.usable import Defects
+from longclip_lab.data.validation import Defects
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.text import get_tokenizer, split_subcaptions
 

@@ -5,12 +5,10 @@ Written once from any data set (`write_shards`), read from anywhere as streams (
 
 from __future__ import annotations
 
-from longclip_lab.data.shards.checking import ShardCheck, check_shards
-from longclip_lab.data.shards.opening import open_shards
+from longclip_lab.data.shards.format import Broken, PairTexts, Sample
 from longclip_lab.data.shards.order import Order, Piece, Window, stand_ins
-from longclip_lab.data.shards.reading import Shard, ShardSet
-from longclip_lab.data.shards.samples import Broken, PairTexts, Sample
-from longclip_lab.data.shards.writing import write_shards
+from longclip_lab.data.shards.read import Shard, ShardCheck, ShardSet, check_shards, open_shards
+from longclip_lab.data.shards.write import write_shards
 
 __all__ = [
     "Broken", "Order", "PairTexts", "Piece", "Sample", "Shard", "ShardCheck", "ShardSet", "Window",

@@ -23,10 +23,10 @@ from transformers.utils import logging
 from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.models.clip import Clip, TextTower
 from longclip_lab.models.encoding import evaluating
-from longclip_lab.models.formats.describe import end_id
-from longclip_lab.models.formats.exporting import find_dtype, find_format
-from longclip_lab.models.formats.openai_layout import load_openai_layout
-from longclip_lab.text.bpe import ClipTokenizer
+from longclip_lab.models.formats.export import find_dtype, find_format
+from longclip_lab.models.formats.hf_config import end_id
+from longclip_lab.models.formats.openai import load_openai_layout
+from longclip_lab.text.tokenizers import ClipTokenizer
 
 TOLERANCE = 1e-5
 TEXTS = {

@@ -19,10 +19,8 @@ from longclip_lab.errors import LabError
 from longclip_lab.evaluation import retrieval
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.objectives import RankMeter, primary_components, rank_meter
-from longclip_lab.views.html import Html
-from longclip_lab.views.pool import as_pool
-from longclip_lab.views.states import Control, states_html, with_pictures
-from longclip_lab.views.svg import Chart, Scale, round_ticks
+from longclip_lab.views.html import Html, as_pool
+from longclip_lab.views.static import Chart, Control, Scale, round_ticks, states_html, with_pictures
 from longclip_lab.views.theme import COLOURS
 from longclip_lab.views.widgets.panel import Panel, dropdown, slider
 

@@ -14,10 +14,7 @@ import numpy as np
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
 from longclip_lab.probing import PairScores, pair_scores, wilson
-from longclip_lab.views.cards import Card, cards_html
-from longclip_lab.views.html import Html
-from longclip_lab.views.pool import Pool
-from longclip_lab.views.questions import (
+from longclip_lab.views.counterfactual import (
     ANSWERS,
     EDGES,
     PIXELS,
@@ -26,9 +23,10 @@ from longclip_lab.views.questions import (
     question_card,
     token_range,
 )
-from longclip_lab.views.states import with_pictures
+from longclip_lab.views.html import Html, Pool
+from longclip_lab.views.static import Card, cards_html, with_pictures
+from longclip_lab.views.theme import with_interval
 from longclip_lab.views.widgets.panel import Panel, dropdown
-from longclip_lab.views.wording import with_interval
 
 _STATIC_CARDS = 24
 

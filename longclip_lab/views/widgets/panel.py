@@ -16,7 +16,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from longclip_lab.errors import LabError
-from longclip_lab.views.states import STYLE
+from longclip_lab.views.static import STYLE
 
 _SIGN_STYLE = """<style>
 .lc-view.lc-panel {overflow: visible; padding: 2px}

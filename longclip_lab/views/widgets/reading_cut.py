@@ -17,14 +17,20 @@ import torch
 from torch.nn import functional as F
 
 from longclip_lab.errors import LabError
-from longclip_lab.evaluation.ranking import SAME_SCORE
+from longclip_lab.evaluation.retrieval import SAME_SCORE
 from longclip_lab.models import Clip, encode_images
-from longclip_lab.probing.cuts import cuts_share_states, encode_cuts
+from longclip_lab.probing.truncation import cuts_share_states, encode_cuts
 from longclip_lab.text import TokenizedText
-from longclip_lab.views.html import Html, cut_mark
-from longclip_lab.views.pool import as_pool
-from longclip_lab.views.states import Control, states_html, with_pictures
-from longclip_lab.views.svg import Chart, Scale, log_ticks, round_ticks
+from longclip_lab.views.html import Html, as_pool, cut_mark
+from longclip_lab.views.static import (
+    Chart,
+    Control,
+    Scale,
+    log_ticks,
+    round_ticks,
+    states_html,
+    with_pictures,
+)
 from longclip_lab.views.theme import COLOURS
 from longclip_lab.views.widgets.panel import Panel, dropdown, slider
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from longclip_lab.errors import LabError
-from longclip_lab.views.found import drawn_search, found_html, thumbnails
 from longclip_lab.views.html import Html
-from longclip_lab.views.states import Control, states_html
+from longclip_lab.views.search import drawn_search, found_html, thumbnails
+from longclip_lab.views.static import Control, states_html
 from longclip_lab.views.widgets.panel import Panel, dropdown
 
 if TYPE_CHECKING:

@@ -16,19 +16,22 @@ import numpy as np
 
 from longclip_lab import world
 from longclip_lab.models import Clip
-from longclip_lab.models.positions import stretch_positions
-from longclip_lab.models.stretching import stretch
-from longclip_lab.models.text_tower import text_tower
+from longclip_lab.models.kps import stretch, stretch_positions
+from longclip_lab.models.towers import text_tower
 from longclip_lab.probing.stretching import CLASSES, LONG, SHORT, Classes, Stretched, StretchingTest
-from longclip_lab.views.features import similarity
-from longclip_lab.views.html import Html
-from longclip_lab.views.labels import spread, text_colour
-from longclip_lab.views.pool import as_pool
-from longclip_lab.views.states import Control, states_html, with_pictures
-from longclip_lab.views.svg import Chart, Scale, heat_map_uri, round_ticks
-from longclip_lab.views.theme import COLOURS
+from longclip_lab.views.html import Html, as_pool
+from longclip_lab.views.models import similarity
+from longclip_lab.views.static import (
+    Chart,
+    Control,
+    Scale,
+    heat_map_uri,
+    round_ticks,
+    states_html,
+    with_pictures,
+)
+from longclip_lab.views.theme import COLOURS, change, percent, spread, text_colour
 from longclip_lab.views.widgets.panel import Panel, slider
-from longclip_lab.views.wording import change, percent
 
 KEEPS, RATIOS = (0, 10, 20, 40, 60), (1, 2, 4, 8)
 _COLOUR_OF = {LONG: COLOURS["blue"], SHORT: COLOURS["vermillion"], CLASSES: COLOURS["green"]}

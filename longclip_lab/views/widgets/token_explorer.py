@@ -14,13 +14,13 @@ import numpy as np
 import traitlets as tl
 
 from longclip_lab.attribution import PATCH_METHODS, TOKEN_METHODS, PatchMap, TokenMap, TokenPatches
-from longclip_lab.attribution.inputs import Picture
+from longclip_lab.attribution.maps import Picture
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip
-from longclip_lab.text.splitting import Span
-from longclip_lab.views import lighting
+from longclip_lab.text.sentences import Span
+from longclip_lab.views import explorer
+from longclip_lab.views.explorer import MATRICES, Lighting, Strip, known, matrix_of, options_of
 from longclip_lab.views.html import picture_uri
-from longclip_lab.views.lighting import MATRICES, Lighting, Strip, known, matrix_of, options_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -92,7 +92,7 @@ class TokenExplorer(anywidget.AnyWidget):
             raise LabError(f"expected pictures and texts, got {len(images)} and {len(texts)}.")
         known(method, [*MATRICES, *PATCH_METHODS])
         known(words_method, TOKEN_METHODS)
-        lighting.load_methods()
+        explorer.load_methods()
         self._lighting = Lighting(clip, images)
         self._strip: Strip | None = None
         super().__init__(
@@ -130,8 +130,8 @@ class TokenExplorer(anywidget.AnyWidget):
         return found
 
     def figure(self, limit: int = 24) -> go.Figure:
-        """The same for a page without a kernel; see `longclip_lab.views.explorer_figure`."""
-        from longclip_lab.views.explorer_figure import explorer_figure
+        """The same for a page without a kernel; see `longclip_lab.views.explorer`."""
+        from longclip_lab.views.explorer import explorer_figure
 
         return explorer_figure(
             self._lighting.clip, self._lighting.images[self.picture], self._strip.text,

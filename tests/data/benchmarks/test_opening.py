@@ -12,8 +12,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from longclip_lab import world
 from longclip_lab.data import PROTOCOLS, get_protocol, open_benchmark, verify
-from longclip_lab.data.pictures import check_picture
-from longclip_lab.data.tables import read_rows
+from longclip_lab.data.captions import read_rows
+from longclip_lab.data.validation import check_picture
 from longclip_lab.errors import LabError
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from longclip_lab import data
 from longclip_lab.cli import main
-from longclip_lab.data.shards import Broken, places
+from longclip_lab.data.shards import Broken
+from longclip_lab.data.shards import format as places
 from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer
 

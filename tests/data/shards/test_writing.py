@@ -93,7 +93,7 @@ WRITE = """
 import os, pickle, signal, sys
 from longclip_lab import data
 from longclip_lab.cli import main
-from longclip_lab.data.shards import samples
+from longclip_lab.data.shards import format as samples
 
 row = samples.PairRows.row
 def dying(self, index):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from longclip_lab.models import Clip
-from longclip_lab.models.assembly import assemble, build_model, preprocess_card
+from longclip_lab.models.build import assemble, build_model, preprocess_card
 from longclip_lab.text import get_tokenizer
 
 IMAGE_TOWERS = {

@@ -18,7 +18,7 @@ import transformers
 from PIL import Image
 
 from longclip_lab.cli import main
-from longclip_lab.commands_models import FormatName
+from longclip_lab.commands import FormatName
 from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.models import (
     FORMATS,

@@ -10,7 +10,7 @@ import pytest
 
 from longclip_lab.errors import LabError
 from longclip_lab.models import FORMATS
-from longclip_lab.models.systems import SYSTEMS
+from longclip_lab.models.inspect import SYSTEMS
 
 BOOK = Path(__file__).parents[3] / "book"
 

@@ -14,7 +14,7 @@ import transformers
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import export, load, load_text_tower, stretch
-from longclip_lab.models.formats.hub import is_hub_id
+from longclip_lab.models.formats.hf import is_hub_id
 
 VERSION = f"transformers {transformers.__version__}"
 TEXT = {
@@ -301,7 +301,7 @@ def test_broken_text_towers(random_model, tmp_path):
 @pytest.fixture(scope="module")
 def pipeline(quiet, random_model, made, tmp_path_factory):
     """A folder that diffusers wrote: Stable Diffusion XL's two text encoders, everything tiny."""
-    from longclip_lab.models.formats.tokenizer_files import write_tokenizer
+    from longclip_lab.models.formats.hf_config import write_tokenizer
     from longclip_lab.text import get_tokenizer
 
     folder = tmp_path_factory.mktemp("pipelines")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from longclip_lab import cli, models
 from longclip_lab.errors import LabError
 from longclip_lab.models import data_folder, inspect, stretch
-from longclip_lab.models.assembly import assemble, build_model, preprocess_card
+from longclip_lab.models.build import assemble, build_model, preprocess_card
 from longclip_lab.text import get_tokenizer
 
 WORDS = 49408
