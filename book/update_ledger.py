@@ -13,8 +13,8 @@ from pathlib import Path
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
+from longclip_lab.reproduction.bookkeeping import ClaimRecord, LedgerRecord, LineRecord, read_all
 from longclip_lab.reproduction.experiments import EXPERIMENTS, experiment
-from longclip_lab.reproduction.ledger import ClaimRecord, LedgerRecord, LineRecord, read_all
 
 PAGE = Path(__file__).parent / "ledger.md"
 MARKS = re.compile(r"(<!-- ledger[^>]*-->\n).*?(<!-- /ledger -->)", re.DOTALL)

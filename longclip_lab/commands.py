@@ -394,9 +394,9 @@ class Reproduce:
         if self.list:
             say(overview(self.arms))
             return
-        from longclip_lab.reproduction import ledger as books
+        from longclip_lab.reproduction import bookkeeping as books
+        from longclip_lab.reproduction.bookkeeping import reproduce
         from longclip_lab.reproduction.experiments import experiment
-        from longclip_lab.reproduction.ledger import reproduce
 
         chosen = experiment(self.name)
         record = reproduce(
@@ -417,8 +417,8 @@ class Reproduce:
 
 def overview(arms: Path) -> str:
     """Every experiment, what the ledger says of it, and what is left to make."""
+    from longclip_lab.reproduction.bookkeeping import left_to_make, read_all
     from longclip_lab.reproduction.experiments import EXPERIMENTS, experiment
-    from longclip_lab.reproduction.ledger import left_to_make, read_all
 
     records = read_all()
     lines = []

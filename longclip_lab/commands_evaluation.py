@@ -60,13 +60,13 @@ class Eval(Files):
         clips = self._loaded()
         lengths = [self._lengths(clip) for clip in clips]
         from longclip_lab import evaluation
-        from longclip_lab.evaluation.evaluate import Scorer
+        from longclip_lab.evaluation.scoring import Scorer
 
         named = self.benchmark or (() if files else evaluation.BENCHMARKS)
         opened = list(self._opened(named))
-        tasks = [evaluation.protocols.benchmark_task(benchmark) for benchmark in opened]
+        tasks = [evaluation.scoring.benchmark_task(benchmark) for benchmark in opened]
         folder = self.out if self._is_folder() else None
-        features = None if folder is None else folder / evaluation.runs.FEATURES
+        features = None if folder is None else folder / evaluation.scoring.FEATURES
         records = []
         plans = [
             [*(_readable_task(clip, task) for task in tasks), *_pairs_tasks(clip, files)]
@@ -142,7 +142,7 @@ class Eval(Files):
     def _run(self, scorer: Any, task: Any, length: int, folder: Path | None) -> Any:
         if folder is None:
             return scorer.record(task, length)
-        from longclip_lab.evaluation import evaluate as runs
+        from longclip_lab.evaluation import scoring as runs
 
         done = runs.run(scorer, task, length, folder, self.skip_existing)
         said = {
@@ -155,7 +155,7 @@ class Eval(Files):
 
 
 def _readable_task(clip: Any, task: Any) -> Any:
-    from longclip_lab.evaluation.evaluate import readable_task
+    from longclip_lab.evaluation.scoring import readable_task
 
     found = readable_task(task, clip.tokenizer)
     warn_of_words(clip, task.name, found.source.get("words", {}))
@@ -163,7 +163,7 @@ def _readable_task(clip: Any, task: Any) -> Any:
 
 
 def _pairs_tasks(clip: Any, files: Sequence[Any]) -> list[Any]:
-    from longclip_lab.evaluation.evaluate import tasks
+    from longclip_lab.evaluation.scoring import tasks
 
     return [task for pairs in files for task in tasks(readable_data(clip, pairs))]
 
@@ -185,7 +185,7 @@ class Table:
 
     def run(self) -> None:
         from longclip_lab.evaluation import table as comparison
-        from longclip_lab.evaluation.evaluate import read_records
+        from longclip_lab.evaluation.scoring import read_records
 
         records = read_records(self.folder)
         published = ()

@@ -6,7 +6,15 @@ import importlib
 from typing import Any
 
 from longclip_lab.evaluation.classification import ClassificationScores, zero_shot
-from longclip_lab.evaluation.evaluate import (
+from longclip_lab.evaluation.late_interaction import (
+    Similarity,
+    get_similarity,
+    late_interaction_classify,
+    late_interaction_retrieval,
+)
+from longclip_lab.evaluation.records import Evaluation, Record, comparable
+from longclip_lab.evaluation.retrieval import RetrievalScores, retrieval
+from longclip_lab.evaluation.scoring import (
     BENCHMARKS,
     Contamination,
     Run,
@@ -18,14 +26,6 @@ from longclip_lab.evaluation.evaluate import (
     run,
     tasks,
 )
-from longclip_lab.evaluation.late_interaction import (
-    Similarity,
-    get_similarity,
-    late_interaction_classify,
-    late_interaction_retrieval,
-)
-from longclip_lab.evaluation.records import Evaluation, Record, comparable
-from longclip_lab.evaluation.retrieval import RetrievalScores, retrieval
 from longclip_lab.evaluation.table import PublishedScore, ScoreTable, score_table
 from longclip_lab.stats import Interval, bootstrap_mean
 

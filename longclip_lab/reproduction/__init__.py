@@ -1,12 +1,12 @@
 """Experiments that put the papers' claims beside what is measured here."""
 
+from longclip_lab.reproduction.bookkeeping import LedgerRecord, ledger, record_of, reproduce
 from longclip_lab.reproduction.experiment import (
     published_statements,
     published_table,
     published_tables,
 )
 from longclip_lab.reproduction.experiments import EXPERIMENTS, experiment
-from longclip_lab.reproduction.ledger import LedgerRecord, ledger, record_of, reproduce
 from longclip_lab.reproduction.results import ModelRow, QuickstartResults
 
 __all__ = [

@@ -16,8 +16,8 @@ from longclip_lab import world
 from longclip_lab.data.benchmarks import catalogue as drawn_benchmarks
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import BENCHMARKS, Evaluation, Record, evaluate, retrieval
-from longclip_lab.evaluation.evaluate import tasks
 from longclip_lab.evaluation.records import data_hash, model_hash
+from longclip_lab.evaluation.scoring import tasks
 from longclip_lab.models import encode_images, encode_texts, new_tiny
 
 

@@ -18,9 +18,9 @@ from longclip_lab import models, world
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Scorer, evaluate, read_records
-from longclip_lab.evaluation import evaluate as runs
 from longclip_lab.evaluation import image_features as picture_features
-from longclip_lab.evaluation.evaluate import (
+from longclip_lab.evaluation import scoring as runs
+from longclip_lab.evaluation.scoring import (
     ClassificationTask,
     RetrievalTask,
     long_retrieval,

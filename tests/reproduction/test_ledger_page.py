@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from longclip_lab.reproduction.bookkeeping import LedgerRecord, file_of, read_all, summary
 from longclip_lab.reproduction.experiments import EXPERIMENTS, experiment
-from longclip_lab.reproduction.ledger import LedgerRecord, file_of, read_all, summary
 from longclip_lab.reproduction.verdicts import judge, overall
 
 BOOK = Path(__file__).parents[2] / "book"

@@ -10,8 +10,8 @@ import pytest
 
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
-from longclip_lab.reproduction import ledger as bookkeeping
-from longclip_lab.reproduction import ledger as running
+from longclip_lab.reproduction import bookkeeping
+from longclip_lab.reproduction import bookkeeping as running
 from longclip_lab.reproduction import runs as making
 from longclip_lab.reproduction.arms import Arm
 from longclip_lab.reproduction.experiment import Claim, Column, Entry, Experiment

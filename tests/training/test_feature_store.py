@@ -70,7 +70,7 @@ def test_a_trained_head_stays_outside(images):
     clip = models.build_lotlip("tiny-tower", "world", 0, embed_dim=16)
     stored = torch.from_numpy(stored_features(clip, images))
     assert stored.shape == (20, 128)
-    finished = models.token_features.finish_image(clip.model.visual, stored)
+    finished = models.towers.finish_image(clip.model.visual, stored)
     assert torch.allclose(finished, models.encode_images(clip, images), atol=1e-4)
 
 
