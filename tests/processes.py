@@ -49,6 +49,27 @@ def in_each(work: Callable[..., None], processes: int, *arguments: Any) -> None:
     assert codes == [0] * processes
 
 
+class Command:
+    """The command line in a new process, to be waited for like a `subprocess.Popen`."""
+
+    def __init__(self, arguments: list[str], out: Path, err: Path):
+        self._process = start(_command, arguments, out, err, torch.get_num_threads())
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.join()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        self._process.join(timeout)
+        return self._process.exitcode
+
+
 def run_script(script: object, *arguments: object, processes: int = 1) -> tuple[list[int], str]:
     """A script in N processes that train together: their exit codes, and what all say on stderr."""
     # One process alone has as many threads as there are here: sums are rounded by their number.
@@ -73,12 +94,28 @@ def run_script(script: object, *arguments: object, processes: int = 1) -> tuple[
     return codes, errors
 
 
+def _command(arguments: list[str], out: Path, err: Path, threads: int) -> None:
+    from longclip_lab import cli
+
+    _write_to(1, out)
+    _write_to(2, err)
+    torch.set_num_threads(threads)
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    sys.exit(cli.main(arguments))
+
+
+def _write_to(descriptor: int, path: Path) -> None:
+    """What this process says goes to the end of a file."""
+    with path.open("a") as file:
+        os.dup2(file.fileno(), descriptor)
+    stream = os.fdopen(descriptor, "w", closefd=False, buffering=1)
+    sys.stdout, sys.stderr = (stream, sys.stderr) if descriptor == 1 else (sys.stdout, stream)
+
+
 def _script(
     rank: int, processes: int, port: int, threads: int, said: Path, arguments: list[str]
 ) -> None:
-    with said.open("a") as errors:
-        os.dup2(errors.fileno(), 2)
-    sys.stderr = os.fdopen(2, "w", closefd=False, buffering=1)
+    _write_to(2, said)
     torch.set_num_threads(threads)
     os.environ["ACCELERATE_USE_CPU"] = "true"
     if processes > 1:

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from longclip_lab import models
+from tests import processes
 
 Way = Callable[..., list[str]]
 BATCH = 8
@@ -63,6 +64,8 @@ class Disturbed:
     commands: list[list[str]]
     rng: np.random.Generator
     span: float
+    forked: bool = False
+    """The commands are of the lab, in processes that have imported torch; see tests/processes.py"""
     victim: Callable[[list[psutil.Process], str], psutil.Process] = lambda family, aim: family[0]
     struck: Counter[str] = field(default_factory=Counter)
     """How many kills there were, by what they struck."""
@@ -110,8 +113,12 @@ class Disturbed:
             assert started.wait(10 * PATIENCE) == 0, self.err()
         return self.out()
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self) -> subprocess.Popen[str] | processes.Command:
         command = self.commands[self.struck.total() % len(self.commands)]
+        if self.forked:
+            for suffix in (".out", ".err"):
+                self.log(suffix).write_text("")
+            return processes.Command(command, self.log(".out"), self.log(".err"))
         # As many threads as there are here: sums are rounded by how they are shared out.
         threads = str(torch.get_num_threads())
         environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": threads}

@@ -19,8 +19,8 @@ def test_kills_at_random_moments_change_nothing(tmp_path):
     steps = {"steps": 30, "every": 2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert cli.main(list(map(str, kills.train(**steps, out=whole)))) == 0
-    command = kills.lab(*kills.train(**steps, out=killed))
-    run = kills.Disturbed(killed, [command], np.random.default_rng(6), span=8.0)
+    command = list(map(str, kills.train(**steps, out=killed)))
+    run = kills.Disturbed(killed, [command], np.random.default_rng(6), span=3.0, forked=True)
     kills.disturb(run, ["writing", "any time", "going"], whole)
     assert run.struck.total() == 3
     assert run.codes == {-9: 3}
