@@ -381,7 +381,7 @@ class Reproduce:
     arms: Path = Path("runs/arms")
     """Folder of the arms, which all experiments share."""
     json: bool = False
-    """Print the record as JSON instead of tables."""
+    """Print the record, or with --list all names, as JSON instead of tables."""
     progress: bool = True
     """Show what is being made and the time left."""
 
@@ -392,7 +392,8 @@ class Reproduce:
                 "reproduce lotlip/table3."
             )
         if self.list:
-            say(overview(self.arms))
+            states = states_of(self.arms)
+            say(to_json(states, indent=1) if self.json else overview(states, self.arms))
             return
         from longclip_lab.reproduction import bookkeeping as books
         from longclip_lab.reproduction.bookkeeping import reproduce
@@ -415,27 +416,39 @@ class Reproduce:
         say(f"written to {' and '.join(written)}")
 
 
-def overview(arms: Path) -> str:
-    """Every experiment, what the ledger says of it, and what is left to make."""
+def states_of(arms: Path) -> list[dict[str, Any]]:
+    """Every experiment, what the ledger says of it (None if nothing), and what is made of it."""
     from longclip_lab.reproduction.bookkeeping import left_to_make, read_all
     from longclip_lab.reproduction.experiments import EXPERIMENTS, experiment
 
-    records = read_all()
-    lines = []
+    records, states = read_all(), []
     for name in EXPERIMENTS:
-        one = experiment(name)
-        left = left_to_make(one, arms=arms)
-        made = len(one.entries) * one.seeds
-        lines.append(f"{name:<26} {one.title}")
-        if name in records:
-            record = records[name]
-            state = (
-                f"{record.verdict}; {len(record.seeds)} seeds, {record.minutes:.0f} min, commit "
-                f"{record.commit}"
+        one, record = experiment(name), records.get(name)
+        of = len(one.entries) * one.seeds
+        state: dict[str, Any] = {"name": name, "title": one.title, "arms": of}
+        state |= {"made": of - left_to_make(one, arms=arms), "ledger": None}
+        if record is not None:
+            facts = {"verdict": record.verdict, "seeds": len(record.seeds)}
+            state["ledger"] = facts | {"minutes": record.minutes, "commit": record.commit}
+        states.append(state)
+    return states
+
+
+def overview(states: list[dict[str, Any]], arms: Path) -> str:
+    """The same as text, for a terminal."""
+    lines = []
+    for state in states:
+        known = state["ledger"]
+        said = (
+            "not in the ledger"
+            if known is None
+            else (
+                f"{known['verdict']}; {known['seeds']} seeds, {known['minutes']:.0f} min, commit "
+                f"{known['commit']}"
             )
-        else:
-            state = "not in the ledger"
-        lines.append(f"{'':<26} {state}; {made - left} of {made} arms in {arms}")
+        )
+        lines.append(f"{state['name']:<26} {state['title']}")
+        lines.append(f"{'':<26} {said}; {state['made']} of {state['arms']} arms in {arms}")
     return "\n".join(lines)
 
 

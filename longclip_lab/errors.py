@@ -9,12 +9,26 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+_LONGEST = 3000
+"""Characters of a message."""
+
 
 class LabError(ValueError):
     """Bad input. The message says what was expected, what came and what to do.
 
-    The command line prints it as one line and exits with code 2.
+    The command line prints it as one line and exits with code 2. What the message quotes may be as
+    long as a file: its middle is left out then, counted.
+
+    >>> str(LabError("No such name: " + 4000 * "a"))[1490:1530]
+    'aaaaaaaaaa [1,014 characters] aaaaaaaaaa'
     """
+
+    def __init__(self, message: str = ""):
+        if len(message) > _LONGEST:
+            left_out = len(message) - _LONGEST
+            half = _LONGEST // 2
+            message = f"{message[:half]} [{left_out:,} characters] {message[-half:]}"
+        super().__init__(message)
 
 
 class NotFiniteError(LabError):

@@ -228,7 +228,20 @@ def aspects(record: Record) -> dict[str, Any]:
     """What a score depends on apart from the weights, by name; None for what is not stated.
 
     "data" is the hash of pictures and texts: it tells sets apart that agree in everything named.
+    Raises LabError for a record that states anything but a text or number.
     """
+    try:
+        found = _stated(record)
+        hash(tuple(found.values()))
+    except (TypeError, AttributeError, LookupError) as error:
+        raise LabError(
+            f"What {record.model} was measured under on {record.protocol} cannot be compared: "
+            f"{error}."
+        ) from None
+    return found
+
+
+def _stated(record: Record) -> dict[str, Any]:
     facts = record.facts
     return {
         "benchmark": record.protocol,

@@ -29,7 +29,7 @@ from longclip_lab.data.pairs import KnownWords
 from longclip_lab.errors import SEED, LabError, Numbers
 from longclip_lab.evaluation.image_features import PictureFeatures
 from longclip_lab.evaluation.late_interaction import SimilarityName, get_similarity
-from longclip_lab.evaluation.records import Evaluation, Record, data_hash, model_hash
+from longclip_lab.evaluation.records import Evaluation, Record, aspects, data_hash, model_hash
 from longclip_lab.files import atomic_write, read_json, read_json_object, to_json
 from longclip_lab.models import Clip, Tokens
 from longclip_lab.models.encoding import Images, how_read
@@ -603,7 +603,7 @@ def differing_runs(record: Record, conditions: Mapping[str, Any]) -> list[str]:
 def read_record(path: Path) -> Record:
     """The record in a file. Raises LabError for a file that holds anything else."""
     try:
-        return Record.from_dict(read_json_object(path))
+        return _whole(read_json_object(path))
     except LabError as error:
         raise LabError(
             f"{path} is not a record of an evaluation ({error}). Move it away, or give another "
@@ -627,12 +627,19 @@ def read_records(folder: str | Path) -> list[Record]:
     return records
 
 
+def _whole(values: Any) -> Record:
+    """A record that can be compared with others. Raises LabError for anything else."""
+    record = Record.from_dict(values)
+    aspects(record)
+    return record
+
+
 def _records_of(path: Path) -> list[Record]:
     try:
         content = read_json(path)
         values = content.get("records", [content]) if isinstance(content, dict) else content
         if not isinstance(values, list):
             raise LabError("It holds no list of records.")
-        return [Record.from_dict(value) for value in values]
+        return [_whole(value) for value in values]
     except LabError as error:
         raise LabError(f"{path} is not a record of an evaluation ({error}).") from error

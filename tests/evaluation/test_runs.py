@@ -101,6 +101,7 @@ def killing_itself(scorer: Scorer, after: int, seconds: float) -> Scorer:
 @pytest.mark.parametrize(
     "content",
     [b"\xff\xfe{\0", b"[]", b"{}", b"1" * 4400, b'{"a": 1, "a": 2}', {"seed": "0"}, {"scores": [1]},
+     {"source": {"split": []}}, {"source": {"words": 3}}, {"settings": {"templates": {"a": 1}}},
      {"scores": {"i2t R@1": {"value": 1}}}, {"scores": {"i2t": 3}}, {"counts": {"images": None}}],
 )  # fmt: skip
 def test_a_record_of_garbage_is_named_and_left_alone(clip, task, tmp_path, content):

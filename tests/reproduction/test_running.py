@@ -219,6 +219,10 @@ def test_the_command_lists_experiments_and_their_state(only_small, home, capsys)
     told = capsys.readouterr().out
     assert "longclip/stretching" in told
     assert f"6 of 6 arms in {home}" in told
+    assert main(["reproduce", "--list", "--arms", str(home), "--json"]) == 0
+    states = {state["name"]: state for state in json.loads(capsys.readouterr().out)}
+    assert (states["test/small"]["made"], states["test/small"]["arms"]) == (6, 6)
+    assert states["longclip/stretching"]["ledger"]["seeds"] == 3
 
 
 def test_the_command_names_near_experiments(capsys):
