@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import longclip_lab
+from tests.structure import CORE, circles, imports, sources
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "longclip_lab"
@@ -87,6 +89,17 @@ def test_a_room_imports_only_from_rooms_below():
             above = imported & set(ROOMS[ROOMS.index(room) + 1 :])
             upward += [f"{_name(path)} imports {name}" for name in sorted(above)]
     assert upward == []
+
+
+def test_nothing_imports_in_a_circle():
+    assert circles(imports(sources())) == []
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_papers_parts_have_addresses(name):
+    room, module = name.split(".")
+    importlib.import_module(f"longclip_lab.{name}")
+    assert hasattr(getattr(longclip_lab, room), module)
 
 
 def test_modules_and_functions_fit_the_page():
