@@ -5,7 +5,7 @@
 
 The first runs `benchmarks/plan.py`, which times training steps on this machine, and keeps what it
 says in book/records/cloud.json; the second only makes the page anew, from that record, from the
-plans at the head of the tasks in cloud/ and from the published times (`training.gpus`).
+plans at the head of the tasks in cloud/ and from the published times (`training.plan`).
 """
 
 from __future__ import annotations

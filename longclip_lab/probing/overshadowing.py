@@ -210,7 +210,7 @@ def overshadowing(
 ) -> Overshadowing:
     """Change each thing's word in texts that name two things, and see what it moves.
 
-    `form` is one of `world.swaps.FORMS`, `change` "kind" or "colour". Raises LabError for others,
+    `form` is one of `world.probes.FORMS`, `change` "kind" or "colour". Raises LabError for others,
     and if the model's context cuts a text.
     """
     numbers = range(len(swaps))

@@ -1,6 +1,6 @@
 """What free text says of the drawn world, and how much of it is not so.
 
-`probing.hallucination` counts the facts of captions that the world's own writers made and knows
+`probing.counterfactual` counts the facts of captions that the world's own writers made and knows
 which are lies. A model's caption has no such facts: here its words are read, and compared with the
 scene. Only kinds of things and their colours are read; negations, numbers and places are not.
 """

@@ -90,7 +90,7 @@ class Arm:
     Without `start` the recipe builds its own new model from two towers. With it, a bundled model
     is taken and, with `stretch`, its positions are stretched; or one of `TRUNKS`, which is given
     the recipe's corner tokens and token limit. Without a recipe nothing is trained. `suite` names
-    the tests (`reproduction.suites`).
+    the tests (`reproduction.runs`).
 
     Raises LabError for an arm that starts from nothing.
     """

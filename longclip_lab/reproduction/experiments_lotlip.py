@@ -1,7 +1,7 @@
 """LoTLIP's tables and figures as experiments.
 
 For the paper's pretrained towers stand the image tower of the bundled tiny CLIP, locked, and a
-small BERT that has read alt-texts of other pictures (`reproduction.trunks`); for CC3M alt-texts of
+small BERT that has read alt-texts of other pictures (`reproduction.runs`); for CC3M alt-texts of
 which some tell of another picture, for three MLLMs three writers. Long text is tested by two
 writers on siblings, four of which share a summary (DCI, IIW, ShareGPT4V-10k), short text by clean
 summaries (MSCOCO), classification by pictures of single things (ImageNet). All arms of a seed
@@ -229,7 +229,7 @@ SUBCAPTIONS = (1, 2, 3, 6)
 LIMITS = (16, 32, 64, 128, 192, 256)
 """Tokens; the paper's run from 32 to 512 on texts of 173 to 240. Ours have 119 to 174."""
 TOWER = TextTowerSize(layers=2, width=64, inner=256, embed_dim=128, pooler=True)
-"""The text tower of all arms (`reproduction.trunks`)."""
+"""The text tower of all arms (`reproduction.runs`)."""
 
 
 def _label(method: str, subcaptions: int) -> str:

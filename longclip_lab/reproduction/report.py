@@ -357,7 +357,7 @@ def notes_list(notes: Sequence[tuple[str, str]], keys: Sequence[tuple[str, str]]
     return f'<dl class="notes">{items}</dl>'
 
 
-# --- The quickstart's report: one HTML file to open, to show and to print; see `views.page` ---
+# --- The quickstart's report: one HTML file to open, to show and to print; see `views.static` ---
 
 _DASHES = {"solid": "solid", "dot": "dotted", "dash": "dashed", "dashdot": "dashed"}
 

@@ -1,6 +1,6 @@
 """What the quickstart found, as values, and what the numbers say of the papers' claims.
 
-A difference counts only where two 95% intervals do not overlap (`views.wording.compare`).
+A difference counts only where two 95% intervals do not overlap (`views.theme.compare`).
 """
 
 from __future__ import annotations

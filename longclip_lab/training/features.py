@@ -57,7 +57,7 @@ def stored_features(
     """What the frozen part of the image tower gives for `images`, [N, *S], not normalised.
 
     Features are float32, or float16 with `half`, and are those in front of the linear head that a
-    timm tower may have, which a lock leaves trainable (`models.token_features.finish_image`). With
+    timm tower may have, which a lock leaves trainable (`models.towers.finish_image`). With
     `tokens` every patch's, for token-wise losses. In `folder` they are made once and memory-mapped
     (read-only) from then on; without, they are made in memory.
 

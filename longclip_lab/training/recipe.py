@@ -1,7 +1,7 @@
 """A recipe: everything that decides how a training run goes, as one value.
 
 A field and its docstring are at once the Python interface, the help of `longclip-lab train` and
-what `run.json` records. The presets are in `recipes.py` and `family.py`. No torch here.
+what `run.json` records. The presets are in `recipes.py`. No torch here.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def encoding_message(table: pd.DataFrame) -> str:
 
 
 def encoding_figure(table: pd.DataFrame, shown: Sequence[int] | None = None) -> go.Figure:
-    """Heat map of a table of `probing.directions.explained_by`: directions by facts.
+    """Heat map of a table of `probing.linear_probe.explained_by`: directions by facts.
 
     `shown` are the directions to draw, from 1; the title speaks of all in the table.
     """

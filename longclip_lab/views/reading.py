@@ -154,7 +154,7 @@ _DASHES = ("solid", "dash", "dashdot", "dot")
 
 
 class Published(Protocol):
-    """What the figure needs of a published curve; `reproduction.published` has some."""
+    """What the figure needs of a published curve; `reproduction.experiment` has some."""
 
     name: str
     source: str

@@ -140,7 +140,7 @@ def _key(path: Path) -> str:
 def drawn_search(
     found: Matches, heading: str = "", wanted: str | None = None, link: bool = False
 ) -> str:
-    """The HTML of a search without its pictures, for `views.states.with_pictures`."""
+    """The HTML of a search without its pictures, for `views.static.with_pictures`."""
     heading = heading or f"The {len(found)} nearest of {found.pictures:,} pictures"
     items = "".join(_hit(found, hit, found.names[hit] == wanted, link) for hit in range(len(found)))
     return (

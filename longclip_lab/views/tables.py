@@ -34,7 +34,7 @@ def gaps_figure(
 ) -> go.Figure:
     """Differences by what was changed and by score, with their 95% intervals, in points.
 
-    `gaps` are shares from -1 to 1, as `reproduction.paired.difference` gives them. An interval
+    `gaps` are shares from -1 to 1, as `reproduction.verdicts.difference` gives them. An interval
     that leaves 0 out is coloured, any other is hollow and grey. `published` are a paper's
     differences in points, drawn as open diamonds where they are.
 
