@@ -245,7 +245,7 @@ def test_the_command_writes_captions_in(on_disk, tmp_path, capsys):
         for index in range(28)
     ]  # fmt: skip
     (captions / "000000.jsonl").write_text("".join(json.dumps(line) + "\n" for line in said))
-    facts = {"captioner": "new", "model": "made up", "weights": "", "asking": {}}
+    facts = {"captioner": "new", "model": "made up", "weights": "", "asking": {"prompt": "?"}}
     record = {"finished": True, "settings": {**facts, "data": {"hash": shards.source["hash"]}}}
     (captions / "recaption.json").write_text(json.dumps(record))
     places = [str(tmp_path / "one"), str(tmp_path / "two")]
