@@ -261,7 +261,9 @@ class Recipe:
     """Write TensorBoard events beside the log."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "objective", OLD_OBJECTIVES.get(self.objective, self.objective))
+        if isinstance(self.objective, str):
+            now = OLD_OBJECTIVES.get(self.objective, self.objective)
+            object.__setattr__(self, "objective", now)
         if (self.steps is None) == (self.epochs is None):
             raise LabError(
                 f"A recipe needs either steps or epochs; came steps={self.steps} and "
