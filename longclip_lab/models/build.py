@@ -32,7 +32,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from longclip_lab.errors import LabError, suggest
+from longclip_lab.errors import COUNT, MANY, LabError, suggest
 from longclip_lab.models import tiny
 from longclip_lab.models.checkpoint import check_finite, read_state_dict
 from longclip_lab.models.clip import Clip, HubTokenizer
@@ -151,8 +151,11 @@ def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
     hints, told = get_type_hints(known), model_cfg[part]
     whole = {name: value for name, value in told.items() if hints.get(name) is int}
     for name, value in whole.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        if value is not None and value not in MANY:
             raise LabError(f"its {part}: {name!r} should be a whole number, got {value!r:.60}.")
+    sides = told.get("image_size", 1)
+    if not all(side in COUNT for side in (sides if isinstance(sides, list | tuple) else [sides])):
+        raise LabError(f"its {part}: 'image_size' should be 1 or more pixels, got {sides!r:.60}.")
     sizes = known(**{name: value for name, value in told.items() if name in hints})
     if any(
         f"{library}_{what}" in told

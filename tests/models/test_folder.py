@@ -95,6 +95,8 @@ def test_a_config_that_does_not_fit_the_weights(tiny, tmp_path):
         ("text_cfg", "heads", 4.0, "its text_cfg: 'heads' should be"),
         ("text_cfg", "layers", "2", "its text_cfg: 'layers' should be"),
         ("vision_cfg", "head_width", True, "its vision_cfg: 'head_width' should be"),
+        ("vision_cfg", "image_size", -72, "its vision_cfg: 'image_size' should be"),
+        ("vision_cfg", "image_size", [72, 0], "its vision_cfg: 'image_size' should be"),
     ],
 )
 def test_a_config_of_senseless_sizes_takes_no_memory(part, name, value, message, tiny, tmp_path):

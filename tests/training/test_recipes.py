@@ -91,6 +91,7 @@ def test_steps_and_epochs():
         ({"max_grad_norm": 0}, "max_grad_norm"),
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"seed": -1}, "seed"),
+        ({"objective": {}}, "no objective {}"),
         ({"objective": "longclp"}, "no objective 'longclp'. Did you mean longclip"),
         ({"precision": "fp16"}, "no precision"),
     ],
