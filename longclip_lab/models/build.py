@@ -181,8 +181,13 @@ def preprocess_card(model: nn.Module, **overrides: Any) -> dict[str, Any]:
 def build_preprocess(card: dict[str, Any]) -> Callable[[Image.Image], torch.Tensor]:
     """open_clip's evaluation transform for a card of `preprocess_card`.
 
-    Raises LabError unless mean and deviation are three finite numbers each, the latter above 0.
+    Raises LabError unless mean and deviation are three finite numbers each, the latter above 0, and
+    the size one or two numbers of pixels.
     """
+    sides = card.get("size")
+    pair = isinstance(sides, list | tuple) and len(sides) == 2
+    if not all(side in COUNT for side in (sides if pair else [sides])):
+        raise LabError(f"pictures cannot be made {sides!r:.60} pixels large: expected 1 or more.")
     for name in ("mean", "std"):
         values = card[name]
         numbers = isinstance(values, list | tuple) and len(values) == 3

@@ -9,6 +9,7 @@ import torch
 
 from longclip_lab.errors import LabError
 from longclip_lab.models import load, save, stretch
+from longclip_lab.models.build import build_preprocess
 
 
 def test_round_trip_is_exact(tiny, tmp_path):
@@ -106,3 +107,10 @@ def test_a_config_of_senseless_sizes_takes_no_memory(part, name, value, message,
     (folder / "clip.json").write_text(json.dumps(config))
     with pytest.raises(LabError, match=rf"clip\.json.*{message}"):
         load(folder)
+
+
+@pytest.mark.parametrize("size", ["kps", 0, [72], [72, -1], None, True])
+def test_a_card_says_how_large_pictures_are(size):
+    card = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": size}
+    with pytest.raises(LabError, match="expected 1 or more"):
+        build_preprocess(card)

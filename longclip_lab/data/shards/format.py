@@ -136,7 +136,10 @@ def _opened(url: str, start: int) -> tuple[BinaryIO, int | None]:
         system, path = _system(url)
         file = system.open(path, "rb", block_size=BLOCK)
         if start:
-            file.seek(start)
+            try:
+                file.seek(start)
+            except (ValueError, OverflowError):  # a list beside the tar may say any number
+                raise LabError(f"{url} cannot be read from byte {start:,} on.") from None
         return file, system.size(path)
     headers = {"Range": f"bytes={start}-"} if start else {}
     try:

@@ -59,6 +59,12 @@ def server(folder, monkeypatch):
     served.server_close()
 
 
+def test_a_place_beyond_any_file_is_said(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"tar")
+    with pytest.raises(LabError, match="cannot be read from byte 1,000"):
+        places.Stream(str(tmp_path / "a.tar"), 10**30).read(1)
+
+
 def test_a_web_server_that_breaks_off_loses_nothing(folder, server):
     url, handler = server
     shards, local = data.open_shards(url), data.open_shards(folder)
