@@ -32,7 +32,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from longclip_lab.errors import COUNT, MANY, LabError, suggest
+from longclip_lab.errors import COUNT, MANY, LabError, Numbers, suggest
 from longclip_lab.models import tiny
 from longclip_lab.models.checkpoint import check_finite, read_state_dict
 from longclip_lab.models.clip import Clip, HubTokenizer
@@ -98,6 +98,9 @@ def config_dict(config: transformers.PretrainedConfig) -> dict[str, Any]:
 # --- Putting a `Clip` together: a module of an open_clip config, preprocessing, tokenizer, ---
 
 
+LAYERS = Numbers(at_least=0, at_most=1000, whole=True)
+
+
 def build_model(model_cfg: dict[str, Any], at_most: int | None = None) -> nn.Module:
     """An open_clip module with random weights from a `model_cfg` as open_clip writes them.
 
@@ -156,6 +159,9 @@ def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
     sides = told.get("image_size", 1)
     if not all(side in COUNT for side in (sides if isinstance(sides, list | tuple) else [sides])):
         raise LabError(f"its {part}: 'image_size' should be 1 or more pixels, got {sides!r:.60}.")
+    depths = told.get("layers", 1)
+    if not all(one in LAYERS for one in (depths if isinstance(depths, list | tuple) else [depths])):
+        raise LabError(f"its {part}: 'layers' should be {LAYERS}, got {depths!r:.60}.")
     sizes = known(**{name: value for name, value in told.items() if name in hints})
     if any(
         f"{library}_{what}" in told
@@ -210,9 +216,16 @@ def assemble(
 ) -> Clip:
     """A `Clip` in evaluation mode, with a card of its config and of `facts` about its origin.
 
-    Raises NotFiniteError for weights that are not finite: such a model can answer nothing.
+    Raises NotFiniteError for weights that are not finite: such a model can answer nothing. Raises
+    LabError for pictures of another size than the image tower takes.
     """
     check_finite(model.float().state_dict(), name)
+    transform = build_preprocess(preprocess)
+    made, taken = _pair(preprocess["size"]), _pair(model.visual.image_size)
+    if made != taken:
+        raise LabError(
+            f"the preprocessing makes pictures of {made} pixels, the image tower takes {taken}."
+        )
     length = int(text_tower(model).context_length)
     unstretched = {"method": "none", "keep": 0, "ratio": 1, "length": length}
     card = {
@@ -226,10 +239,15 @@ def assemble(
     return Clip(
         model=model.eval(),
         tokenizer=tokenizer,
-        preprocess=build_preprocess(card["preprocess"]),
+        preprocess=transform,
         name=name,
         card=card,
     )
+
+
+def _pair(size: Any) -> Any:
+    """Height and width, where one number may stand for both."""
+    return [size, size] if isinstance(size, int) else list(size)
 
 
 def new_tiny(context_length: int = 77, seed: int = 0, name: str = "tiny-untrained") -> Clip:

@@ -286,9 +286,10 @@ def command_lines(corpus: Corpus, rng: Random, given: Path, made: Path) -> Call:
             line += rng.choice([[f"--{option}"], [f"--no-{option}"], [f"--{option}", "maybe"]])
         else:
             known = re.findall(r"[\w-]+", "".join(re.findall(r"{.*?}", options[option])))
+            out = made / ("o.md" if name == "table" else "o.json")
             own = [] if option in OUTPUTS else [given, given / "0.jpg"]
             paths = [*own, made, made / "a\nb", made / ("a" * 300), "/dev/null/x"]
-            others = [] if option in SIZES else [*HUGE, *paths, made / "o.json", *known, *known]
+            others = [] if option in SIZES else [*HUGE, *paths, out, *known, *known]
             line += [f"--{option}", rng.choice([*NUMBERS, *NAMES, *others])]
     if rng.random() < 0.1:
         line[rng.randrange(len(line))] = rng.choice([*NUMBERS, *NAMES, given, made / "none"])

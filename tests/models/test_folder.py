@@ -97,6 +97,7 @@ def test_a_config_that_does_not_fit_the_weights(tiny, tmp_path):
         ("text_cfg", "layers", "2", "its text_cfg: 'layers' should be"),
         ("vision_cfg", "head_width", True, "its vision_cfg: 'head_width' should be"),
         ("vision_cfg", "image_size", -72, "its vision_cfg: 'image_size' should be"),
+        ("vision_cfg", "layers", 10**30, "its vision_cfg: 'layers' should be"),
         ("vision_cfg", "image_size", [72, 0], "its vision_cfg: 'image_size' should be"),
     ],
 )
@@ -114,3 +115,12 @@ def test_a_card_says_how_large_pictures_are(size):
     card = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "size": size}
     with pytest.raises(LabError, match="expected 1 or more"):
         build_preprocess(card)
+
+
+def test_pictures_of_another_size_than_the_tower_takes_are_refused(tiny, tmp_path):
+    folder = save(tiny, tmp_path / "model")
+    config = json.loads((folder / "clip.json").read_text())
+    config["card"]["preprocess"]["size"] = 64
+    (folder / "clip.json").write_text(json.dumps(config))
+    with pytest.raises(LabError, match=r"clip\.json.*makes pictures of \[64, 64\] pixels"):
+        load(folder)

@@ -147,8 +147,10 @@ def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -
             "vision_cfg": vision_cfg(image),
             "text_cfg": text_cfg(text),
         }
-        model = build_model(model_cfg)
-    fill_from(folder, model, lambda: _weights(read_weights(folder)))
+    weights = read_weights(folder)
+    with fitting(folder / CONFIG, "describes no CLIP"):
+        model = build_model(model_cfg, sum(tensor.nbytes for tensor in weights.values()))
+    fill_from(folder, model, lambda: _weights(weights))
     warn_of_vocabulary(folder)
     with fitting(folder, "holds a preprocessing that cannot be read"):
         clip = assemble(

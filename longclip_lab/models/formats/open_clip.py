@@ -223,13 +223,13 @@ def load_open_clip_folder(folder: Path) -> Clip:
     """A folder of open_clip's layout: the file that it would take, with nothing resized."""
     config = read_json(folder / OPEN_CLIP_CONFIG)
     name = f"{LOCAL}{folder}"
-    path = _weights_of_open_clip(folder)
+    weights = read_state_dict(_weights_of_open_clip(folder))
     with fitting(folder / OPEN_CLIP_CONFIG, "describes no model of open_clip"):
         model_cfg = config["model_cfg"]
-        model = build_model(model_cfg, at_most=path.stat().st_size)
+        model = build_model(model_cfg, sum(tensor.nbytes for tensor in weights.values()))
         preprocess = preprocess_card(model, **config.get("preprocess_cfg", {}))
     with fitting(folder, f"holds weights that do not fit its {OPEN_CLIP_CONFIG}"):
-        _fill_open_clip(model, read_state_dict(path))
+        _fill_open_clip(model, weights)
     with fitting(folder / OPEN_CLIP_CONFIG, "describes no model of open_clip"):
         tokenizer = tokenizer_for(name, _with_tokenizer_beside(folder, model_cfg))
         facts = {"provenance": name, "trained_on": None}
