@@ -1,13 +1,13 @@
 """What waiting threads cost on a machine that others use too: wall and processor time of one work.
 
-    python benchmarks/busy_machine.py [--work quickstart] [--rounds 3] [--load 0 1 2]
+    python benchmarks/busy_machine.py [--work quickstart|tests|lesson] [--rounds 3] [--load 0 1 2]
 
-The same work (a short fine-tuning and an evaluation of the tiny model, or `longclip-lab
-quickstart`) in fresh processes: with the threads as OpenMP has them by default, as this library
-sets them, with waiting threads that never spin, and with one thread; alone and beside one and two
-busy processes that this script starts and ends. Settings take turns, so that a drift of the machine
-meets them all; of several rounds the median counts. Prints one JSON object.
-Takes about ten minutes on two cores.
+The same work (a short fine-tuning and an evaluation of the tiny model, `longclip-lab quickstart`,
+the unit tests of two rooms, or a lesson) in fresh processes: with the threads as OpenMP has them
+by default, as this library sets them, with waiting threads that never spin, and with one thread;
+alone and beside one and two busy processes that this script starts and ends. Settings take turns,
+so that a drift of the machine meets them all; of several rounds the median counts. Prints one JSON
+object. Takes about ten minutes on two cores.
 
 Goals: alone the library's setting costs at most 1.03 times the default's wall time; beside two busy
 processes quickstart takes at most 1.3 times the processor time and 4 times the wall time of alone.
@@ -41,11 +41,18 @@ SETTINGS = {
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 BUSY = "while True: pass"
+LESSON = "notebooks/01-what-clip-reads.ipynb"
+WORKS = {
+    "fine-tuning": ["-c", FINE_TUNING],
+    "quickstart": ["-m", "longclip_lab.cli", "quickstart", "--out", "{folder}"],
+    "tests": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/evaluation", "tests/probing"],
+    "lesson": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", LESSON],
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--work", choices=("fine-tuning", "quickstart"), default="fine-tuning")
+    parser.add_argument("--work", choices=WORKS, default="fine-tuning")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--load", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=3)
@@ -83,13 +90,12 @@ def timed(work: str, setting: dict[str, str]) -> tuple[float, float]:
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {name: value for name, value in setting.items() if value}
     with tempfile.TemporaryDirectory() as folder:
-        quickstart = ["-m", "longclip_lab.cli", "quickstart", "--out", folder]
-        arguments = ["-c", FINE_TUNING] if work == "fine-tuning" else quickstart
+        arguments = [argument.replace("{folder}", folder) for argument in WORKS[work]]
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True)
         wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise SystemExit(done.stderr.decode(errors="replace")[-2000:])
+        raise SystemExit((done.stdout + done.stderr).decode(errors="replace")[-2000:])
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return wall, spent
 
