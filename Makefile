@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 SKY_VENV ?= .venv-sky
+# Processes that run the tests and lessons; a file's tests stay in one, for what they share.
+JOBS ?= 2
 BIN := $(VENV)/bin
 LESSONS_INSTALLED := $(VENV)/.installed-lessons
 INSTALLED := $(VENV)/.installed
@@ -30,7 +32,7 @@ test: $(INSTALLED) ## style, unit tests, doctests, every lesson executed once, t
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/nbstripout --verify $(LESSONS)
-	$(BIN)/pytest --quiet --durations=5
+	$(BIN)/pytest --quiet --durations=5 --numprocesses $(JOBS) --dist loadfile
 	$(execute-lessons)
 	$(build-book)
 
@@ -82,7 +84,8 @@ define execute-lessons
 rm -rf $(RUN)
 mkdir -p $(RUN)
 cp $(LESSONS) $(RUN)
-$(BIN)/pytest --quiet --nbmake --overwrite --nbmake-timeout=1800 --timeout=0 --durations=0 $(RUN)
+$(BIN)/pytest --quiet --numprocesses $(JOBS) --nbmake --overwrite --nbmake-timeout=1800 --timeout=0 \
+  --durations=0 $(RUN)
 $(BIN)/python book/cache_lessons.py $(RUN)/*.ipynb
 touch $(EXECUTED)
 endef
