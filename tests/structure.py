@@ -38,6 +38,13 @@ LIMITS = {
     "modules from ll.evaluate to a record": 10,
 }
 
+TO_THE_LOSS = {
+    "encode_batch": "longclip_lab.text.tokenizers",
+    "longclip_loss": "longclip_lab.objectives.longclip",
+}
+TO_A_MODEL = {"build_model": "longclip_lab.models.build"}
+TO_A_RECORD = {"retrieval": "longclip_lab.evaluation.retrieval"}
+
 
 def sources() -> dict[str, str]:
     """The source of every module, by its dotted name."""

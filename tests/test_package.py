@@ -124,6 +124,7 @@ def test_the_wheel_carries_the_bundled_data_and_nothing_unneeded(tmp_path):
     assert {name for name in wanted if "__pycache__" not in name} <= packed
     assert {_name(path) for path in PACKAGE.glob("text/vocabularies/*")} <= packed
     assert {_name(path) for path in PACKAGE.glob("views/widgets/static/*")} <= packed
+    assert {_name(path) for path in PACKAGE.glob("*/templates/*")} <= packed
     folders = {name.split("/")[0] for name in packed}
     assert folders == {"longclip_lab", f"longclip_lab-{longclip_lab.__version__}.dist-info"}
     assert not [name for name in packed if name.startswith("longclip_lab/_bundled/train")]

@@ -66,6 +66,8 @@ class Html(str):
     def _repr_html_(self) -> str:
         return str(self)
 
+    __html__ = _repr_html_  # what templates ask before they escape
+
     def __repr__(self) -> str:
         return f"<HTML, {len(self):,} characters>"  # notebooks store it beside the HTML
 

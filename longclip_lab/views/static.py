@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale, unlabel_rgb
@@ -35,7 +36,7 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 from longclip_lab.errors import LabError
 from longclip_lab.files import to_json
 from longclip_lab.views.html import Html
-from longclip_lab.views.theme import CONFIG
+from longclip_lab.views.theme import CONFIG, capital
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -457,6 +458,24 @@ DARK = {  # a figure's colours on white, and on a dark page
 }  # fmt: skip
 
 
+def render(package: str, template: str, **values: Any) -> str:
+    """A Jinja template of `package`'s folder "templates" with these values.
+
+    Texts are escaped; figures and other `Html` are not. A name that the template does not know is
+    an error.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=lambda share: f"{100 * share:.1f}", capital=capital)
+    environment.globals.update(zipped=lambda names, words: [(n, words.get(n, "")) for n in names])
+    return environment.get_template(template).render(values)
+
+
 def standalone_page(title: str, body: str, language: str = "en") -> str:
     """A whole document around `body`, which may hold blocks of `figure_block`."""
     own = files("longclip_lab.views")
@@ -493,7 +512,7 @@ def _inline(value: Any) -> str:
     return to_json(value, separators=(",", ":"), ensure_ascii=False).replace("</", r"<\/")
 
 
-def figure_block(chart: go.Figure, numbers: str = "", kind: str = "") -> str:
+def figure_block(chart: go.Figure, numbers: str = "", kind: str = "") -> Html:
     """A card with a figure: its title and subtitle as text of the page, then the plot.
 
     `numbers` is a table that unfolds under the plot; `kind` a class of the card.
@@ -508,7 +527,7 @@ def figure_block(chart: go.Figure, numbers: str = "", kind: str = "") -> str:
     layout["margin"]["t"], layout["height"] = _TOP, layout["height"] - removed
     layout.update(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
     unfolding = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
-    return (
+    return Html(
         f'<figure class="card {kind}"><figcaption><h3>{html.escape(message)}</h3>'
         f'<p class="measured">{html.escape(measured)}</p></figcaption>'
         f'<div class="plot" role="img" aria-label="{html.escape(_plain(message))}" '
@@ -521,7 +540,7 @@ def _plain(text: str) -> str:
     return text.replace("\u00a0", " ")
 
 
-def table_html(frame: pd.DataFrame, caption: str, words: Sequence[str] = ()) -> str:
+def table_html(frame: pd.DataFrame, caption: str, words: Sequence[str] = ()) -> Html:
     """A DataFrame as an accessible table; numbers with one decimal, columns `words` to the left."""
 
     def cell(name: str, value: Any) -> str:
@@ -535,7 +554,7 @@ def table_html(frame: pd.DataFrame, caption: str, words: Sequence[str] = ()) -> 
         "<tr>" + "".join(cell(name, value) for name, value in row.items()) + "</tr>"
         for row in frame.to_dict("records")
     )
-    return (
+    return Html(
         f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
