@@ -60,28 +60,34 @@ def text_flops(
     size = clip_or_size
     if isinstance(size, Clip):
         size = text_tower_size(size)
-    tokens = length + num_corner
     pooled = 1 + num_corner if read_off is None else read_off
-    projections = 8 * tokens * size.width**2
-    pairs = 4 * tokens**2 * size.width
-    inner = 4 * tokens * size.width * size.inner
     head = 2 * size.width**2 * size.pooler + 2 * size.width * (size.embed_dim or 0)
-    return int(size.layers * (projections + pairs + inner) + pooled * head)
+    layers = transformer_flops(size.layers, size.width, size.inner, length + num_corner)
+    return int(layers + pooled * head)
 
 
-def text_tower_size(clip: Clip) -> TextTowerSize:
-    """The sizes of the text tower of `clip`.
+def transformer_flops(layers: int, width: int, inner: int, tokens: int) -> int:
+    """Operations of a stack of blocks on one item: L (8 T W^2 + 4 T^2 W + 4 T W I)."""
+    projections = 8 * tokens * width**2  # queries, keys, values and what attention gives
+    pairs = 4 * tokens**2 * width  # every query with every key, and the weighted values
+    return layers * (projections + pairs + 4 * tokens * width * inner)
+
+
+def text_tower_size(clip: Clip | nn.Module) -> TextTowerSize:
+    """The sizes of the text tower of `clip`, or of an open_clip module.
 
     Raises LabError for towers that are no plain stacks of attention and a two-layer perceptron.
     """
-    tower = text_tower(clip.model)
+    tower = text_tower(clip.model if isinstance(clip, Clip) else clip)
     if isinstance(tower, HFTextEncoder):
         return _size_of_bert(tower)
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
     if not blocks:
         raise LabError(f"The operations of a {type(tower).__name__} are not known here.")
     width, inner = tower.transformer.width, blocks[0].mlp.c_fc.out_features
-    embed_dim = None if tower.text_projection is None else clip.embed_dim
+    projection = tower.text_projection
+    weight = projection.weight.mT if isinstance(projection, nn.Linear) else projection
+    embed_dim = None if weight is None else weight.shape[1]
     return TextTowerSize(len(blocks), width, inner, embed_dim, pooler=False)
 
 

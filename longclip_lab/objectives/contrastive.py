@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from longclip_lab.errors import LabError, NotFiniteError
-from longclip_lab.objectives.gather import gather, own_rows, pad_to_longest, total
+from longclip_lab.objectives.gather import gather, local_rows, pad_to_longest, total
 
 # --- What the objectives refuse: features that no loss should ever see ---
 
@@ -68,7 +68,7 @@ def check_components(k: int) -> None:
         raise LabError(f"k: expected a whole number of components >= 1, got {k!r}.")
 
 
-def check_twins(same_GG: torch.Tensor, batch: int) -> None:
+def check_duplicates(same_GG: torch.Tensor, batch: int) -> None:
     """Raise LabError unless `same_GG` is a square bool mask over `batch` pairs."""
     if same_GG.dtype != torch.bool or same_GG.shape != (batch, batch):
         raise LabError(
@@ -121,7 +121,7 @@ def symmetric_cross_entropy(
 
     Of gathered features a process judges its own B rows, and the results are added up.
     """
-    rows = own_rows(image_GD)
+    rows = local_rows(image_GD)
     with torch.autocast(image_GD.device.type, enabled=False):
         to_text_BG = logit_scale * (image_GD[rows] @ text_GD.mT)
         alone = len(to_text_BG) == len(text_GD)
@@ -139,13 +139,13 @@ def cross_entropy_both_ways(
     """The mean of two cross-entropies whose right answers are on the diagonal, of all processes.
 
     Rows of `to_text_BG` are pictures that choose among texts, rows of `to_image_BG` texts that
-    choose among pictures: those of `own_rows`. `same_GG`: see `contrastive_loss`.
+    choose among pictures: those of `local_rows`. `same_GG`: see `contrastive_loss`.
     """
     batch, answers = to_text_BG.shape
     right_B = torch.arange(answers, device=to_text_BG.device)[rows]
     twins_BG = None
     if same_GG is not None:
-        check_twins(same_GG, answers)
+        check_duplicates(same_GG, answers)
         twins_BG = same_GG[rows].to(to_text_BG.device).scatter(1, right_B[:, None], False)
     both = sum(
         _cross_entropy(logits_BG, right_B, label_smoothing, twins_BG)
@@ -243,7 +243,7 @@ def hard_negative_loss(
     image_GD, text_GD = gather(image_features_BD), gather(text_features_BD)
     check_finite(image_features=image_GD, text_features=text_GD)
     image_GD, text_GD = normalize(image_GD), normalize(text_GD)
-    rows = own_rows(image_GD)
+    rows = local_rows(image_GD)
     own_B1 = torch.arange(len(image_GD), device=image_GD.device)[rows, None]
     with torch.autocast(image_GD.device.type, enabled=False):
         alike_BG = (text_GD[rows] @ text_GD.mT).detach().scatter(1, own_B1, 0)
@@ -289,11 +289,11 @@ def sigmoid_loss(
     sums_G = gather(image_features_BD.detach().float().sum(dim=1))
     check_finite(image_features=sums_G, text_features=text_GD)
     image_BD, text_GD = normalize(image_features_BD), normalize(text_GD)
-    mine_B = torch.arange(len(text_GD), device=text_GD.device)[own_rows(text_GD)]
+    mine_B = torch.arange(len(text_GD), device=text_GD.device)[local_rows(text_GD)]
     twins_BG = None
     if same_GG is not None:
-        check_twins(same_GG, len(text_GD))
-        twins_BG = same_GG[own_rows(text_GD)].to(text_GD.device)
+        check_duplicates(same_GG, len(text_GD))
+        twins_BG = same_GG[local_rows(text_GD)].to(text_GD.device)
     size = max(1, JUDGED_AT_ONCE // len(text_GD))
     share = image_BD.new_zeros(())
     for start in range(0, len(image_BD), size):
@@ -362,7 +362,7 @@ def filip_loss(
             for part_RPD in image_GPD.split(ROWS_AT_ONCE)
         ]
         of_image_GG, of_text_GG = (torch.cat(part) for part in zip(*rows, strict=True))
-        own = own_rows(image_GPD)
+        own = local_rows(image_GPD)
         to_text_BG, to_image_BG = of_image_GG[own], of_text_GG.mT[own]
         return cross_entropy_both_ways(
             logit_scale * to_text_BG, logit_scale * to_image_BG, label_smoothing, same_GG, own

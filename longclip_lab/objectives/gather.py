@@ -28,7 +28,7 @@ def gather(features_BD: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(features_BD)
 
 
-def own_rows(features_GD: torch.Tensor) -> slice:
+def local_rows(features_GD: torch.Tensor) -> slice:
     """Which rows of a gathered batch are this process's: all in one process."""
     if not _many():
         return slice(None)
@@ -39,7 +39,7 @@ def own_rows(features_GD: torch.Tensor) -> slice:
 def total(share: torch.Tensor) -> torch.Tensor:
     """The sum over all processes of each one's share of a loss, a scalar; the same in all of them.
 
-    For losses that judge `own_rows` alone, so that no process holds a table of G x G logits.
+    For losses that judge `local_rows` alone, so that no process holds a table of G x G logits.
     Each process has its own share's gradient alone, times their number: where gradients are summed
     by `gather` and averaged over processes, the result is that of the whole loss in one process.
     """

@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from longclip_lab.constants import OLD_OBJECTIVES, current_names
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write, give_rights, leftovers, read_json_object, to_json
 from longclip_lab.training.distributed import load_moments, load_weights
@@ -37,11 +38,11 @@ DISPLAY = {
     "keep_checkpoints",
     "tensorboard",
     "workers",
-    "store_features",
+    "cache_image_features",
     "micro_batch",
     "checkpoint_minutes",
-    "skip_not_finite",
-    "skip_broken",
+    "max_nan_steps",
+    "max_bad_fraction",
     "sharding",
 }
 # What torch and safetensors raise for a file that is missing, cut short or holds code.
@@ -113,7 +114,10 @@ def _tidy(folder: Path) -> None:
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    recipe = found["recipe"]
+    recipe = current_names(found["recipe"])
+    for old, new in OLD_OBJECTIVES.items():
+        if recipe.get("objective") == old:
+            recipe["objective"] = new
     parts = [
         f"{key}: {recipe.get(key)!r} there, {value!r} now"
         for key, value in wanted["recipe"].items()

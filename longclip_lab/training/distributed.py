@@ -66,7 +66,7 @@ class StopRequest:
         self.asked = True
 
 
-def agreed(accelerator: Accelerator, *asked: bool) -> list[bool]:
+def any_rank(accelerator: Accelerator, *asked: bool) -> list[bool]:
     """For each question whether any process says yes; all processes get the same answers."""
     if accelerator.num_processes == 1:
         return list(asked)
@@ -75,7 +75,7 @@ def agreed(accelerator: Accelerator, *asked: bool) -> list[bool]:
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def handle_sigterm() -> Iterator[StopRequest]:
     """A request to stop is heard inside the block. Outside the main thread none can be."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -259,7 +259,7 @@ _BROKEN = ("connection closed by peer", "connection reset by peer", "connection 
 
 
 @contextmanager
-def watching(accelerator: Accelerator) -> Iterator[None]:
+def heartbeat(accelerator: Accelerator) -> Iterator[None]:
     """While the block runs, end this process with a message if another one is lost.
 
     Raises PeerLostError if a collective breaks because another process has ended.
@@ -280,7 +280,7 @@ def watching(accelerator: Accelerator) -> Iterator[None]:
 
 
 @contextmanager
-def minding_launcher(every: float = EVERY) -> Iterator[None]:
+def exit_with_parent(every: float = EVERY) -> Iterator[None]:
     """While the block runs, end this process with a message if its launcher is gone.
 
     Raises PeerLostError if it is gone already: torch would look for it for many minutes.
@@ -385,7 +385,7 @@ class Watch(threading.Thread):
         return None
 
     def leave(self) -> None:
-        """Stop watching; the others do not miss a process that has said goodbye."""
+        """Stop heartbeat; the others do not miss a process that has said goodbye."""
         self.left.set()
         self.join(timeout=self.silence)
         if hasattr(self, "store"):

@@ -24,7 +24,7 @@ from longclip_lab.training.recipe import Captions, Objective, Recipe, Scale, cho
 
 # --- Presets of LoTLIP and of what it is compared with (NeurIPS 2024, Tables 2, 4, 5, 7 and ---
 
-DataScale = Literal["3M", "12M", "30M", "100M"]
+DatasetSize = Literal["3M", "12M", "30M", "100M"]
 
 _LN_100 = math.log(100)
 _TINY: dict[str, Any] = {
@@ -61,7 +61,7 @@ _LAB = {"image_tower": "ViT-B/32", "text_tower": "minilm", "batch_size": 1024, "
 _PAPER = {"image_tower": "ViT-B/16", "text_tower": "bert-base-uncased"}
 
 
-def lotlip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def lotlip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LoTLIP: a locked image tower; CLS and 2 corner tokens of 3 sub-captions, CLS of the alt-text.
 
     tiny: the dense-supervised tower and the world's BERT, 8,000 pictures of the world with noisy
@@ -74,7 +74,7 @@ def lotlip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
         hardware  one GPU of 24 GB; not run here, so neither time, cost nor score is claimed
     paper: ViT-B/16 and BERT-base; `data` sets the batch.
         command   torchrun --nproc-per-node 8 -m longclip_lab.cli train lotlip --scale paper
-                  --data-scale 3M --data lotlip --root DIR --out runs/3M
+                  --dataset-size 3M --data lotlip --root DIR --out runs/3M
         hardware  A100s with 80 GB, 133 days of one of them for 100M, in proportion for less
                   (section 7.5); not run here
         cost      those days at your price
@@ -89,7 +89,7 @@ def lotlip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("lotlip", scale, data, num_corner=2)
 
 
-def lit(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def lit(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LiT: a locked image tower and the alt-texts alone; `captions="both"` adds long texts.
 
     tiny, lab, paper: towers, data and hardware as `lotlip`.
@@ -102,7 +102,7 @@ def lit(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("lit", scale, data, captions="short")
 
 
-def lit_longclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def lit_longclip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LiT trained with Long-CLIP's loss (primary component matching) on alt-texts and long texts.
 
     tiny, lab, paper: towers, data and hardware as `lotlip`.
@@ -112,7 +112,7 @@ def lit_longclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("lit-longclip", scale, data)
 
 
-def register(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def register(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LiT on alt-texts and long texts with 2 register tokens: no mask, and no loss of their own.
 
     tiny, lab, paper: towers, data and hardware as `lotlip`.
@@ -122,7 +122,7 @@ def register(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("register", scale, data, num_corner=2, mask=False)
 
 
-def clip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def clip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """CLIP: both towers from random weights on alt-texts; `captions="both"` adds long texts.
 
     tiny: the tiny towers; several times a locked tower's time, as pictures pass it every step.
@@ -135,7 +135,7 @@ def clip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("clip", scale, data)
 
 
-def siglip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def siglip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """SigLIP: as `clip`, with the pairwise sigmoid loss, scale from 10 and bias from -10.
 
     tiny, lab, paper: as `clip`.
@@ -147,7 +147,7 @@ def siglip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("siglip", scale, data, **start)
 
 
-def filip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def filip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """FILIP: as `clip`, every image token compared with every text token.
 
     tiny, lab, paper: as `clip`; the loss needs memory for images x texts x tokens x tokens.
@@ -158,7 +158,7 @@ def filip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("filip", scale, data)
 
 
-def laclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def laclip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LaCLIP: as `clip`, the alt-text or one of its rewrites drawn anew every epoch.
 
     tiny, lab, paper: as `clip`. The world rewrites by rule; other data bring rewrites in
@@ -170,20 +170,20 @@ def laclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("laclip", scale, data, rewrites=True)
 
 
-def _locked(method: str, scale: Scale, data: DataScale, **fields: Any) -> Recipe:
+def _locked(method: str, scale: Scale, data: DatasetSize, **fields: Any) -> Recipe:
     return _recipe(method, scale, data, {"lock_image": True, "subcaptions": 3, **fields})
 
 
-def _unlocked(method: str, scale: Scale, data: DataScale, **fields: Any) -> Recipe:
+def _unlocked(method: str, scale: Scale, data: DatasetSize, **fields: Any) -> Recipe:
     scratch = {"pretrained_towers": False, "captions": "short", "subcaptions": 3}
     if scale != "tiny":
         scratch["grad_checkpointing"] = True
     return _recipe(method, scale, data, {**scratch, **fields})
 
 
-def _recipe(method: str, scale: Scale, data: DataScale, fields: dict[str, Any]) -> Recipe:
+def _recipe(method: str, scale: Scale, data: DatasetSize, fields: dict[str, Any]) -> Recipe:
     choice("scale", scale, get_args(Scale))
-    choice("data scale", data, get_args(DataScale))
+    choice("data scale", data, get_args(DatasetSize))
     if scale == "tiny":
         return Recipe(name=f"{method}-tiny", objective=method, **{**_TINY, **fields})
     name = f"{method}-{scale}-{data}"
@@ -196,7 +196,7 @@ def _recipe(method: str, scale: Scale, data: DataScale, fields: dict[str, Any]) 
 __all__ = [
     "METHODS",
     "Captions",
-    "DataScale",
+    "DatasetSize",
     "Objective",
     "Preset",
     "Recipe",
@@ -226,9 +226,9 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 # asking for it in a short run hurts every score; random batches hold little that it confuses, so
 # siblings are its hard negatives, at a price for short captions. To see both: `longclip-lab train
 # longclip --steps 40 --warmup-steps 8 --batch-size 64 --pairs 3000 --objective mixed` with
-# --label-smoothing 0.1 or --siblings 1, and `longclip-lab eval` on what it wrote. These choices
-# were made on the pictures of world.SELECTION_SEED.
-_RECIPES_TINY: dict[str, Any] = {"label_smoothing": 0.0, "siblings": 2}
+# --label-smoothing 0.1 or --hard-negative-group 1, and `longclip-lab eval` on what it wrote. These
+# choices were made on the pictures of world.SELECTION_SEED.
+_TINY_FIELDS: dict[str, Any] = {"label_smoothing": 0.0, "hard_negative_group": 2}
 _TINY_PRESETS: dict[str, dict[str, Any]] = {
     "repository": {"learning_rate": 3e-4, "steps": 150},
     "paper": {"learning_rate": 1e-3, "steps": None, "epochs": 1},
@@ -274,7 +274,7 @@ def longclip(scale: Scale = "tiny", preset: Preset = "repository") -> Recipe:
     choice("preset", preset, get_args(Preset))
     name = f"longclip-{scale}-{preset}"
     if scale == "tiny":
-        return Recipe(name=name, **_RECIPES_TINY, **_TINY_PRESETS[preset])
+        return Recipe(name=name, **_TINY_FIELDS, **_TINY_PRESETS[preset])
     published = {**_PUBLISHED[preset], **({"batch_size": 512} if scale == "lab" else {})}
     return Recipe(name=name, **{**_REAL, **published})
 
@@ -294,7 +294,7 @@ METHODS = {
 
 
 def recipe_for(
-    method: str, scale: Scale = "tiny", preset: Preset = "repository", data: DataScale = "3M"
+    method: str, scale: Scale = "tiny", preset: Preset = "repository", data: DatasetSize = "3M"
 ) -> Recipe:
     """The preset of `method`: `preset` is read by longclip, `data` by the others.
 

@@ -35,9 +35,8 @@ from longclip_lab.images import READING
 from longclip_lab.models import Clip, build_lotlip, load, save
 from longclip_lab.models.corner_tokens import Kind
 from longclip_lab.training.checkpoints import claim, describe
-from longclip_lab.training.data import Drawn, TrainingPairs
-from longclip_lab.training.distributed import LOST, listening, lost, minding_launcher
-from longclip_lab.training.features import stored_features
+from longclip_lab.training.data import Drawn, TrainingPairs, stored_features
+from longclip_lab.training.distributed import LOST, exit_with_parent, handle_sigterm, lost
 from longclip_lab.training.loop import Loop, Progress, needs
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.streaming import StreamedPairs, all_broken
@@ -103,7 +102,7 @@ def train_in_processes(
     """
     check_can_launch(processes, arguments.get("data"))
     messages = multiprocessing.get_context("spawn").SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="longclip-lab-") as home, listening() as stop:
+    with tempfile.TemporaryDirectory(prefix="longclip-lab-") as home, handle_sigterm() as stop:
         if clip is not None:
             save(clip, Path(home) / "start")
         given = (processes, free_port(), home, clip is not None, arguments, messages)
@@ -307,12 +306,12 @@ class Run:
     drawn: Drawn | None = None
     """What the first epoch's draw of sub-captions gave; None where none are drawn."""
     skipped_steps: list[int] = field(default_factory=list)
-    """Steps whose loss or gradient was not finite, left out as `Recipe.skip_not_finite` allows."""
+    """Steps whose loss or gradient was not finite, left out as `Recipe.max_nan_steps` allows."""
     broken: dict[str, str] = field(default_factory=dict)
     """Pairs of shards that could not be used, by name, and why; others stood in for them."""
 
 
-@minding_launcher()
+@exit_with_parent()
 def train(
     clip: Clip | None,
     recipe: Recipe,
@@ -361,7 +360,7 @@ def train(
     if folder is not None:
         identity = describe(recipe, _source(data), clip.model)
         _settle(accelerator, folder, identity, _facts(pairs, data, clip, total), resume, pairs)
-    if recipe.lock_image and recipe.store_features:
+    if recipe.lock_image and recipe.cache_image_features:
         home = features if features is not None or folder is None else folder / "features"
         pairs.stored = _store(accelerator, trained, data, recipe, home, progress)
     loop = Loop(accelerator, trained, recipe, total, folder)
@@ -460,14 +459,14 @@ def _training_data(recipe: Recipe) -> Any:
     from longclip_lab import world
 
     if recipe.subcaptions is None:
-        return world.pairs(recipe.pairs, seed=world.TRAIN_SEED, siblings=recipe.siblings)
+        return world.pairs(recipe.pairs, seed=world.TRAIN_SEED, siblings=recipe.hard_negative_group)
     return world.web_pairs(
         recipe.pairs,
         world.TRAIN_SEED,
         recipe.captioners or tuple(world.CAPTIONERS),
         recipe.hallucination,
         recipe.alt_text_noise,
-        siblings=recipe.siblings,
+        siblings=recipe.hard_negative_group,
     )
 
 

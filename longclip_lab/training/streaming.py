@@ -4,12 +4,11 @@ FOLDER/broken/process-00000.json    what one process has found, over all restart
 FOLDER/broken-samples.json          what all processes have found, {name: why}
 FOLDER/run.json                     how many that are, under "broken"
 
-H W a picture's size.
-
 A global batch is a function of (recipe, shards, step): not of the number of processes, of their
-worker processes, or of where a run began. The order is `data.shards.Order`'s.
+worker processes, or of where a run began. The order is `data.shards.Order`'s. It calls a stream a
+lane.
 
-B pairs of one process, T tokens.
+B pairs of one process, H W an image's size.
 """
 
 from __future__ import annotations
@@ -37,12 +36,11 @@ from longclip_lab.images import ImageError, decode_image
 from longclip_lab.models import Clip, pixels
 from longclip_lab.training.data import (
     Batch,
+    CaptionSampler,
     Drawn,
-    Draws,
-    Texts,
+    TokenBatch,
     check_captioners,
-    token_limit,
-    tokenized,
+    joined,
 )
 from longclip_lab.training.recipe import Recipe
 
@@ -99,15 +97,15 @@ def all_broken(
     return found
 
 
-# --- What the lanes of a process read: windows of pairs, the broken ones replaced ---
+# --- What the streams of a process read: windows of pairs, the broken ones replaced ---
 
 
 class Part(NamedTuple):
-    """Some lanes' share of a batch, and the news: broken pairs found on the way, and counts.
+    """Some streams' part of a batch, and the news: broken pairs found on the way, and counts.
 
     `counts` are "read" (pairs read) and "lost" (of which broken); and of the first epoch "texts"
     (pairs in batches), "long" and "short" (texts that were cut), "drawn" and "fewer"
-    (`texts.Drawn`) and ("by", captioner).
+    (`data.Drawn`) and ("by", captioner).
     """
 
     batch: Batch
@@ -124,8 +122,8 @@ class Chosen(NamedTuple):
 
 
 @dataclass
-class Lane:
-    """One lane's pairs, row by row; `broken` and `counts` hold what was found since last asked.
+class StreamReader:
+    """One stream's pairs, row by row; `broken` and `counts` hold what was found since last asked.
 
     While a window is used the next one is read, as many pairs as are handed out: reading it all at
     once would let everybody wait.
@@ -147,7 +145,7 @@ class Lane:
         self.coming: Iterator[Sample | Broken] | None = None
 
     def row(self, step: int) -> list[Chosen]:
-        """The lane's share of a step's batch. Raises LabError if a window has no good pair."""
+        """The stream's part of a step's batch. Raises LabError if a window has no good pair."""
         window, row = self.order.window_at(step)
         if window != self.window:
             self._load(window)
@@ -180,7 +178,7 @@ class Lane:
                 self._lose(place, sample.name, sample.detail or sample.reason)
 
     def _look_ahead(self, step: int) -> None:
-        """Begin with the window of a step, unless the lane ends before it."""
+        """Begin with the window of a step, unless the stream ends before it."""
         self.ahead, self.coming = [], iter(())
         if step < self.last:
             self.coming = self._read(self.order.pieces(self.number, self.order.window_at(step)[0]))
@@ -214,7 +212,7 @@ class Lane:
             raise LabError(
                 f"All {self.table.size} pairs of a window are broken, such as "
                 f"{self.shards.pair_name(int(self.numbers[0]))}: `longclip-lab data check` names "
-                "them all. Write those shards anew, or read more at a time (--shuffle-window)."
+                "them all. Write those shards anew, or read more at a time (--shuffle-buffer)."
             )
         return twice
 
@@ -248,8 +246,8 @@ def lengths_of(shards: ShardSet, pieces: Sequence[Piece]) -> np.ndarray:
 
 
 @dataclass
-class LaneReader:
-    """Batches of some lanes; made anew in every worker process."""
+class StreamGroup:
+    """Batches of some streams; read anew in every worker process."""
 
     clip: Clip
     shards: ShardSet
@@ -257,26 +255,29 @@ class LaneReader:
     order: Order
 
     def __post_init__(self) -> None:
-        self.limit = token_limit(self.clip, self.recipe)
-        # Turning pictures into pixels needs no weights, and worker processes are sent a copy.
+        self.sampler = CaptionSampler(self.clip, self.recipe)
+        # Turning images into pixels needs no weights, and worker processes are sent a copy.
         self.clip = replace(self.clip, model=nn.Identity())
-        self.draws = Draws(self.recipe)
 
-    def parts(self, lanes: Sequence[int], first: int, last: int) -> Iterator[Part | LabError]:
-        """What these lanes give to the batches of steps `first` to `last`; an error is the last."""
+    def parts(self, numbers: Sequence[int], first: int, last: int) -> Iterator[Part | LabError]:
+        """What these streams give to the batches of steps `first` to `last`; an error is the last.
+
+        Raised in a worker process, its message would arrive wrapped in a traceback.
+        """
         grouped = self.recipe.length_grouped
-        reading = [
-            Lane(self.shards, self.order, number, last, grouped, self._pixels) for number in lanes
+        streams = [
+            StreamReader(self.shards, self.order, number, last, grouped, self._pixels)
+            for number in numbers
         ]
         try:
             for step in range(first, last):
-                chosen = [one for lane in reading for one in lane.row(step)]
+                chosen = [one for stream in streams for one in stream.row(step)]
                 broken: dict[str, str] = {}
                 counts: Counter = Counter()
-                for lane in reading:
-                    broken |= lane.broken
-                    counts.update(lane.counts)
-                    lane.broken, lane.counts = {}, Counter()
+                for stream in streams:
+                    broken |= stream.broken
+                    counts.update(stream.counts)
+                    stream.broken, stream.counts = {}, Counter()
                 batch = self._batch(step, chosen, counts)
                 yield Part(batch, broken, counts)
         except LabError as error:
@@ -289,12 +290,16 @@ class LaneReader:
         if window.epoch > 0:
             counts = Counter()  # what is said of texts is said of the first epoch
         counts["texts"] += len(chosen)
-        long = short = None
-        if self.recipe.captions != "short":
-            long = self._texts("long", [self._long(epoch, one, counts) for one in chosen], counts)
-        if self.recipe.captions != "long":
-            short = self._texts("short", [self._short(epoch, one) for one in chosen], counts)
-        return Batch(torch.stack([one.pixels_3HW for one in chosen]), long, short)
+        texts: dict[str, TokenBatch | None] = {"long": None, "short": None}
+        for which, text_of, unread in (
+            ("long", self._long, "short"),
+            ("short", self._short, "long"),
+        ):
+            if self.recipe.captions != unread:
+                read = [text_of(epoch, one, counts) for one in chosen]
+                texts[which], cut = self.sampler.tokenize(read)
+                counts[which] += cut
+        return Batch(torch.stack([one.pixels_3HW for one in chosen]), **texts)
 
     def _pixels(self, picture: Image.Image) -> torch.Tensor:
         """Exactly what `TrainingPairs` makes of the same file, or of a drawn world's values."""
@@ -304,7 +309,7 @@ class LaneReader:
 
     def _long(self, epoch: int, one: Chosen, counts: Counter) -> str:
         texts = one.sample.texts
-        if not self.draws.draws_long:
+        if not self.sampler.draws["long"]:
             return texts.long
         captions = texts.captioners or {"long": texts.long}
         if wanted := self.recipe.captioners:
@@ -312,22 +317,17 @@ class LaneReader:
         if not captions:
             name = self.shards.pair_name(one.number)
             raise LabError(f"{name} has no long caption by {' or '.join(wanted)}.")
-        text, who, parts = self.draws.long(epoch, one.number, captions)
+        text, who, parts = self.sampler.long(epoch, one.number, captions)
         counts["drawn"] += 1
-        counts["fewer"] += self.draws.count is not None and parts < self.draws.count
+        counts["fewer"] += self.sampler.count is not None and parts < self.sampler.count
         counts["by", who] += 1
         return text
 
-    def _short(self, epoch: int, one: Chosen) -> str:
+    def _short(self, epoch: int, one: Chosen, counts: Counter) -> str:
         texts = one.sample.texts
-        if not self.draws.draws_short:
+        if not self.sampler.draws["short"]:
             return texts.short
-        return self.draws.short(epoch, one.number, texts.long, texts.captions)
-
-    def _texts(self, which: str, texts: list[str], counts: Counter) -> Texts:
-        made, cut = tokenized(self.clip.tokenizer, texts, self.limit)
-        counts[which] += cut
-        return made
+        return self.sampler.short(epoch, one.number, texts.long, texts.captions)
 
 
 # --- Training on shards: the same batches as a stream, in any number of processes ---
@@ -338,11 +338,11 @@ _NAMED = 5
 
 
 class StreamedPairs:
-    """Pictures and texts of shards, handed out by whole batches, as `TrainingPairs` does.
+    """Images and texts of shards, handed out by whole batches, as `TrainingPairs` does.
 
     `broken` names the pairs that this process could not use, and why; another pair of the same
-    window stands in for each. Raises LabError for what streams cannot do: keep siblings together
-    and read stored features; and as `Order` does.
+    window stands in for each. Raises LabError for what streams cannot do: keep groups of hard
+    negatives together and read cached features; and as `Order` does.
     """
 
     stored = None
@@ -354,14 +354,13 @@ class StreamedPairs:
         self.order = Order(
             shards.counts,
             recipe.batch_size,
-            recipe.lanes,
-            recipe.shuffle_window,
+            recipe.num_streams,
+            recipe.shuffle_buffer,
             recipe.seed,
             recipe.resample,
         )
-        self.reader = LaneReader(clip, shards, recipe, self.order)
-        self.limit = token_limit(clip, recipe)
-        self.tokenizer = clip.tokenizer
+        self.reader = StreamGroup(clip, shards, recipe, self.order)
+        self.sampler = self.reader.sampler
         self.counts: Counter = Counter()
         self.record = BrokenPairs()
 
@@ -384,17 +383,16 @@ class StreamedPairs:
     def num_truncated(self) -> dict[str, int | None]:
         """How many "long" and "short" texts do not fit: of all, where the manifest knows, else of
         those that this process has read of the first epoch; None if it has read none."""
-        draws, found = Draws(self.recipe), {}
-        drawn = {"long": draws.draws_long, "short": draws.draws_short}
-        unread = {"long": "short", "short": "long"}
-        for which, is_drawn in drawn.items():
-            if self.recipe.captions == unread[which]:
+        found: dict[str, int | None] = {}
+        counted = self.sampler.tokenizer.name == self.shards.tokens["tokenizer"]
+        for which, unread in (("long", "short"), ("short", "long")):
+            if self.recipe.captions == unread:
                 found[which] = 0
-            elif is_drawn or self.tokenizer.name != self.shards.tokens["tokenizer"]:
+            elif self.sampler.draws[which] or not counted:
                 found[which] = self.counts[which] if self.counts["texts"] else None
             else:
                 texts = self.shards.tokens[which]["texts_by_length"]
-                found[which] = longer_than(texts, self.limit)
+                found[which] = longer_than(texts, self.sampler.limit)
         return found
 
     @property
@@ -409,25 +407,30 @@ class StreamedPairs:
     def batches(
         self, first: int, last: int, rank: int = 0, processes: int = 1
     ) -> Iterable[Batch | LabError]:
-        """This process's share of the batches of steps `first`, `first` + 1, ... `last` - 1.
+        """This process's part of the batches of steps `first`, `first` + 1, ... `last` - 1.
 
-        An error is the last item: raised in a worker process, its message would arrive wrapped.
+        An error is the last item, as of `TrainingPairs`.
         """
-        lanes = self.order.lanes
-        if lanes % processes:
+        count = self.order.lanes
+        if count % processes:
             yield LabError(
-                f"{lanes} lanes cannot be shared out evenly to {processes} processes; give a "
-                "multiple (--lanes), or fewer processes."
+                f"{count} streams cannot be shared out evenly to {processes} processes; give a "
+                "multiple (--num-streams), or fewer processes."
             )
             return
-        mine = range(rank * lanes // processes, (rank + 1) * lanes // processes)
+        mine = range(rank * count // processes, (rank + 1) * count // processes)
         for parts in self._parts(mine, first, last):
             error = next((part for part in parts if isinstance(part, LabError)), None)
             error = error or self._take(parts)
             if error is not None:
                 yield error
                 return
-            yield joined([part.batch for part in parts], int(self.tokenizer.pad_id))
+            batches = [part.batch for part in parts]
+            yield Batch(
+                torch.cat([batch.pixels_B3HW for batch in batches]),
+                joined([batch.long for batch in batches]),
+                joined([batch.short for batch in batches]),
+            )
 
     def members(self, step: int) -> list[str]:
         """The pairs of the global batch of a step, before any stand-in, for a record of what went
@@ -450,13 +453,13 @@ class StreamedPairs:
         self.record = BrokenPairs(folder, rank)
 
     def _parts(self, mine: range, first: int, last: int) -> Iterator[Sequence[Part | LabError]]:
-        """What the worker processes give for each step, in the order of their lanes."""
+        """What the worker processes give for each step, in the order of their streams."""
         workers = min(self.recipe.workers, len(mine))
         if workers == 0:
             yield from ((part,) for part in self.reader.parts(mine, first, last))
             return
         loader = DataLoader(
-            _Stream(self.reader, mine, first, last),
+            _WorkerStreams(self.reader, mine, first, last),
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=workers,
@@ -476,12 +479,13 @@ class StreamedPairs:
             self.counts.update(part.counts)
         self.record.add(news)
         read, lost = self.counts["read"], self.counts["lost"]
-        if lost <= self.recipe.skip_broken * max(read, min(_FEW, len(self))):
+        if lost <= self.recipe.max_bad_fraction * max(read, min(_FEW, len(self))):
             return None
         some = ", ".join(f"{name} ({why})" for name, why in islice(self.broken.items(), _NAMED))
         return LabError(
-            f"{lost} of {read} pairs that were read are broken, more than skip_broken "
-            f"({self.recipe.skip_broken:g}) allows: {some}. `longclip-lab data check` names all."
+            f"{lost} of {read} pairs that were read are broken, more than max_bad_fraction "
+            f"({self.recipe.max_bad_fraction:g}) allows: {some}. `longclip-lab data check` names "
+            "all."
         )
 
 
@@ -490,56 +494,27 @@ def _as_it_is(part: Part | LabError) -> Part | LabError:
     return part
 
 
-class _Stream(IterableDataset):
-    """The parts of a worker process's own lanes."""
+class _WorkerStreams(IterableDataset):
+    """The parts of a worker process's own streams."""
 
-    def __init__(self, reader: LaneReader, lanes: range, first: int, last: int):
-        self.reader, self.lanes, self.first, self.last = reader, lanes, first, last
+    def __init__(self, reader: StreamGroup, numbers: range, first: int, last: int):
+        self.reader, self.numbers, self.first, self.last = reader, numbers, first, last
 
     def __iter__(self) -> Iterator[Part | LabError]:
         worker = get_worker_info()
-        own = np.array_split(np.asarray(self.lanes), worker.num_workers)[worker.id]
+        own = np.array_split(np.asarray(self.numbers), worker.num_workers)[worker.id]
         return self.reader.parts(own.tolist(), self.first, self.last)
 
 
-def joined(batches: Sequence[Batch], pad_id: int) -> Batch:
-    """Several lanes' batches as one, texts padded to the longest of all."""
-    if len(batches) == 1:
-        return batches[0]
-    pixels_B3HW = torch.cat([batch.pixels_B3HW for batch in batches])
-    long, short = (
-        _joined_texts([getattr(batch, which) for batch in batches], pad_id)
-        for which in ("long", "short")
-    )
-    return Batch(pixels_B3HW, long, short)
-
-
-def _joined_texts(parts: Sequence[Texts | None], pad_id: int) -> Texts | None:
-    if parts[0] is None:
-        return None
-    width = max(part.ids_BT.shape[1] for part in parts)
-    ids_BT = torch.cat(
-        [
-            torch.nn.functional.pad(part.ids_BT, (0, width - part.ids_BT.shape[1]), value=pad_id)
-            for part in parts
-        ]
-    )
-    return Texts(
-        ids_BT,
-        torch.cat([part.lengths_B for part in parts]),
-        torch.cat([part.identity_B for part in parts]),
-    )
-
-
 def _check(shards: ShardSet, recipe: Recipe) -> None:
-    if recipe.siblings > 1:
+    if recipe.hard_negative_group > 1:
         raise LabError(
-            "Shards are shuffled pair by pair and keep no siblings together: set siblings=1 "
-            "(--siblings 1)."
+            "Shards are shuffled pair by pair and keep no hard negatives together: set "
+            "hard_negative_group=1 (--hard-negative-group 1)."
         )
-    if recipe.lock_image and recipe.store_features:
+    if recipe.lock_image and recipe.cache_image_features:
         raise LabError(
-            "Pictures in shards have no stored features: set store_features=False "
-            "(--no-store-features) to run the locked tower every time."
+            "Pictures in shards have no cached features: set cache_image_features=False "
+            "(--no-cache-image-features) to run the locked tower every time."
         )
     check_captioners(recipe.captioners, shards.captioners or {"long": 0})

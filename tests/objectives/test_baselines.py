@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from longclip_lab.errors import LabError
 from longclip_lab.objectives import (
     OBJECTIVES,
-    ImageSide,
-    Settings,
-    Step,
-    TextSide,
+    ImageFeatures,
+    LossConfig,
+    LossInputs,
+    TextFeatures,
     contrastive_loss,
     filip_loss,
     hard_negative_loss,
@@ -229,9 +229,9 @@ def test_gradients(loss):
     assert torch.autograd.gradcheck(loss, inputs)
 
 
-def text_side(seed: int, identity: bool = False) -> TextSide:
+def text_side(seed: int, identity: bool = False) -> TextFeatures:
     lengths_B = torch.tensor([4, 1, 2, 3, 4, 2])
-    return TextSide(
+    return TextFeatures(
         draw(6, 3, 5, seed=seed),
         draw(6, 4, 5, seed=seed + 10),
         torch.arange(4) < lengths_B[:, None],
@@ -239,14 +239,14 @@ def text_side(seed: int, identity: bool = False) -> TextSide:
     )
 
 
-def whole_step(identity: bool = False) -> Step:
-    return Step(
-        ImageSide(draw(6, 5), draw(6, 4, 5, seed=7)),
+def whole_step(identity: bool = False) -> LossInputs:
+    return LossInputs(
+        ImageFeatures(draw(6, 5), draw(6, 4, 5, seed=7)),
         text_side(1, identity),
         text_side(2),
         logit_scale=6.0,
         logit_bias=-3.0,
-        settings=Settings(short_weight=0.5, label_smoothing=0.1, k=2, margin=0.7),
+        config=LossConfig(short_weight=0.5, label_smoothing=0.1, k=2, margin=0.7),
     )
 
 
@@ -312,7 +312,7 @@ def test_short_captions_alone():
         ("lotlp", {}, "no objective 'lotlp'. Did you mean lotlip?"),
         ("lotlip", {"long": None}, "'lotlip' needs long"),
         ("siglip", {"logit_bias": None}, "'siglip' needs logit_bias"),
-        ("filip", {"image": ImageSide(draw(6, 5))}, "'filip' needs tokens"),
+        ("filip", {"image": ImageFeatures(draw(6, 5))}, "'filip' needs tokens"),
         ("clip", {"short": None, "long": None}, "needs short or long texts"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longclip_lab.errors import LabError
-from longclip_lab.objectives import Settings, pulls
+from longclip_lab.objectives import LossConfig, pulls
 
 QUICK = settings(deadline=None, max_examples=25)
 sizes, scales, seeds = st.integers(2, 6), st.floats(1, 30), st.integers(0, 100)
@@ -49,7 +49,7 @@ def test_hard_negatives(size, scale, seed, margin):
     alike = 0.95 * torch.eye(size, dtype=table.dtype) + 0.05 + 0 * table
     shifted = scale * (table + margin * alike.clone().fill_diagonal_(0))
     # the loss reads both directions off one table and its transpose
-    found = pulls("hn-clip", table, scale, text_cosines_BB=alike, settings=Settings(margin=margin))
+    found = pulls("hn-clip", table, scale, text_cosines_BB=alike, config=LossConfig(margin=margin))
     torch.testing.assert_close(found, softmax_pulls(shifted, scale))
 
 

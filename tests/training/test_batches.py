@@ -15,10 +15,12 @@ from longclip_lab import models
 from longclip_lab.errors import LabError
 from longclip_lab.training import Recipe
 from longclip_lab.training.data import (
+    CaptionSampler,
     StepSampler,
-    TextTable,
+    TokenBatch,
     TrainingPairs,
     epoch_order,
+    joined,
 )
 
 LENGTHS = np.random.default_rng(0).integers(5, 248, 1000)
@@ -36,7 +38,7 @@ def test_an_epoch_shows_every_pair_at_most_once(batch_size, count, grouped, epoc
 
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(60, 150))
 def test_siblings_stay_together_in_a_batch(siblings, runs, count):
-    recipe = Recipe(batch_size=siblings * runs, siblings=siblings)
+    recipe = Recipe(batch_size=siblings * runs, hard_negative_group=siblings)
     order = epoch_order(recipe, LENGTHS[:count], 0)
     assert len(order) == count // recipe.batch_size * recipe.batch_size
     for run in order.reshape(-1, siblings):
@@ -76,22 +78,31 @@ def test_length_grouping_saves_padding():
     assert padding(replace(recipe, length_grouped=True)) < padding(recipe) / 5
 
 
-def test_text_table_is_the_tokenizer_without_its_padding(tiny, few):
-    table = TextTable(tiny, few.long)
-    rows = [3, 11, 0]
-    expected = tiny.tokenize([few.long[row] for row in rows])
-    batch = table.batch(rows)
-    assert torch.equal(batch.lengths_B, expected.lengths_B)
-    assert batch.ids_BT.shape[1] == int(expected.lengths_B.max())
-    assert torch.equal(batch.ids_BT, expected.ids_BT[:, : batch.ids_BT.shape[1]])
-    assert table.num_truncated == 0
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8), st.data())
+def test_a_ragged_batch_gives_any_of_its_texts(lengths, data):
+    texts = [torch.arange(100 * i, 100 * i + n) for i, n in enumerate(lengths)]
+    batch = TokenBatch(torch.cat(texts), torch.tensor(lengths), torch.arange(len(texts)))
+    rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=9))
+    some = batch.select(rows)
+    assert torch.equal(some.ids_P, torch.cat([texts[row] for row in rows]))
+    assert some.identity_B.tolist() == rows
+    padded = torch.nn.utils.rnn.pad_sequence([texts[row] for row in rows], True, -1)
+    assert torch.equal(some.padded(-1), padded)
+    assert all(map(torch.equal, joined([batch, some]).select(range(len(texts))), batch))
 
 
-def test_text_table_counts_what_does_not_fit(few):
-    whole = TextTable(models.new_tiny(context_length=248), few.long)
-    cut = TextTable(models.new_tiny(context_length=30), few.long)
-    assert cut.num_truncated == (whole.lengths > 30).sum()
-    assert cut.num_truncated > 0
+def test_token_ids_are_the_tokenizers_without_its_padding(tiny, few):
+    texts, truncated = CaptionSampler(tiny, Recipe()).tokenize(few.long)
+    expected = tiny.tokenize(few.long)
+    assert torch.equal(texts.lengths_B, expected.lengths_B)
+    assert torch.equal(texts.padded(0), expected.ids_BT[:, : int(expected.lengths_B.max())])
+    assert truncated == 0
+
+
+def test_what_does_not_fit_is_cut_and_counted(few):
+    whole = TrainingPairs(models.new_tiny(context_length=248), few)
+    cut = TrainingPairs(models.new_tiny(context_length=30), few)
+    assert cut.num_truncated["long"] == (whole.lengths > 30).sum() > 0
     assert cut.lengths.max() == 30
 
 
@@ -107,7 +118,7 @@ def test_batches_hold_the_pictures_of_their_texts(tiny, few, tmp_path, workers):
     for step, batch in enumerate(from_files.batches(0, 2)):
         rows = from_files.members(step)
         assert torch.allclose(batch.pixels_B3HW, models.pixels(tiny, few.images[rows]), atol=1e-6)
-        assert torch.equal(batch.short.ids_BT, from_files.short.batch(rows).ids_BT)
+        assert torch.equal(batch.short.ids_P, from_files.texts("short", rows).ids_P)
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,10 @@ def test_lotlips_loss_is_its_equations_on_the_models_features(web):
     rows = next(iter(StepSampler(recipe, pairs.lengths, 0, 1)))
     assert rows.epoch == 0
     image_BD = models.encode_images(clip, web.images[rows])
-    long_BCD = models.encode_text_corners(clip, pairs.long.batch(rows).ids_BT)
+    long_BCD = models.encode_text_corners(clip, pairs.texts("long", rows).padded(0))
     short_BD = models.encode_texts(clip, [web.short[i] for i in rows]).features_ND
     same_long, same_short = (
-        objectives.same_identity(texts.batch(rows).identity_B)
-        for texts in (pairs.long, pairs.short)
+        objectives.same_identity(pairs.texts(which, rows).identity_B) for which in ("long", "short")
     )
     expected = objectives.lotlip_loss(
         image_BD, long_BCD, short_BD, clip.model.logit_scale.exp(),
@@ -320,20 +319,25 @@ def test_tiny_is_left_alone(web):
 
 @pytest.mark.parametrize("objective", ["longclip", "lit-longclip", "debias-clip"])
 def test_what_the_recipe_says_of_components_reaches_the_loss(objective, web):
-    """There were two ways to a loss, and `faithful` and `components_of` went one of them only."""
+    """There were two ways to a loss, and `match_official` and `pca_scope` went one of them only."""
     seen = {}
 
     def spy(features_BD, k):
         seen["batch"] = len(features_BD)
         return features_BD * 0.5
 
-    for faithful, name in ((False, "primary_components"), (True, "primary_components_svd")):
+    for match_official, name in ((False, "primary_components"), (True, "primary_components_svd")):
         seen.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"longclip_lab.objectives.longclip.{name}", spy)
-            changes = {"objective": objective, "faithful": faithful, "k": 2, "siblings": 1}
+            changes = {
+                "objective": objective,
+                "match_official": match_official,
+                "k": 2,
+                "hard_negative_group": 1,
+            }
             run(replace(small("lit-longclip", steps=1), **changes), web)
-        assert seen, f"{objective} with faithful={faithful} did not ask {name}"
+        assert seen, f"{objective} with match_official={match_official} did not ask {name}"
 
 
 def test_the_old_name_of_an_objective_is_understood():

@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_names_its_pairs(micro_batch, tiny, poisoned, t
 
 def test_as_many_batches_as_allowed_are_skipped_and_counted(tiny, poisoned, tmp_path):
     # 24 pairs in batches of 8: pair 5 comes once in every three steps.
-    recipe = replace(QUICK, skip_not_finite=2)
+    recipe = replace(QUICK, max_nan_steps=2)
     with pytest.warns(LabWarning, match="Skipped"):
         run = train(tiny, recipe, poisoned, out=tmp_path / "run", progress=False)
     assert len(run.skipped_steps) == 2
@@ -119,7 +119,7 @@ def test_as_many_batches_as_allowed_are_skipped_and_counted(tiny, poisoned, tmp_
         pytest.warns(LabWarning, match="Skipped"),
         pytest.raises(LabError, match="not-finite"),
     ):
-        train(tiny, replace(recipe, skip_not_finite=1), poisoned, out=tmp_path / "b",
+        train(tiny, replace(recipe, max_nan_steps=1), poisoned, out=tmp_path / "b",
               progress=False)  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from longclip_lab import models, world
 from longclip_lab.cache import DONE, FEATURES, PART
 from longclip_lab.errors import LabError
 from longclip_lab.models.encoding import pictures_hash
-from longclip_lab.training import features as feature_store
+from longclip_lab.training import data as feature_store
 from longclip_lab.training import stored_features
 
 

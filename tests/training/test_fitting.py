@@ -15,12 +15,12 @@ from longclip_lab import models, world
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
 from longclip_lab.training import largest_micro_batch, memory_of, new_model, recipe_for
-from longclip_lab.training.dry_run import FIRST, Tried, search
 from longclip_lab.training.loop import Loop
+from longclip_lab.training.plan import FIRST, Trial, search
 from longclip_lab.training.run import source_of
 
 LONGCLIP = replace(
-    recipe_for("longclip"), batch_size=64, captions="long", objective="long", siblings=1
+    recipe_for("longclip"), batch_size=64, captions="long", objective="long", hard_negative_group=1
 )
 
 
@@ -98,7 +98,7 @@ def test_the_search_is_careful_and_comes_near(floor, base, each, wrong, share, m
         return base + round(wrong * each * size)
 
     def step(size):
-        return Tried(size, measured(size), predict(size))
+        return Trial(size, measured(size), predict(size))
 
     fit = search(step, predict, share, memory)
     fitting = [size for size in range(1, share + 1) if measured(size) <= memory]

@@ -59,7 +59,7 @@ def test_training_lowers_the_loss_and_leaves_the_given_model_alone(tiny, few):
 
 
 def test_the_same_short_caption_is_no_negative_of_itself(tiny, few):
-    recipe = replace(QUICK, steps=1, siblings=2, objective="mixed")
+    recipe = replace(QUICK, steps=1, hard_negative_group=2, objective="mixed")
     official = replace(recipe, mask_duplicates=False)
     twins = replace(few, short=[few.short[i // 2] for i in range(len(few.short))])
 
@@ -71,7 +71,7 @@ def test_the_same_short_caption_is_no_negative_of_itself(tiny, few):
 
 
 def test_kept_positions_do_not_move(tiny, few):
-    trained = run(tiny, few, replace(QUICK, weight_decay=0.5, faithful=True))
+    trained = run(tiny, few, replace(QUICK, weight_decay=0.5, match_official=True))
     before_TW = tiny.model.positional_embedding
     after_TW = trained.model.model.positional_embedding
     assert torch.equal(after_TW[:20], before_TW[:20])
@@ -106,8 +106,10 @@ def test_the_callers_random_numbers_are_left_alone(tiny, few):
 
 def test_gradient_checkpointing_changes_nothing(tiny, few):
     # Texts in the same parts: AdamW makes much of what rounding does to a gradient of zero.
-    plain = run(tiny, few, replace(QUICK, steps=2, text_parts=4))
-    checkpointed = run(tiny, few, replace(QUICK, steps=2, text_parts=4, grad_checkpointing=True))
+    plain = run(tiny, few, replace(QUICK, steps=2, length_buckets=4))
+    checkpointed = run(
+        tiny, few, replace(QUICK, steps=2, length_buckets=4, grad_checkpointing=True)
+    )
     for name, tensor in weights(plain.model).items():
         assert torch.allclose(tensor, weights(checkpointed.model)[name], atol=1e-5), name
 

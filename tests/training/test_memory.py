@@ -17,7 +17,7 @@ from longclip_lab.training.plan import cost_of, memory_of, model_cost, step_memo
 from longclip_lab.training.run import source_of
 
 # In parts, as on a GPU, which is what is predicted.
-TINY = replace(recipe_for("longclip"), pairs=64, batch_size=64, text_parts=4)
+TINY = replace(recipe_for("longclip"), pairs=64, batch_size=64, length_buckets=4)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_share_of_the_weights_where_they_are_sharded():
 
 
 def test_with_gradient_caching_the_loss_is_done_before_the_activations_come():
-    recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
+    recipe = replace(recipe_for("lotlip", "paper", data="100M"), cache_image_features=False)
     cost = model_cost(recipe)
     whole, cached = (step_memory(cost, recipe, [128, 32], 1, size) for size in (None, 64))
     assert whole.total == sum(whole.parts.values())
@@ -70,8 +70,8 @@ def test_with_gradient_caching_the_loss_is_done_before_the_activations_come():
 
 def test_processes_share_the_table_of_logits():
     """[G / W, G] for each direction; of SigLIP no more than a chunk."""
-    lotlip = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
-    siglip = replace(recipe_for("siglip", "paper", data="100M"), store_features=False)
+    lotlip = replace(recipe_for("lotlip", "paper", data="100M"), cache_image_features=False)
+    siglip = replace(recipe_for("siglip", "paper", data="100M"), cache_image_features=False)
     G = lotlip.batch_size
     for recipe, expected in (
         (lotlip, [4 * 4 * G**2 * 4, 6 * 4 * G // 16 * G * 4]),
@@ -86,7 +86,7 @@ def test_of_a_model_at_hand():
     recipe = recipe_for("lotlip")
     clip = new_model(recipe)
     stored = memory_of(clip, recipe)
-    run_anew = memory_of(clip, replace(recipe, store_features=False))
+    run_anew = memory_of(clip, replace(recipe, cache_image_features=False))
     weights = [p.numel() for p in clip.model.parameters()]
     assert stored.weights == pytest.approx(4 * sum(weights))
     assert stored.moments < 8 * sum(weights)

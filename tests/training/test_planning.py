@@ -120,7 +120,7 @@ def test_both_papers_times_are_the_same_rate():
 
 def test_the_papers_times_follow_from_the_papers_rate():
     """LoTLIP: 133 A100 days for 100M (section 7.5); Long-CLIP: half an hour on 8 (issue 99)."""
-    recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
+    recipe = replace(recipe_for("lotlip", "paper", data="100M"), cache_image_features=False)
     lotlip = plan(recipe, "A100:8", 100_000_000)
     assert lotlip.gpu_days < 20
     assert lotlip.as_published.gpu_days == pytest.approx(133, rel=0.01)
@@ -132,10 +132,10 @@ def test_the_papers_times_follow_from_the_papers_rate():
 def test_pictures_that_arrive_slowly_are_waited_for():
     recipe = recipe_for("longclip", "paper", "paper")
     fast = plan(recipe, "A100:8", 1_000_000, "ViT-B-16")
-    slow = plan(recipe, "A100:8", 1_000_000, "ViT-B-16", arriving=fast.rate / 3)
+    slow = plan(recipe, "A100:8", 1_000_000, "ViT-B-16", data_throughput=fast.rate / 3)
     assert slow.hours == pytest.approx(3 * fast.hours)
     assert slow.flops == fast.flops
-    enough = plan(recipe, "A100:8", 1_000_000, "ViT-B-16", arriving=fast.rate * 3)
+    enough = plan(recipe, "A100:8", 1_000_000, "ViT-B-16", data_throughput=fast.rate * 3)
     assert enough.hours == fast.hours
 
 
@@ -174,11 +174,11 @@ def test_every_gpu_stands_in_the_table():
         ({"gpus": "A10:8"}, "Did you mean A100"),
         ({"gpus": "A100:zero"}, "NAME:COUNT"),
         ({"gpus": "A100:3"}, "shared out to 3 GPUs"),
-        ({"utilisation": 1.5}, "from 0.001 to 1; came 1.5"),
-        ({"arriving": 0}, "from 0.001 to .* came 0"),
+        ({"mfu": 1.5}, "from 0.001 to 1; came 1.5"),
+        ({"data_throughput": 0}, "from 0.001 to .* came 0"),
         ({"dollars": 1e308}, "price"),
-        ({"utilisation": 1e-320}, "utilisation"),
-        ({"arriving": float("inf")}, "arrive in a second must be a finite number"),
+        ({"mfu": 1e-320}, "utilisation"),
+        ({"data_throughput": float("inf")}, "arrive in a second must be a finite number"),
         ({"pairs": None}, "--pairs"),
         ({"pairs": 0}, "pairs must be a whole number from 1"),
         (
@@ -201,7 +201,7 @@ def test_bad_input(options, message):
 
 
 def test_the_command_prints_assumptions_and_a_table(capsys):
-    assert main(["plan", "lotlip", "--data-scale", "12M", "--gpus", "H100:8"]) == 0
+    assert main(["plan", "lotlip", "--dataset-size", "12M", "--gpus", "H100:8"]) == 0
     out = capsys.readouterr().out
     assert "assumed: 12,000,000 pairs" in out
     assert "8 x 4090" in out

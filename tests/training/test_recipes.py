@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
@@ -9,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longclip_lab.cli import main
+from longclip_lab.constants import RENAMED
 from longclip_lab.errors import LabError
 from longclip_lab.training import Recipe, longclip
+from longclip_lab.training.checkpoints import claim, describe
 
 
 def official_cosine(base_lr, warmup_length, steps, step):
@@ -72,11 +76,11 @@ def test_steps_and_epochs():
         ({"checkpoint_minutes": math.inf}, "checkpoint_minutes"),
         ({"learning_rate": 1e300}, "learning_rate"),
         ({"weight_decay": 1e39}, "weight_decay"),
-        ({"skip_broken": math.nan}, "skip_broken must be a finite number from 0 to 1"),
+        ({"max_bad_fraction": math.nan}, "max_bad_fraction must be a finite number from 0 to 1"),
         ({"betas": (0.9,)}, "betas must be two numbers"),
         ({"betas": (math.nan, 0.9)}, r"betas\[0\]"),
         ({"subcaptions": 0}, "subcaptions"),
-        ({"siblings": math.nan}, "siblings"),
+        ({"hard_negative_group": math.nan}, "hard_negative_group"),
         ({"k": 0}, "k must be"),
         (
             {"learning_rate": 0.0},
@@ -99,6 +103,28 @@ def test_steps_and_epochs():
 def test_senseless_values_are_refused(change, message):
     with pytest.raises(LabError, match=message):
         replace(Recipe(), **change)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_is_refused_with_the_new_one(old, new, capsys):
+    flags = [f"--{name.replace('_', '-')}" for name in (old, new)]
+    for method in ("train", "plan"):
+        assert main([method, "longclip", flags[0], "1"]) == 2
+        assert f"{flags[0]} is now called {flags[1]}." in capsys.readouterr().err
+    if hasattr(Recipe, new):
+        with pytest.raises(LabError, match=f"^{old} is now called {new}.$"):
+            replace(Recipe(), **{old: 1})
+
+
+def test_a_run_that_was_written_down_with_old_names_goes_on(tmp_path, tiny):
+    recipe = Recipe(hard_negative_group=2, num_streams=4)
+    new = describe(recipe, {}, tiny.model)
+    before = {name: old for old, name in RENAMED.items()}
+    old = {before.get(name, name): value for name, value in new["recipe"].items()}
+    (tmp_path / "run.json").write_text(json.dumps({**new, "recipe": {**old, "objective": "pcm"}}))
+    claim(tmp_path, new, {}, resume=True)
+    with pytest.raises(LabError, match=r"different run \(hard_negative_group: 2 there, 1 now\)"):
+        claim(tmp_path, describe(Recipe(num_streams=4), {}, tiny.model), {}, resume=True)
 
 
 def test_unknown_scale_and_preset():

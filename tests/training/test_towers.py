@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from longclip_lab.training import Recipe
-from longclip_lab.training.data import TextTable
+from longclip_lab.training.data import CaptionSampler
 from longclip_lab.training.loop import (
     KeptPositions,
     Towers,
-    encode_in_parts,
+    encode_in_buckets,
     parameter_groups,
     prepare,
 )
@@ -23,9 +23,9 @@ from longclip_lab.training.loop import (
 
 @pytest.mark.parametrize("parts", [1, 3, 4, 24])
 def test_parts_change_nothing_but_the_time(tiny, few, parts):
-    texts = TextTable(tiny, few.long).batch(range(len(few.long)))
-    alone_BD = torch.cat([tiny.encode_text(ids_T[None]) for ids_T in texts.ids_BT])
-    assert torch.allclose(encode_in_parts(tiny.model, texts, parts), alone_BD, atol=1e-5)
+    texts, _ = CaptionSampler(tiny, Recipe()).tokenize(few.long)
+    alone_BD = torch.cat([tiny.encode_text(ids_T[None]) for ids_T in texts.padded(0)])
+    assert torch.allclose(encode_in_buckets(tiny.model, texts, parts), alone_BD, atol=1e-5)
 
 
 def names_by_decay(model, recipe):
@@ -34,12 +34,12 @@ def names_by_decay(model, recipe):
     return [{names[id(parameter)] for parameter in group["params"]} for group in groups]
 
 
-def test_decay_spares_norms_biases_positions_and_scale_unless_faithful(tiny):
+def test_decay_spares_norms_biases_positions_and_scale_unless_match_official(tiny):
     decayed, spared = names_by_decay(tiny.model, Recipe())
     assert {"logit_scale", "positional_embedding", "ln_final.weight"} <= spared
     assert {"visual.trunk.pos_embed", "transformer.resblocks.0.mlp.c_fc.bias"} <= spared
     assert {"token_embedding.weight", "transformer.resblocks.0.mlp.c_fc.weight"} <= decayed
-    everything, nothing = names_by_decay(tiny.model, Recipe(faithful=True))
+    everything, nothing = names_by_decay(tiny.model, Recipe(match_official=True))
     assert nothing == set()
     assert everything == decayed | spared
 
@@ -57,8 +57,8 @@ def test_logit_scale_starts_where_the_recipe_says(tiny):
         return prepare(clip, recipe).model.logit_scale.item()
 
     assert start(Recipe()) == tiny.model.logit_scale.item()
-    assert start(Recipe(faithful=True)) == pytest.approx(math.log(100))
-    assert start(Recipe(faithful=True, start_logit_scale=2.0)) == 2.0
+    assert start(Recipe(match_official=True)) == pytest.approx(math.log(100))
+    assert start(Recipe(match_official=True, start_logit_scale=2.0)) == 2.0
 
 
 def test_running_statistics_stay_frozen():
@@ -88,14 +88,14 @@ def test_kept_positions_hold_still_even_under_weight_decay(tiny, freeze, moved):
     assert bool(changed_T[20:].all())
 
 
-@pytest.mark.parametrize("changes", [{"text_parts": 4}, {"grad_checkpointing": True}])
+@pytest.mark.parametrize("changes", [{"length_buckets": 4}, {"grad_checkpointing": True}])
 def test_texts_end_to_end_change_nothing_but_the_time(tiny, few, changes):
     recipe = replace(Recipe(), **changes)
-    texts = TextTable(tiny, few.long).batch(range(len(few.long)))
+    texts, _ = CaptionSampler(tiny, Recipe()).tokenize(few.long)
     packed, by_parts = (
         prepare(replace(tiny, model=copy.deepcopy(tiny.model)), r) for r in (Recipe(), recipe)
     )
     assert packed.packs
     assert not by_parts.packs
-    one, other = (towers.text_side(texts).pooled_BD for towers in (packed, by_parts))
+    one, other = (towers.text_features(texts).pooled_BD for towers in (packed, by_parts))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
