@@ -166,7 +166,8 @@ class Recipe:
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     weight_decay: float = 1e-2
-    """AdamW's weight decay; spares norms, biases, positions and the logit scale unless faithful."""
+    """AdamW's weight decay; spares norms, biases, positions and the logit scale, unless
+    match_official."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
     eps: float = 1e-8
