@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import pickle
 import signal
 from dataclasses import asdict, replace
 from typing import get_args
@@ -21,6 +20,7 @@ from longclip_lab.training.data import StepSampler, TrainingPairs
 from longclip_lab.training.loop import parameter_groups, prepare
 from longclip_lab.training.recipe import Objective
 from tests.processes import run_script
+from tests.training.runs import same, script, weights
 
 FAMILY = [name for name in METHODS if name != "longclip"]
 SMALL = {
@@ -44,14 +44,6 @@ def small(method, **changes):
 
 def run(recipe, data, **options):
     return train(None, recipe, data, progress=False, **options)
-
-
-def weights(clip):
-    return {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_recipe_may_ask_for_every_objective():
@@ -184,33 +176,10 @@ def test_the_worlds_alt_texts_are_the_default(tmp_path):
     assert trained.drawn.pictures == 8
 
 
-def hand_over(folder, web, recipe):
-    """Data and recipe in a file, in types that another process knows."""
-    path = folder / "web.pkl"
-    path.write_bytes(pickle.dumps((web, recipe)))
-    return path
-
-
-KILLED = """
-import os, pickle, signal, sys
-from longclip_lab.training import train
-
-web, recipe = pickle.load(open(sys.argv[1], "rb"))
-
-def kill(row):
-    if row["step"] == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train(None, recipe, web, out=sys.argv[2], progress=False, on_step=kill)
-"""
-
-
 def test_a_run_that_was_killed_ends_at_the_same_bits(web, tmp_path):
     """Six steps of 24 pairs by 8 are two epochs: what is drawn changes in between."""
     recipe = small("lotlip", rewrites=True)
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    codes, said = run_script(script, hand_over(tmp_path, web, recipe), tmp_path / "run")
+    codes, said = run_script(*script(tmp_path, recipe, web, new=True, kill_after=5))
     assert codes == [-signal.SIGKILL], said
     assert (tmp_path / "run" / "features" / "features.npy").exists()
     resumed = run(recipe, web, out=tmp_path / "run", resume=True)
@@ -219,21 +188,10 @@ def test_a_run_that_was_killed_ends_at_the_same_bits(web, tmp_path):
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
 
 
-TWO = """
-import pickle, sys
-from longclip_lab.training import train
-
-web, recipe = pickle.load(open(sys.argv[1], "rb"))
-train(None, recipe, web, out=sys.argv[2], progress=False)
-"""
-
-
 @pytest.mark.parametrize("method", ["lotlip", "siglip", "filip"])
 def test_two_processes_do_what_one_does(method, web, tmp_path, in_processes):
     recipe = small(method, steps=4, learning_rate=1e-4)
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    in_processes(2, script, hand_over(tmp_path, web, recipe), tmp_path / "run")
+    in_processes(2, *script(tmp_path, recipe, web, new=True))
     alone = run(recipe, web)
     both = models.load(tmp_path / "run" / "model")
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import pickle
 import signal
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from longclip_lab.training.checkpoints import claim, load_checkpoint
 from longclip_lab.training.loop import RunLog
 from longclip_lab.training.streaming import BrokenPairs
 from tests.processes import run_script
+from tests.training.runs import same, script, weights
 
 QUICK = Recipe(
     name="quick",
@@ -31,14 +30,6 @@ QUICK = Recipe(
     checkpoint_every=2,
     tensorboard=False,
 )
-
-
-def weights(clip):
-    return {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def run(clip, few, recipe=QUICK, **options):
@@ -128,33 +119,8 @@ def test_the_folder_holds_log_events_checkpoints_and_a_loadable_model(tiny, few,
     assert same(weights(models.load(tmp_path / "run" / "model")), weights(trained.model))
 
 
-def hand_over(folder, few, recipe):
-    """Data and recipe in a file, in types that another process knows."""
-    path = folder / "few.pkl"
-    path.write_bytes(pickle.dumps((SimpleNamespace(**vars(few)), recipe)))
-    return path
-
-
-KILLED = """
-import os, pickle, signal, sys
-from longclip_lab import models
-from longclip_lab.training import train
-
-few, recipe = pickle.load(open(sys.argv[1], "rb"))
-
-def kill(row):
-    if row["step"] == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, recipe, few, out=sys.argv[2], progress=False, on_step=kill)
-"""
-
-
 def test_a_run_that_was_killed_ends_at_the_same_bits(tiny, few, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    codes, said = run_script(script, hand_over(tmp_path, few, QUICK), tmp_path / "run")
+    codes, said = run_script(*script(tmp_path, QUICK, few, kill_after=5))
     assert codes == [-signal.SIGKILL], said
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-000002", "step-000004"]
@@ -288,17 +254,6 @@ def test_data_that_do_not_fit_the_recipe(tiny, few):
         train(tiny, replace(QUICK, pairs=None), progress=False)
 
 
-TWO = """
-import pickle, sys
-from longclip_lab import models
-from longclip_lab.training import train
-
-few, recipe = pickle.load(open(sys.argv[1], "rb"))
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, recipe, few, out=sys.argv[2], progress=False)
-"""
-
-
 def without_key_bias(name, tensor):
     """A key's bias adds the same to all of a query's scores, so its gradient is 0 but for rounding,
     which Adam turns into steps of full size: it may differ, and makes no difference."""
@@ -317,9 +272,7 @@ def features(clip, few):
 def test_two_processes_do_what_one_does(tiny, few, tmp_path, in_processes):
     # A larger epsilon: AdamW makes whole steps of what is rounding in a gradient near zero.
     recipe = replace(QUICK, steps=3, learning_rate=1e-4, eps=1e-5)
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    in_processes(2, script, hand_over(tmp_path, few, recipe), tmp_path / "run")
+    in_processes(2, *script(tmp_path, recipe, few))
     both = weights(models.load(tmp_path / "run" / "model"))
     alone = run(tiny, few, recipe)
     for name, tensor in weights(alone.model).items():

@@ -20,6 +20,7 @@ from longclip_lab.training import Recipe, train
 from longclip_lab.training.data import BatchIndices, TrainingPairs
 from longclip_lab.training.streaming import StreamedPairs
 from tests.processes import run_script
+from tests.training.runs import same, script, weights
 
 QUICK = Recipe(
     name="quick",
@@ -207,40 +208,12 @@ def test_a_window_without_a_good_pair_stops_the_run(tiny, damaged):
         train(tiny, replace(QUICK, max_bad_fraction=1.0), damaged, progress=False)
 
 
-def weights(clip):
-    return clip.model.state_dict()
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-KILLED = """
-import os, pickle, signal, sys
-from longclip_lab import data, models
-from longclip_lab.training import Recipe, train
-
-def kill(row):
-    if row["step"] == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-url, out, recipe = sys.argv[1], sys.argv[2], eval(sys.argv[3])
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, recipe, data.open_shards(url), out=out, progress=False, on_step=kill)
-"""
-
-
 def test_killed_in_the_middle_of_damaged_shards_it_ends_at_the_same_bits(tiny, damaged, tmp_path):
     recipe = replace(QUICK, steps=13, max_bad_fraction=0.1, token_limit=16)
     expected = train(tiny, recipe, damaged, out=tmp_path / "whole", progress=False)
-    folder = damaged.shards[0].url.rpartition("/")[0]
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    codes, said = run_script(script, folder, tmp_path / "run", repr(recipe))
+    codes, said = run_script(*script(tmp_path, recipe, damaged, kill_after=7))
     assert codes == [-signal.SIGKILL], said
-    resumed = train(
-        tiny, recipe, data.open_shards(folder), tmp_path / "run", resume=True, progress=False
-    )
+    resumed = train(tiny, recipe, damaged, tmp_path / "run", resume=True, progress=False)
     assert same(weights(resumed.model), weights(expected.model))
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in expected.history]
     for run in (resumed, expected):
@@ -253,24 +226,11 @@ def test_killed_in_the_middle_of_damaged_shards_it_ends_at_the_same_bits(tiny, d
         assert [record[name] for name in BROKEN] == [*reasons, *["not to be found in the tar"] * 2]
 
 
-TWO = """
-import sys
-from longclip_lab import data, models
-from longclip_lab.training import Recipe, train
-
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, eval(sys.argv[3]), data.open_shards(sys.argv[1]), out=sys.argv[2], progress=False)
-"""
-
-
 def test_two_processes_do_what_one_does(tiny, damaged, tmp_path, in_processes):
     recipe = replace(
         QUICK, steps=4, learning_rate=1e-4, eps=1e-5, max_bad_fraction=0.2, token_limit=32
     )
-    folder = damaged.shards[0].url.rpartition("/")[0]
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    in_processes(2, script, folder, tmp_path / "run", repr(recipe))
+    in_processes(2, *script(tmp_path, recipe, damaged))
     alone = train(tiny, recipe, damaged, progress=False)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
     for row, expected in zip(log, alone.history, strict=True):

@@ -1,4 +1,4 @@
-"""The contrastive loss and Long-CLIP's loss. Shapes: B batch, D embedding."""
+"""Long-CLIP's loss, and a training step of the official code. Shapes: B batch, D embedding."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from open_clip.loss import ClipLoss
 from safetensors.torch import load_file
 
 from longclip_lab.errors import LabError, LabWarning
+from longclip_lab.models import load
 from longclip_lab.objectives import contrastive_loss, longclip_loss, primary_components
+from longclip_lab.objectives.contrastive import symmetric_cross_entropy
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "objectives.safetensors"
+# --- The contrastive loss and Long-CLIP's loss. Shapes: B batch, D embedding ---
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def features(batch: int, dim: int, seed: int) -> torch.Tensor:
@@ -42,7 +46,7 @@ def test_label_smoothing_spreads_a_tenth():
 
 
 def test_match_official_matches_the_official_losses_and_scale_gradient():
-    golden = load_file(GOLDEN)
+    golden = load_file(GOLDEN / "objectives.safetensors")
     inputs = [
         golden[f"loss.{n}"] for n in ("image_features", "text_features_long", "text_features_short")
     ]
@@ -137,3 +141,38 @@ def test_bad_input(change, words):
 def test_contrastive_loss_refuses_nan():
     with pytest.raises(LabError, match=r"text_features: .* 1 NaN"):
         contrastive_loss(torch.eye(2), torch.tensor([[math.nan, 0.0], [1.0, 0.0]]), 1.0)
+
+
+# --- A whole training step of the official code: its gradients, through both towers and the PCA ---
+
+
+def match_official(image_BD, long_BD, short_BD, scale):
+    return longclip_loss(image_BD, long_BD, short_BD, scale, match_official=True).total
+
+
+def exact(image_BD, long_BD, short_BD, scale):
+    """The same loss with the projector's own gradient in place of the SVD's."""
+    image_BD = F.normalize(image_BD)
+    coarse_BD = primary_components(image_BD, 32)
+    long = symmetric_cross_entropy(image_BD, F.normalize(long_BD), scale, 0.1)
+    return long + symmetric_cross_entropy(coarse_BD, F.normalize(short_BD), scale, 0.1)
+
+
+@pytest.mark.parametrize("loss", [match_official, exact])
+def test_gradients_of_the_official_step(loss):
+    golden = load_file(GOLDEN / "longclip-tiny-gradients.safetensors")
+    clip = load(GOLDEN / "longclip-tiny.pt")
+    model = clip.model
+    long_BD, short_BD = (
+        clip.encode_text(golden[f"tokens_{length}"].long()) for length in ("long", "short")
+    )
+    image_BD = clip.encode_image(golden["image"])
+    loss(image_BD, long_BD, short_BD, model.logit_scale.exp()).backward()
+    gradients = {
+        "visual.proj": model.visual.proj.grad,
+        "text_projection": model.text_projection.grad,
+        "positional_embedding": model.positional_embedding.grad,
+    }
+    for name, ours in gradients.items():
+        expected = golden[f"grad_{name}"]
+        assert torch.linalg.norm(ours - expected) < 1e-5 * torch.linalg.norm(expected), name
