@@ -101,7 +101,13 @@ def _row(line: str | bytes, where: str) -> dict[str, Any]:
     except LabError as error:
         raise LabError(f"{error} Repair the log, or move it away to go on without it.") from None
     row = row if isinstance(row, dict) else {}
-    step, texts = row.get("step"), [key for key, value in row.items() if not _is_number(value)]
+    largest = sys.float_info.max  # an integer of JSON may be larger than any float
+    texts = [
+        key
+        for key, value in row.items()
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= largest)
+    ]
+    step = row.get("step")
     if isinstance(step, bool) or not isinstance(step, int) or texts:
         what = f"no number under {texts[0]!r}" if texts else "no step"
         raise LabError(
@@ -109,11 +115,6 @@ def _row(line: str | bytes, where: str) -> dict[str, Any]:
             "log, or move it away to go on without it."
         )
     return {key: math.nan if value is None else value for key, value in row.items()}
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a log can hold `value`: null stands for NaN, and what a float cannot hold is none."""
-    return value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -161,29 +162,17 @@ class RunLog:
             self.events.close()
 
 
-class Progress:
-    """A bar with the loss, the rate and the time left."""
+def progress_bar(total: int | None, done: int, name: str, shown: bool) -> tqdm:
+    """A bar of steps with the loss, the rate and the time left."""
+    return tqdm(total=total, initial=done, desc=name, unit="step", disable=not shown)
 
-    def __init__(self, total: int | None, done: int, name: str, shown: bool):
-        self.bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=not shown)
 
-    def reach(self, row: dict[str, Any]) -> None:
-        """Advance to the step of a row, from wherever the bar stands."""
-        self.bar.update(row["step"] - 1 - self.bar.n)
-        self.step(row)
-
-    def step(self, row: dict[str, Any] | None) -> None:
-        """Advance by one step; a skipped one has no row."""
-        if row is None:
-            self.bar.update(1)
-            return
+def advance(bar: tqdm, row: dict[str, Any] | None) -> None:
+    """Advance to the step of a row of the log; by one for a skipped step, which has none."""
+    if row is not None:
         rate = f"{row['samples_per_s']:.3g}/s"
-        self.bar.set_postfix(loss=f"{row['loss']:.3f}", pairs=rate, refresh=False)
-        self.bar.update(1)
-
-    def close(self) -> None:
-        """Leave the finished bar on the screen."""
-        self.bar.close()
+        bar.set_postfix(loss=f"{row['loss']:.3f}", pairs=rate, refresh=False)
+    bar.update(1 if row is None else row["step"] - bar.n)
 
 
 # --- The towers as training runs them: what is frozen, what decays, how a batch is encoded ---
@@ -445,7 +434,7 @@ class Loop:
         """
         accelerator, recipe = self.accelerator, self.recipe
         rank, processes = accelerator.process_index, accelerator.num_processes
-        bar = Progress(self.total, self.done, recipe.name, progress)
+        bar = progress_bar(self.total, self.done, recipe.name, progress)
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         try:
             self.clock = time.perf_counter()
@@ -460,7 +449,7 @@ class Loop:
                     if isinstance(batch, LabError):
                         raise batch
                     row = self.step_or_skip(batch, pairs)
-                    bar.step(row)
+                    advance(bar, row)
                     at_end = self.done == self.total
                     logged = row is not None and (self.done % recipe.log_every == 0 or at_end)
                     if logged:

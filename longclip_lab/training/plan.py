@@ -695,13 +695,11 @@ class _DryRun:
     """Steps of one process, measured."""
 
     def __init__(self, clip: Clip, recipe: Recipe, processes: int):
-        copied = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
-        self.cost: ModelCost = cost_of(
-            copied.model, copied.card["model_cfg"]["embed_dim"], lock_image=recipe.lock_image
-        )
-        limit = CaptionSampler(copied, recipe).limit
-        long = limit + recipe.num_corner
-        self.lengths = text_lengths(recipe, long, min(SHORT_TOKENS, limit))
+        clip = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
+        self.cost = cost_of(clip.model, clip.embed_dim, lock_image=recipe.lock_image)
+        limit = CaptionSampler(clip, recipe).limit
+        long, short = limit + recipe.num_corner, min(SHORT_TOKENS, limit)
+        self.lengths = text_lengths(recipe, long, short)
         self.recipe, self.processes = recipe, processes
         self.accelerator = Accelerator()
         self.device = self.accelerator.device
@@ -710,29 +708,28 @@ class _DryRun:
             recipe, learning_rate=1e-30, weight_decay=0.0, warmup_steps=0, steps=2, epochs=None,
             batch_size=FIRST, hard_negative_group=1, sharding="none", micro_batch=None,
         )  # fmt: skip
-        self.loop = Loop(self.accelerator, copied, quick, 2, None)
-        self.pair = self._pair(copied, limit)
+        self.loop = Loop(self.accelerator, clip, quick, 2, None)
+        self.pair = self._pair(clip, limit, short)
         self._step(FIRST)  # from now on the optimizer has its moments
 
-    def _pair(self, clip: Clip, limit: int) -> Batch:
+    def _pair(self, clip: Clip, long: int, short: int) -> Batch:
         """One pair: noise, and a long and a short text of as many tokens as there may be."""
         image = np.random.default_rng(0).integers(0, 256, (1, clip.image_size, clip.image_size, 3))
         image = image.astype(np.uint8)
         phrase = WORLD if clip.tokenizer.name == "world" else PLAIN
-        long, short = (
-            CaptionSampler(clip, replace(self.recipe, token_limit=tokens)).tokenize(
+        texts = {
+            which: CaptionSampler(clip, replace(self.recipe, token_limit=tokens)).tokenize(
                 [phrase * tokens]
             )[0]
-            for tokens in (limit, min(SHORT_TOKENS, limit))
-        )
-        long = None if self.recipe.captions == "short" else long
-        short = None if self.recipe.captions == "long" else short
+            for which, tokens in (("long", long), ("short", short))
+            if self.recipe.captions in ("both", which)
+        }
+        batch = Batch(None, texts.get("long"), texts.get("short"))
         if not (self.recipe.lock_image and self.recipe.cache_image_features):
-            return Batch(pixels(clip, image), long, short)
-        stored_1S = stored_features(
-            clip, image, tokens=needs(self.recipe, "tokens"), accelerator=self.accelerator
-        )
-        return Batch(None, long, short, torch.from_numpy(stored_1S))
+            return batch._replace(pixels_B3HW=pixels(clip, image))
+        tokens = needs(self.recipe, "tokens")
+        stored_1S = stored_features(clip, image, tokens=tokens, accelerator=self.accelerator)
+        return batch._replace(stored_BS=torch.from_numpy(stored_1S))
 
     def free(self) -> float:
         """Bytes that a process may have: its GPU's, or its share of what this machine has left."""
@@ -752,6 +749,7 @@ class _DryRun:
         except torch.OutOfMemoryError:
             peak = float("inf")
             torch.cuda.empty_cache()
+        # What the whole batch and the other processes change, by formula.
         there = self.predict(size)
         here = replace(self.recipe, batch_size=taken, hard_negative_group=1, sharding="none")
         known = step_memory(self.cost, here, self.lengths, 1, taken).total
@@ -759,24 +757,30 @@ class _DryRun:
 
     def _step(self, pairs: int) -> None:
         self.loop.done = 0
+        # The same pair so many times, each with an identity of its own.
+        changes = {
+            which: texts.select([0] * pairs)._replace(identity_B=torch.arange(pairs))
+            for which in ("long", "short")
+            if (texts := getattr(self.pair, which)) is not None
+        }
+        for which in ("pixels_B3HW", "stored_BS"):
+            if (images := getattr(self.pair, which)) is not None:
+                changes[which] = images.repeat(pairs, *(1,) * (images.ndim - 1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LabWarning)  # so few pairs cannot support PCM
-            self.loop.step(_repeated(self.pair, pairs))
+            self.loop.step(self.pair._replace(**changes))
 
     def _peak(self, step: Callable[[], None]) -> float:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             step()
             return float(torch.cuda.max_memory_allocated(self.device))
+        # Between two steps there are weights and AdamW's moments.
         self.loop.optimizer.zero_grad()
-        return self._standing() + _grown(step)
-
-    def _standing(self) -> int:
-        """Bytes that are there between two steps: weights and AdamW's moments."""
         states = self.loop.optimizer.state.values()
         moments = [value for state in states for value in state.values()]
         tensors = (*self.loop.towers.parameters(), *self.loop.towers.buffers(), *moments)
-        return sum(tensor.nbytes for tensor in tensors)
+        return sum(tensor.nbytes for tensor in tensors) + _grown(step)
 
 
 def _grown(step: Callable[[], None]) -> int:
@@ -791,17 +795,3 @@ def _grown(step: Callable[[], None]) -> int:
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     changes = [(one["ts"], one["args"]["Bytes"]) for one in events if one["name"] == "[memory]"]
     return max(accumulate(count for _, count in sorted(changes)), default=0)
-
-
-def _repeated(pair: Batch, pairs: int) -> Batch:
-    """The same pair so many times, each with an identity of its own."""
-    long, short = (
-        texts and texts.select([0] * pairs)._replace(identity_B=torch.arange(pairs))
-        for texts in (pair.long, pair.short)
-    )
-    pictures = (
-        part if part is None else part.repeat(pairs, *(1,) * (part.ndim - 1))
-        for part in (pair.pixels_B3HW, pair.stored_BS)
-    )
-    pixels_B3HW, stored_BS = pictures
-    return Batch(pixels_B3HW, long, short, stored_BS)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from longclip_lab.training.recipe import Captions, Objective, Recipe, Scale, choice
+from longclip_lab.training.recipe import Preset, Recipe, Scale, choice
 
 # --- Presets of LoTLIP and of what it is compared with (NeurIPS 2024, Tables 2, 4, 5, 7 and ---
 
@@ -192,28 +192,6 @@ def _recipe(method: str, scale: Scale, data: DatasetSize, fields: dict[str, Any]
 
 
 # --- Presets: Long-CLIP's recipes, and every other by its method's name ---
-
-__all__ = [
-    "METHODS",
-    "Captions",
-    "DatasetSize",
-    "Objective",
-    "Preset",
-    "Recipe",
-    "Scale",
-    "clip",
-    "filip",
-    "laclip",
-    "lit",
-    "lit_longclip",
-    "longclip",
-    "lotlip",
-    "recipe_for",
-    "register",
-    "siglip",
-]
-
-Preset = Literal["repository", "paper"]
 
 # From the official train/train.md ("sorry about the typo of learning rate in the paper") and from
 # Table 4 of the paper's supplement; weight decay 1e-2, betas 0.9 and 0.999, eps 1e-8 in both.

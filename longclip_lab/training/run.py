@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as mp
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from tqdm import tqdm
 
 from longclip_lab.data import ShardSet
 from longclip_lab.errors import PROCESSES, LabError, LabWarning, PeerLostError, StoppedError
@@ -37,7 +38,7 @@ from longclip_lab.models.corner_tokens import Kind
 from longclip_lab.training.checkpoints import claim, describe
 from longclip_lab.training.data import Drawn, TrainingPairs, stored_features
 from longclip_lab.training.distributed import LOST, exit_with_parent, handle_sigterm, lost
-from longclip_lab.training.loop import Loop, Progress, needs
+from longclip_lab.training.loop import Loop, advance, needs, progress_bar
 from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.streaming import StreamedPairs, all_broken
 
@@ -153,37 +154,19 @@ def train(
     data = _training_data(recipe) if data is None else data
     trained = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
 
-    # What is read, for how long, and by whom: all that can be wrong with it is said before any
-    # step is taken.
+    # All that can be wrong with the data and the schedule is said before any step is taken.
     pairs = source_of(trained, data, recipe)
     total = recipe.total_steps(len(pairs))
     _check_schedule(recipe, total, accelerator.num_processes)
     streamed = isinstance(pairs, StreamedPairs)
 
-    # The folder becomes this run's, or is found to be it already.
     folder = None if out is None else Path(out)
     if folder is not None:
-        if accelerator.is_main_process:
-            identity = describe(recipe, _source(data), clip.model)
-            claim(folder, identity, _facts(pairs, data, clip, total), resume)
-        accelerator.wait_for_everyone()
-        if streamed:
-            pairs.note_in(folder, accelerator.process_index)
-
-    # A locked image tower gives the same features every epoch: it runs once (LiT, LoTLIP).
+        _settle(accelerator, folder, pairs, data, recipe, clip, resume, total)
     if recipe.lock_image and recipe.cache_image_features:
+        # A locked image tower gives the same features every epoch: it runs once (LiT, LoTLIP).
         home = features if features is not None or folder is None else folder / "features"
-        trained.model.to(accelerator.device)
-        pairs.stored = stored_features(
-            trained,
-            data.images,
-            home,
-            tokens=needs(recipe, "tokens"),
-            half=recipe.precision == "bf16",
-            workers=recipe.workers,
-            progress=progress,
-            accelerator=accelerator,
-        )
+        pairs.stored = _cached_features(accelerator, trained, data, recipe, home, progress)
 
     loop = Loop(accelerator, trained, recipe, total, folder)
     try:
@@ -191,14 +174,8 @@ def train(
     finally:
         loop.log.close()
 
-    # The model, whole, with a record of how it was trained.
     trained.model = loop.trained().eval()
-    if recipe.grad_checkpointing:
-        trained.model.set_grad_checkpointing(False)
-    record = {"recipe": asdict(recipe), "steps": total, "data": getattr(data, "source", {})}
-    # Through JSON, as after a round trip through a file.
-    trained.card.setdefault("fine_tuned", []).append(json.loads(json.dumps(record)))
-    trained.name = f"{trained.name}+{recipe.name}"
+    _record_training(trained, recipe, data, total)
     if folder is not None and accelerator.is_main_process:
         save(trained, folder / "model")
     accelerator.wait_for_everyone()
@@ -255,19 +232,61 @@ def _source(data: Any) -> dict[str, Any]:
     return {**getattr(data, "source", {}), **({} if values else {"images": READING})}
 
 
-def _facts(
-    pairs: TrainingPairs | StreamedPairs, data: Any, clip: Clip, total: int
-) -> dict[str, Any]:
-    """What `run.json` says beside the run's identity."""
-    facts = {
-        "total_steps": total,
-        "num_truncated": pairs.num_truncated,
-        "skipped": dict(getattr(data, "skipped", {})),
-        "model": clip.name,
-    }
-    if pairs.drawn is not None and pairs.drawn.by_captioner:
-        facts["drawn"] = pairs.drawn.to_dict()
-    return facts
+def _settle(
+    accelerator: Accelerator,
+    folder: Path,
+    pairs: TrainingPairs | StreamedPairs,
+    data: Any,
+    recipe: Recipe,
+    clip: Clip,
+    resume: bool,
+    total: int,
+) -> None:
+    """Make the folder this run's, or find that it is already; the same for all processes."""
+    if accelerator.is_main_process:
+        facts = {
+            "total_steps": total,
+            "num_truncated": pairs.num_truncated,
+            "skipped": dict(getattr(data, "skipped", {})),
+            "model": clip.name,
+        }
+        if pairs.drawn is not None and pairs.drawn.by_captioner:
+            facts["drawn"] = pairs.drawn.to_dict()
+        claim(folder, describe(recipe, _source(data), clip.model), facts, resume)
+    accelerator.wait_for_everyone()
+    if isinstance(pairs, StreamedPairs):
+        pairs.note_in(folder, accelerator.process_index)
+
+
+def _cached_features(
+    accelerator: Accelerator,
+    clip: Clip,
+    data: Any,
+    recipe: Recipe,
+    home: str | Path | None,
+    progress: bool,
+) -> np.ndarray:
+    clip.model.to(accelerator.device)
+    return stored_features(
+        clip,
+        data.images,
+        home,
+        tokens=needs(recipe, "tokens"),
+        half=recipe.precision == "bf16",
+        workers=recipe.workers,
+        progress=progress,
+        accelerator=accelerator,
+    )
+
+
+def _record_training(clip: Clip, recipe: Recipe, data: Any, total: int) -> None:
+    """Put down in the model's card how it was trained."""
+    if recipe.grad_checkpointing:
+        clip.model.set_grad_checkpointing(False)
+    record = {"recipe": asdict(recipe), "steps": total, "data": getattr(data, "source", {})}
+    # Through JSON, as after a round trip through a file.
+    clip.card.setdefault("fine_tuned", []).append(json.loads(json.dumps(record)))
+    clip.name = f"{clip.name}+{recipe.name}"
 
 
 def _check_schedule(recipe: Recipe, total: int, processes: int) -> None:
@@ -306,7 +325,7 @@ def train_in_processes(
     recipe, data = arguments["recipe"], arguments["data"]
     check_can_launch(processes, data)
     pairs = recipe.pairs if data is None else len(getattr(data, "images", data))
-    bar = Progress(pairs and recipe.total_steps(pairs), 0, recipe.name, progress)
+    bar = progress_bar(pairs and recipe.total_steps(pairs), 0, recipe.name, progress)
     messages = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="longclip-lab-") as home, handle_sigterm() as stop:
         if clip is not None:
@@ -317,14 +336,20 @@ def train_in_processes(
         )
         listener = _Listener(messages, bar, on_step)
         told = False
+
+        def send(number: signal.Signals) -> None:
+            for process in context.processes:
+                if process.is_alive():
+                    os.kill(process.pid, number)
+
         try:
             while not _joined(context, listener):
                 listener.hear()
                 if stop.asked and not told:
                     told = True
-                    _send(context, signal.SIGTERM)
+                    send(signal.SIGTERM)
         except BaseException:
-            _send(context, signal.SIGKILL)
+            send(signal.SIGKILL)
             raise
         finally:
             bar.close()
@@ -382,31 +407,22 @@ def _joined(context: mp.ProcessContext, listener: _Listener) -> bool:
     )
 
 
-def _send(context: mp.ProcessContext, number: signal.Signals) -> None:
-    for process in context.processes:
-        if process.is_alive():
-            os.kill(process.pid, number)
-
-
+@dataclass
 class _Listener:
     """Takes what the processes say."""
 
-    def __init__(
-        self,
-        messages: Any,
-        bar: Progress,
-        on_step: Callable[[dict[str, Any]], None] | None,
-    ):
-        self.messages, self.bar, self.on_step = messages, bar, on_step
-        self.run: Run | None = None
-        self.error: LabError | None = None
+    messages: Any
+    bar: tqdm
+    on_step: Callable[[dict[str, Any]], None] | None
+    run: Run | None = None
+    error: LabError | None = None
 
     def hear(self) -> None:
         """Everything that has been said so far."""
         while not self.messages.empty():
             what, content = self.messages.get()
             if what == "row":
-                self.bar.reach(content)
+                advance(self.bar, content)
                 if self.on_step is not None:
                     self.on_step(content)
             elif what == "warning":

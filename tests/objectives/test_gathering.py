@@ -18,11 +18,13 @@ from longclip_lab.objectives import (
     gather,
     longclip_loss,
     objective_loss,
+    same_text,
 )
 from longclip_lab.objectives import contrastive as siglip
 from tests.processes import in_each
 
 PROCESSES, BATCH, DIM, K = 2, 9, 12, 4
+TEXTS = [f"text {i % 7}" for i in range(PROCESSES * BATCH)]
 
 
 def global_batch() -> list[torch.Tensor]:
@@ -72,6 +74,7 @@ def process(rank: int, folder: str) -> None:
     mine = [part[rank * BATCH : (rank + 1) * BATCH] for part in global_batch()]
     result = {
         "gathered": gather(mine[0]),
+        "same text": same_text(TEXTS[rank * BATCH : (rank + 1) * BATCH]),
         "default": loss_and_gradients(mine, match_official=False),
         "match_official": loss_and_gradients(mine, match_official=True),
         "family": family(slice(rank * BATCH, (rank + 1) * BATCH)),
@@ -98,6 +101,7 @@ def test_two_processes_equal_one(ranks):
     total, scale_grad, *grads = loss_and_gradients(global_batch(), match_official=False)
     for result in ranks:
         assert torch.equal(result["gathered"], global_batch()[0])
+        assert torch.equal(result["same text"], same_text(TEXTS))
         torch.testing.assert_close(result["default"][0], total)
     # Averaged over processes, as data-parallel training does with what these give rise to.
     mean = sum(result["default"][1] for result in ranks) / PROCESSES

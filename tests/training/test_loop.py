@@ -254,38 +254,6 @@ def test_data_that_do_not_fit_the_recipe(tiny, few):
         train(tiny, replace(QUICK, pairs=None), progress=False)
 
 
-def without_key_bias(name, tensor):
-    """A key's bias adds the same to all of a query's scores, so its gradient is 0 but for rounding,
-    which Adam turns into steps of full size: it may differ, and makes no difference."""
-    if not name.endswith(("in_proj_bias", "qkv.bias")):
-        return tensor
-    query, _, value = tensor.chunk(3)
-    return torch.cat([query, value])
-
-
-def features(clip, few):
-    """What the model makes of pictures and texts, normalised."""
-    both = models.encode_images(clip, few.images), models.encode_texts(clip, few.long).features_ND
-    return [torch.nn.functional.normalize(features_ND, dim=1) for features_ND in both]
-
-
-def test_two_processes_do_what_one_does(tiny, few, tmp_path, in_processes):
-    # A larger epsilon: AdamW makes whole steps of what is rounding in a gradient near zero.
-    recipe = replace(QUICK, steps=3, learning_rate=1e-4, eps=1e-5)
-    in_processes(2, *script(tmp_path, recipe, few))
-    both = weights(models.load(tmp_path / "run" / "model"))
-    alone = run(tiny, few, recipe)
-    for name, tensor in weights(alone.model).items():
-        one, other = (without_key_bias(name, t) for t in (both[name], tensor))
-        assert torch.allclose(one, other, atol=2e-5), name
-    for one_ND, other_ND in zip(features(models.load(tmp_path / "run" / "model"), few),
-                                features(alone.model, few), strict=True):  # fmt: skip
-        assert torch.allclose(one_ND, other_ND, atol=1e-4)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
-    for row, expected in zip(log, alone.history, strict=True):
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-
-
 def test_the_worlds_fine_tuning_set_is_the_default(tiny):
     trained = train(tiny, replace(QUICK, steps=1, pairs=8, batch_size=8), progress=False)
     assert trained.model.card["fine_tuned"][0]["data"]["dataset"] == "world"
