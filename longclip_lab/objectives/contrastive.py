@@ -171,6 +171,7 @@ def _cross_entropy(
 
 def normalize(features_BD: torch.Tensor) -> torch.Tensor:
     """Rows of length 1, in float32 or wider. A row of zeros stays one."""
+    # In bfloat16 lengths would be off by up to a percent, and so would every cosine.
     wide_BD = features_BD if features_BD.dtype == torch.float64 else features_BD.float()
     return F.normalize(wide_BD, dim=-1)
 

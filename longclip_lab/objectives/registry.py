@@ -121,6 +121,7 @@ def objective_loss(name: str, inputs: LossInputs) -> LossParts:
     if name not in OBJECTIVES:
         raise LabError(f"There is no objective {name!r}. {suggest(name, OBJECTIVES)}")
     entry = OBJECTIVES[name]
+    # A method of one kind of text takes whichever there is (LoTLIP's Table 2).
     texts = [text for text in (inputs.short, inputs.long) if text is not None]
     given = {
         "short": inputs.short is not None,
@@ -380,5 +381,6 @@ def _features_with(
             "No unit vectors have these cosines: the squares of a text's cosines with orthogonal "
             "images add up to 1 at most. Give smaller ones."
         )
+    # Images at right angles, in the first half of the space.
     images_BE = torch.eye(size, 2 * size, dtype=cosines_BB.dtype)
     return images_BE, torch.cat([cosines_BB.mT, root_BB], dim=1)

@@ -62,6 +62,7 @@ _DAMAGED = (
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 over names and bytes of all weights."""
     whole = hashlib.sha256()
+    # By name, not by order: two ways to build a model may register modules differently.
     for name, tensor in sorted(model.state_dict().items()):
         whole.update(name.encode())
         whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -70,6 +71,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def describe(recipe: Recipe, source: dict, model: nn.Module) -> dict[str, Any]:
     """What makes a run this run and no other: recipe, data and starting weights."""
+    # What is only shown, or how often a checkpoint is made, does not make another run.
     fields = {key: value for key, value in asdict(recipe).items() if key not in DISPLAY}
     # Through JSON, so that it equals what is read back (tuples become lists).
     return json.loads(json.dumps({"recipe": fields, "data": source, "start": weights_hash(model)}))
@@ -145,6 +147,7 @@ def save_checkpoint(
     path = home / f"step-{step:06d}"
     if path.exists():
         return path
+    # Written beside its place and renamed when it is whole: a kill leaves no half checkpoint.
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -184,6 +187,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     Raises LabError if a file of it is missing or damaged.
     """
     try:
+        # weights_only and safetensors: a checkpoint from elsewhere cannot run code.
         weights = load_file(path / "model.safetensors")
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         load_weights(model, weights)

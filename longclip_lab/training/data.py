@@ -65,6 +65,7 @@ class TokenBatch(NamedTuple):
         # Token p of the result stands where its text starts in here, plus how far it is inside.
         shifts_B = starts_B - (lengths_B.cumsum(0) - lengths_B)
         places_P = shifts_B.repeat_interleave(lengths_B) + torch.arange(int(lengths_B.sum()))
+        # A table keeps 32-bit ids, half the memory; embeddings ask for 64-bit ones.
         return TokenBatch(self.ids_P[places_P].long(), lengths_B, self.identity_B[rows_B])
 
     def padded(self, pad_id: int) -> torch.Tensor:
@@ -133,6 +134,7 @@ class CaptionSampler:
     def short(self, epoch: int, index: int, long: str, captions: Sequence[str]) -> str:
         """One of an image's captions, or some sentences of its long one behind the first."""
         rng = np.random.default_rng((self.recipe.seed, epoch, index, _SHORT))
+        # DeBias-CLIP: without the summary, or the model learns to read nothing else.
         if self.recipe.objective == "debias-clip":
             return sample_sentences(long, rng)
         return choose_caption(captions, rng)
@@ -140,6 +142,8 @@ class CaptionSampler:
     def tokenize(self, texts: Sequence[str]) -> tuple[TokenBatch, int]:
         """Texts as token ids, and how many of them were cut at the limit."""
         parts, truncated = [], 0
+        # In pieces: the tokenizer gives a padded rectangle, which for a whole data set would be
+        # large.
         for start in range(0, len(texts), TOKENIZED_AT_ONCE):
             some = self.tokenizer.encode_batch(texts[start : start + TOKENIZED_AT_ONCE], self.limit)
             truncated += int(some.num_truncated)
@@ -298,6 +302,8 @@ class TrainingPairs(Dataset):
             return self.tables[which].select(indices)
         if self.recipe.captions not in ("both", which):
             return None
+        # Drawn here and not in advance: an epoch's draws of a large data set would be a second
+        # copy.
         epoch, data, sampler = getattr(indices, "epoch", 0), self.data, self.sampler
         if which == "long":
             texts = [sampler.long(epoch, index, self.captions[index])[0] for index in indices]
@@ -314,6 +320,7 @@ class TrainingPairs(Dataset):
         except LabError as error:
             return error
         long, short = self.texts("long", indices), self.texts("short", indices)
+        # Pixels of a locked tower's images would be decoded for nothing.
         if self.stored is not None:
             return Batch(None, long, short, images)
         return Batch(images, long, short)
@@ -325,6 +332,7 @@ class TrainingPairs(Dataset):
 
         Other processes decode only images on disk.
         """
+        # What is in memory is indexed faster than it is sent between processes.
         on_disk = self.stored is None and not isinstance(self.images, np.ndarray)
         return DataLoader(
             self,
@@ -381,6 +389,7 @@ def epoch_order(recipe: Recipe, lengths: np.ndarray, epoch: int) -> np.ndarray:
     """
     rng = np.random.default_rng((recipe.seed, epoch))
     size, run = recipe.batch_size, recipe.hard_negative_group
+    # Whole groups are shuffled, so that the hard negatives of a group share a batch.
     runs = rng.permutation(len(lengths) // run)[: len(lengths) // size * size // run]
     order = (runs[:, None] * run + np.arange(run)).ravel()
     if not recipe.length_grouped:
@@ -388,6 +397,7 @@ def epoch_order(recipe: Recipe, lengths: np.ndarray, epoch: int) -> np.ndarray:
     groups = []
     for start in range(0, len(order), GROUPED_BATCHES * size):
         group = order[start : start + GROUPED_BATCHES * size]
+        # Only within some batches, so that an epoch stays nearly random.
         by_length = group[np.argsort(lengths[group], kind="stable")]
         # Short batches first, every time, would be a curriculum that nobody asked for.
         groups.append(rng.permutation(by_length.reshape(-1, size)).ravel())
@@ -421,6 +431,7 @@ class StepSampler(Sampler[list[int]]):
         per_epoch = len(self.lengths) // self.recipe.batch_size
         order, epoch_of_order = np.empty(0, dtype=np.int64), -1
         for step in range(self.first, self.last):
+            # From the step alone: a resumed run needs no state of a sampler.
             epoch, position = divmod(step, per_epoch)
             if epoch != epoch_of_order:
                 order, epoch_of_order = epoch_order(self.recipe, self.lengths, epoch), epoch
@@ -471,6 +482,7 @@ def stored_features(
         raise LabError("Expected at least one picture, got none.")
     visual, size = clip.model.visual, clip.image_size
     with torch.no_grad(), evaluating(clip.model):
+        # Asked of the tower, not derived: heads and pools of timm differ.
         blank_1 = torch.zeros(1, 3, size, size, device=clip.device)
         shape = (len(images), *image_states(visual, blank_1, tokens).shape[1:])
     dtype = np.dtype(np.float16 if half else np.float32)
@@ -499,6 +511,7 @@ def stored_features(
         # Through JSON, so that it equals what is read back (tuples become lists).
         cache.claim(home, json.loads(json.dumps(identity)), _MEANING, RUN)
     accelerator.wait_for_everyone()
+    # Every process takes every N-th run that is missing, so that all end together.
     if not cache.is_whole(home):
         rank, processes = accelerator.process_index, accelerator.num_processes
         cache.fill(home, RUN, make(cache.missing_runs(home)[rank::processes]))
@@ -555,6 +568,7 @@ def _features_of(
                 raise pixels_B3HW
             with torch.autocast("cuda", torch.bfloat16) if lower else nullcontext():
                 states = image_states(clip.model.visual, pixels_B3HW.to(clip.device), tokens)
+            # On a GPU the towers run in bfloat16; features are kept with more bits, in float16.
             states = states.to(torch.float16 if half else torch.float32).cpu()
             yield run, check_finite(states, "pictures", clip.name).numpy()
             bar.update(len(pixels_B3HW))

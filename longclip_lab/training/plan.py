@@ -156,6 +156,7 @@ def model_cost(recipe: Recipe, model: str | None = None, context_length: int = 2
         text = BERTS.get(recipe.text_tower)
         tower = text() if text else recipe.text_tower
         config = config_of_towers(recipe.image_tower, tower, recipe.token_limit or 128)
+    # Shapes without memory: a plan of ViT-L costs nothing.
     with torch.device("meta"):
         module = build_model(config)
     return cost_of(module, config["embed_dim"], lock_image=recipe.lock_image)
@@ -252,6 +253,7 @@ def step_memory(
     if sharded:
         # One layer at work and the next one prefetched, and what is in no layer.
         weights += FLOAT * (cost.outside + 2 * cost.largest_layer)
+    # DistributedDataParallel keeps a bucket of gradients to send beside the gradients.
     copies = 2 if processes > 1 and not sharded else 1
     gradients = copies * FLOAT * cost.trained // (1 if size < share else parts)
 
@@ -259,6 +261,7 @@ def step_memory(
     image = FLOAT * 3 * cost.image_size**2
     if reads_cache:
         image = FLOAT * cost.image.width * (cost.image.tokens if token_wise else 1)
+    # One image feature, one a text, one a corner; token-wise losses keep them all.
     features = 1 + len(lengths) + recipe.num_corner
     if token_wise:
         features = cost.image.tokens + sum(lengths)
@@ -298,6 +301,7 @@ def _tables_of_the_loss(cost: ModelCost, recipe: Recipe, lengths: list[int], sha
     if recipe.objective == "siglip":  # in chunks
         return LOGIT_COPIES * FLOAT * min(share * pairs, max(JUDGED_AT_ONCE, pairs)) * tables
     if not needs(recipe, "tokens"):
+        # Alone, image-to-text logits are the transpose of text-to-image ones.
         copies = LOGIT_COPIES if share == pairs else SHARED_COPIES
         return copies * FLOAT * share * pairs * tables
     tokens = cost.image.tokens * max(lengths)
@@ -352,10 +356,13 @@ class Plan:
     def image_flops(self) -> float:
         """Operations on one picture, on average over the run."""
         forward = self.cost.image.flops()
+        # A trained tower runs forwards and backwards for every pair.
         if not self.recipe.lock_image:
             return forward * self.passes
+        # Each image once, however many epochs.
         if self.recipe.cache_image_features:
             return forward * min(1.0, self.pairs / self.samples)
+        # Without a cache: once a step, twice with gradient caching, never backwards.
         return forward * (2 if self.recipe.micro_batch else 1)
 
     @property
@@ -372,18 +379,21 @@ class Plan:
     @property
     def lengths(self) -> list[int]:
         """Tokens of a pair's texts; corners count towards the token limit."""
+        # The tower's context holds the corners too.
         cornered = min(self.long_tokens + self.recipe.num_corner, self.cost.text.tokens)
         return text_lengths(self.recipe, cornered, self.short_tokens)
 
     @property
     def rate(self) -> float:
         """Pairs a second and GPU: what it can take, or what arrives if that is less."""
+        # What arithmetic allows; the GPU waits if fewer pairs arrive.
         able = 1e12 * self.gpu.tflops * self.mfu / (self.image_flops + self.text_flops)
         return able if self.data_throughput is None else min(able, self.data_throughput)
 
     @property
     def hours(self) -> float:
         """Hours on the clock, those lost with spot machines included."""
+        # Lost hours as often as machines are taken away.
         at_work = self.samples / (self.rate * self.count) / 3600
         return at_work * (1 + self.lost_hours / SPOT_HOURS) if self.spot else at_work
 
@@ -430,6 +440,7 @@ class Plan:
     @property
     def largest_micro_batch(self) -> int | None:
         """Pairs at a time that fit, None if not even one does."""
+        # Memory grows with the micro-batch, so the largest that fits is found by bisection.
         sizes = range(1, self.share + 1)
         return bisect_right(sizes, FILLED * self.gpu.memory, key=self.memory) or None
 
@@ -646,6 +657,7 @@ def largest_micro_batch(
         )
     dry = _DryRun(clip, recipe, processes)
     free = dry.free()
+    # A tenth is left to the allocator's fragments.
     memory = FILLED * free if memory is None else memory
     if not memory <= free:
         raise LabError(
@@ -663,6 +675,7 @@ def search(
     tried = [step(min(FIRST, share))]
     if tried[0].measured > memory:
         return Fit(share, memory, tuple(tried), None)
+    # Each step tells the next more: what the formula is off by.
     while len(tried) < TRIES and (size := _next(tried, memory, share, predict)) is not None:
         tried.append(step(size))
     largest = max(one.micro_batch for one in tried if one.measured <= memory)
@@ -682,6 +695,7 @@ def _next(
     below, *before = held[::-1]
     nearest = min(above, key=lambda one: one.micro_batch, default=below)
     put_right = memory - (nearest.measured - nearest.predicted)
+    # Corrected by what was measured; the formula by itself where the correction leaves no room.
     rooms = [put_right] if above else [put_right, memory]
     if not above and before and below.measured <= before[0].measured:
         rooms = [memory]

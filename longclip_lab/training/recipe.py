@@ -241,10 +241,12 @@ class Recipe:
     """Write TensorBoard events beside the log."""
 
     def __new__(cls, *values: Any, **named: Any) -> Recipe:
+        # Before Python says that there is no such argument, which helps nobody.
         refuse_renamed(named)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        # The old name is the same recipe, and is recorded by its new name.
         if isinstance(self.objective, str):
             named = OLD_OBJECTIVES.get(self.objective, self.objective)
             object.__setattr__(self, "objective", named)
@@ -328,6 +330,8 @@ class Recipe:
         >>> [round(recipe.learning_rate_at(step, 12), 3) for step in (0, 3, 4, 8, 11)]
         [0.25, 1.0, 1.0, 0.5, 0.038]
         """
+        # AdamW's second moments are estimates of few gradients at first: small steps until they
+        # settle.
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         share = (step - self.warmup_steps) / max(1, total - self.warmup_steps)

@@ -150,8 +150,10 @@ def train(
     # FILIP reads no pooled feature: what only leads there has no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=needs(recipe, "tokens"))
     accelerator = Accelerator(kwargs_handlers=[unused])
+    # LoTLIP and its baselines start from two towers, Long-CLIP from a model that is given.
     clip = new_model(recipe) if clip is None else clip
     data = _training_data(recipe) if data is None else data
+    # A copy: the given model is the baseline that the trained one is compared with.
     trained = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
 
     # All that can be wrong with the data and the schedule is said before any step is taken.
@@ -168,12 +170,14 @@ def train(
         home = features if features is not None or folder is None else folder / "features"
         pairs.stored = _cached_features(accelerator, trained, data, recipe, home, progress)
 
+    # Goes on from the folder's last checkpoint, if there is one.
     loop = Loop(accelerator, trained, recipe, total, folder)
     try:
         loop.run(pairs, progress and accelerator.is_main_process, on_step)
     finally:
         loop.log.close()
 
+    # Whole in every process, sharded or not.
     trained.model = loop.trained().eval()
     _record_training(trained, recipe, data, total)
     if folder is not None and accelerator.is_main_process:
@@ -227,6 +231,8 @@ def _training_data(recipe: Recipe) -> Any:
 
 def _source(data: Any) -> dict[str, Any]:
     """Which data a run is of: where they come from and, of image files, how those are read."""
+    # Values of a drawn world are read in one way only; files are decoded by rules that have
+    # changed.
     drawn = isinstance(getattr(data, "images", None), np.ndarray)
     values = drawn or getattr(data, "pictures", "files") == "values"
     return {**getattr(data, "source", {}), **({} if values else {"images": READING})}
@@ -295,6 +301,7 @@ def _check_schedule(recipe: Recipe, total: int, processes: int) -> None:
             f"A batch of {recipe.batch_size} cannot be shared out evenly to {processes} "
             "processes; choose a multiple."
         )
+    # The learning rate would never reach its peak: nearly always a mistake in --steps.
     if total <= recipe.warmup_steps:
         warnings.warn(
             f"The run of {total} steps ends within its warm-up of {recipe.warmup_steps}.",
@@ -330,6 +337,7 @@ def train_in_processes(
     with tempfile.TemporaryDirectory(prefix="longclip-lab-") as home, handle_sigterm() as stop:
         if clip is not None:
             save(clip, Path(home) / "start")
+        # Weights travel by file: through a queue they would be pickled once a process.
         given = (processes, free_port(), home, clip is not None, arguments, messages)
         context = mp.start_processes(
             _work, given, nprocs=processes, join=False, start_method="spawn"
@@ -369,6 +377,7 @@ def check_can_launch(processes: int, data: Any) -> None:
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:
         raise LabError(f"There are {gpus} GPUs for {processes} processes; give at most {gpus}.")
+    # A new process imports the class by its module; what a notebook defines is in none.
     home = type(data).__module__
     if home == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):
         raise LabError(
@@ -381,6 +390,7 @@ def _joined(context: mp.ProcessContext, listener: _Listener) -> bool:
     """Whether all processes have ended well. Raises what one of them has died of."""
     raised: Exception | None = None
     try:
+        # A short wait, so that rows and warnings are shown as they come.
         return context.join(timeout=0.1, grace_period=GRACE)
     except mp.ProcessExitedException:
         pass
@@ -449,12 +459,14 @@ def _work(
     os.environ.update({name: str(value) for name, value in place.items()}, MASTER_ADDR="127.0.0.1")
     if not torch.cuda.is_available():
         os.environ["ACCELERATE_USE_CPU"] = "true"
+        # Processes on one CPU would otherwise fight for the same cores.
         torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     with _warnings_to(messages if rank == 0 else None):
         try:
             clip = load(Path(home) / "start") if has_model else None
             on_step = (lambda row: messages.put(("row", row))) if rank == 0 else None
             run = train(clip, **arguments, progress=False, on_step=on_step)
+        # All processes have stopped for the same reason: one message is enough.
         except StoppedError as error:
             if rank == 0:
                 messages.put(("error", error))
@@ -463,6 +475,7 @@ def _work(
             messages.put(("error", error))
             sys.exit(_BAD)
         if rank == 0:
+            # The trained weights come back by file as well.
             save(run.model, Path(home) / "model")
             messages.put(("run", replace(run, model=None)))
 

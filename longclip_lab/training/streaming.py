@@ -50,26 +50,8 @@ BROKEN, RECORD = "broken-samples.json", "run.json"
 _PARTS = "broken"
 
 
-class BrokenPairs:
-    """The broken pairs of one process, {name: why}; in a folder they survive its end."""
-
-    def __init__(self, folder: Path | None = None, rank: int = 0):
-        self.path = None if folder is None else folder / _PARTS / f"process-{rank:05d}.json"
-        self.pairs: dict[str, str] = {}
-        if self.path is not None and self.path.exists():
-            self.pairs = _read_pairs(self.path)
-
-    def add(self, news: dict[str, str]) -> None:
-        """Note more of them."""
-        new = {name: why for name, why in news.items() if name not in self.pairs}
-        if not new:
-            return
-        self.pairs |= new
-        if self.path is not None:
-            atomic_write(self.path, to_json(self.pairs, indent=1) + "\n")
-
-
-def _read_pairs(path: Path) -> dict[str, str]:
+def read_broken(path: Path) -> dict[str, str]:
+    """What one process has found, {name: why}. Raises LabError for a file of anything else."""
     pairs = read_json_object(path)
     if not all(isinstance(why, str) for why in pairs.values()):
         raise LabError(f"{path} does not say which pairs are broken, and why. Move it away.")
@@ -81,12 +63,13 @@ def all_broken(
 ) -> dict[str, str]:
     """What all processes have found, by name; with a folder, what was found before a restart too,
     by processes that there may be no more."""
+    # Every process knows what it has found itself; the folder knows what earlier ones have.
     parts = [pairs]
     if accelerator.num_processes > 1:
         parts = gather_object([pairs])
     if folder is not None:
         paths = sorted((folder / _PARTS).glob("process-*.json"))
-        parts += [_read_pairs(path) for path in paths]
+        parts += [read_broken(path) for path in paths]
     found = {name: why for part in parts for name, why in part.items()}
     found = dict(sorted(found.items()))
     if folder is not None and found and accelerator.is_main_process:
@@ -152,8 +135,10 @@ class StreamReader:
             self._look_ahead(step - row + window.rows)
         row = int(self.rows[row])
         share = self.order.share
+        # As many pairs of the next window as this batch takes: reading is spread evenly.
         self.ahead += islice(self.coming or (), share)
         found = [self._picture(row, column) for column in range(share)]
+        # A stand-in must not be in the batch twice: it would be its own negative.
         taken = {chosen.number for chosen in found if chosen is not None}
         for column, chosen in enumerate(found):
             if chosen is None:
@@ -165,6 +150,7 @@ class StreamReader:
         """Read a window, and find out what of it cannot be used without decoding anything."""
         self.window, order = window, self.order
         pieces = order.pieces(self.number, window)
+        # The first window of a run has nobody who has read ahead for it.
         if self.coming is None:
             self.coming = self._read(pieces)
         self.content: list[Sample | Broken | None] = [*self.ahead, *self.coming]
@@ -174,6 +160,7 @@ class StreamReader:
         self.rows = order.row_order(window, self.grouped)
         self.counts["read"] += len(self.content)
         for place, sample in enumerate(self.content):
+            # Found without decoding: its checksum is wrong, or its bytes are not there.
             if isinstance(sample, Broken):
                 self._lose(place, sample.name, sample.detail or sample.reason)
 
@@ -195,6 +182,7 @@ class StreamReader:
             return None
         try:
             picture = decode_image(sample.image)
+        # Only decoding shows that an image is broken whose bytes are as they were written.
         except ImageError as error:
             self._lose(place, self.shards.pair_name(int(self.numbers[place])), str(error))
             return None
@@ -232,6 +220,7 @@ class _Reader:
 
     def read(self, piece: Piece) -> Iterator[Sample | Broken]:
         """The pairs of a piece."""
+        # A tar is read from front to back: a new start costs a request, going on costs none.
         if self.at != (piece.shard, piece.start):
             self.samples = self.shards.samples(piece.shard, piece.start)
         for place in range(piece.start, piece.stop):
@@ -272,6 +261,7 @@ class StreamGroup:
         try:
             for step in range(first, last):
                 chosen = [one for stream in streams for one in stream.row(step)]
+                # News go along with the batch: worker processes share no memory with the run.
                 broken: dict[str, str] = {}
                 counts: Counter = Counter()
                 for stream in streams:
@@ -303,6 +293,7 @@ class StreamGroup:
 
     def _pixels(self, picture: Image.Image) -> torch.Tensor:
         """Exactly what `TrainingPairs` makes of the same file, or of a drawn world's values."""
+        # Exactly what `TrainingPairs` makes of a world's values, bit by bit.
         if self.shards.pictures == "values":
             return pixels(self.clip, np.array(picture)[None])[0]
         return pixels(self.clip, [picture])[0]
@@ -362,15 +353,11 @@ class StreamedPairs:
         self.reader = StreamGroup(clip, shards, recipe, self.order)
         self.sampler = self.reader.sampler
         self.counts: Counter = Counter()
-        self.record = BrokenPairs()
+        self.broken: dict[str, str] = {}
+        self.broken_path: Path | None = None
 
     def __len__(self) -> int:
         return len(self.shards)
-
-    @property
-    def broken(self) -> dict[str, str]:
-        """What this process could not use so far, by name, and why."""
-        return self.record.pairs
 
     @property
     def lengths(self) -> np.ndarray:
@@ -411,6 +398,7 @@ class StreamedPairs:
 
         An error is the last item, as of `TrainingPairs`.
         """
+        # Whole streams, so that the number of processes changes no batch.
         count = self.order.lanes
         if count % processes:
             yield LabError(
@@ -438,6 +426,7 @@ class StreamedPairs:
         names = []
         window, row = self.order.window_at(step)
         grouped = self.recipe.length_grouped
+        # Length-grouped windows take their rows in another order.
         row = int(self.order.row_order(window, grouped)[row])
         for lane in range(self.order.lanes):
             lengths = None
@@ -450,10 +439,13 @@ class StreamedPairs:
 
     def note_in(self, folder: Path, rank: int) -> None:
         """Write down in `folder`, as they are found, which pairs are broken."""
-        self.record = BrokenPairs(folder, rank)
+        self.broken_path = folder / _PARTS / f"process-{rank:05d}.json"
+        if self.broken_path.exists():
+            self.broken = read_broken(self.broken_path)
 
     def _parts(self, mine: range, first: int, last: int) -> Iterator[Sequence[Part | LabError]]:
         """What the worker processes give for each step, in the order of their streams."""
+        # A worker reads whole streams as well.
         workers = min(self.recipe.workers, len(mine))
         if workers == 0:
             yield from ((part,) for part in self.reader.parts(mine, first, last))
@@ -475,10 +467,15 @@ class StreamedPairs:
         """Note what is new; an error if too much is broken."""
         news: dict[str, str] = {}
         for part in parts:
-            news |= part.broken
+            news |= {name: why for name, why in part.broken.items() if name not in self.broken}
+            # Counts of all workers together decide whether too much is broken.
             self.counts.update(part.counts)
-        self.record.add(news)
+        self.broken |= news
+        if news and self.broken_path is not None:
+            # As it is found: what was found before a kill is known to the next start.
+            atomic_write(self.broken_path, to_json(self.broken, indent=1) + "\n")
         read, lost = self.counts["read"], self.counts["lost"]
+        # Against a thousand pairs at least, or the first broken one would stop the run.
         if lost <= self.recipe.max_bad_fraction * max(read, min(_FEW, len(self))):
             return None
         some = ", ".join(f"{name} ({why})" for name, why in islice(self.broken.items(), _NAMED))

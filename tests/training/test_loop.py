@@ -16,7 +16,7 @@ from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
 from longclip_lab.training.checkpoints import claim, load_checkpoint
 from longclip_lab.training.loop import RunLog
-from longclip_lab.training.streaming import BrokenPairs
+from longclip_lab.training.streaming import read_broken
 from tests.processes import run_script
 from tests.training.runs import same, script, weights
 
@@ -177,7 +177,7 @@ def test_broken_pairs_that_are_none_are_named(content, tmp_path):
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(LabError, match=r"process-00000\.json"):
-        BrokenPairs(tmp_path)
+        read_broken(path)
 
 
 def test_a_state_of_another_form_is_named(tiny, tmp_path):
