@@ -59,13 +59,10 @@ class Gpu:
 
 
 GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("H100", 989.0, 80.0, 3.00),
-        Gpu("A100", 312.0, 80.0, 1.80),
-        Gpu("L4", 121.0, 24.0, 0.80),
-        Gpu("4090", 165.2, 24.0, 0.45),
-    )
+    "H100": Gpu("H100", 989.0, 80.0, 3.00),
+    "A100": Gpu("A100", 312.0, 80.0, 1.80),
+    "L4": Gpu("L4", 121.0, 24.0, 0.80),
+    "4090": Gpu("4090", 165.2, 24.0, 0.45),
 }
 """Peaks and memory from NVIDIA's data sheets (H100 SXM, A100 80 GB, L4, RTX 4090; without
 sparsity). Prices are round assumptions of rent on demand: give yours."""
@@ -356,13 +353,12 @@ class Plan:
     def image_flops(self) -> float:
         """Operations on one picture, on average over the run."""
         forward = self.cost.image.flops()
-        # A trained tower runs forwards and backwards for every pair.
         if not self.recipe.lock_image:
             return forward * self.passes
-        # Each image once, however many epochs.
         if self.recipe.cache_image_features:
+            # Each image once, however many epochs.
             return forward * min(1.0, self.pairs / self.samples)
-        # Without a cache: once a step, twice with gradient caching, never backwards.
+        # Once a step, twice with gradient caching, never backwards.
         return forward * (2 if self.recipe.micro_batch else 1)
 
     @property
@@ -505,16 +501,12 @@ class Plan:
             "flops": self.flops,
             "memory_gb": self.memory(),
             "largest_micro_batch": self.largest_micro_batch,
-            "hours": self.hours,
-            "gpu_days": self.gpu_days,
-            "dollars": self.dollars,
-            "at_the_papers_rate": {
-                "pairs_a_second": slow.rate,
-                "hours": slow.hours,
-                "gpu_days": slow.gpu_days,
-                "dollars": slow.dollars,
-            },
+            **self._price(),
+            "at_the_papers_rate": {"pairs_a_second": slow.rate, **slow._price()},
         }
+
+    def _price(self) -> dict[str, float]:
+        return {"hours": self.hours, "gpu_days": self.gpu_days, "dollars": self.dollars}
 
 
 def plan(
@@ -624,14 +616,12 @@ class Fit:
             f"{one.predicted / GB:8.3f} GB"
             for one in self.tried
         ]
-        room = f"{self.memory / GB:.3f} GB"
+        verdict = f"hold --micro-batch {self.largest} of {self.share} pairs of a process"
         if self.largest is None:
-            verdict = f"{room} are too few for {self.tried[-1].micro_batch} pairs at a time"
+            verdict = f"are too few for {self.tried[-1].micro_batch} pairs at a time"
         elif self.largest == self.share:
-            verdict = f"{room} hold all {self.share} pairs of a process: no --micro-batch needed"
-        else:
-            verdict = f"{room} hold --micro-batch {self.largest} of {self.share} pairs of a process"
-        return "\n".join([*rows, verdict])
+            verdict = f"hold all {self.share} pairs of a process: no --micro-batch needed"
+        return "\n".join([*rows, f"{self.memory / GB:.3f} GB {verdict}"])
 
 
 def largest_micro_batch(
@@ -657,7 +647,6 @@ def largest_micro_batch(
         )
     dry = _DryRun(clip, recipe, processes)
     free = dry.free()
-    # A tenth is left to the allocator's fragments.
     memory = FILLED * free if memory is None else memory
     if not memory <= free:
         raise LabError(
