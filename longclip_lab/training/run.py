@@ -147,9 +147,7 @@ def train(
                      "features": features}  # fmt: skip
         return train_in_processes(processes, clip, arguments, progress, on_step)
     began = time.perf_counter()
-    # FILIP reads no pooled feature: what only leads there has no gradient.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=needs(recipe, "tokens"))
-    accelerator = Accelerator(kwargs_handlers=[unused])
+    accelerator = _accelerator(recipe)
     # LoTLIP and its baselines start from two towers, Long-CLIP from a model that is given.
     clip = new_model(recipe) if clip is None else clip
     data = _training_data(recipe) if data is None else data
@@ -194,6 +192,12 @@ def train(
         loop.skipped,
         all_broken(accelerator, pairs.broken, folder) if streamed else {},
     )
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    # FILIP reads no pooled feature: what only leads there has no gradient.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=needs(recipe, "tokens"))
+    return Accelerator(kwargs_handlers=[unused])
 
 
 def source_of(clip: Clip, data: Any, recipe: Recipe) -> TrainingPairs | StreamedPairs:
