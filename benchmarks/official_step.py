@@ -123,12 +123,12 @@ def main() -> None:
         start_logit_scale=float(np.log(100)),
     )  # fmt: skip
     sampler = CaptionSampler(clip, recipe)
-    texts = [
-        sampler.tokenize(texts_of(mean, options.spread, options.batch, seed))[0]
+    (long, num_truncated), (short, _) = (
+        sampler.tokenize(texts_of(mean, options.spread, options.batch, seed))
         for seed, mean in enumerate((LONG_TOKENS, LONG_TOKENS / SENTENCES))
-    ]
+    )
     pixels_B3HW = torch.randn(options.batch, 3, clip.image_size, clip.image_size)
-    batch = Batch(pixels_B3HW, *texts)
+    batch = Batch(pixels_B3HW, long, short)
     their_clip = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
     # The first step of both: the same scheme from the same weights.
     steps = {"official": official(their_clip, recipe, batch)}
@@ -155,9 +155,9 @@ def main() -> None:
         "batch": options.batch,
         "k": recipe.k,
         "context": clip.context_length,
-        "long_tokens_mean": float(texts[0].lengths.mean()),
-        "short_tokens_mean": float(texts[1].lengths.mean()),
-        "num_truncated": texts[0].num_truncated,
+        "long_tokens_mean": float(long.lengths_B.double().mean()),
+        "short_tokens_mean": float(short.lengths_B.double().mean()),
+        "num_truncated": num_truncated,
         "threads": torch.get_num_threads(),
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
