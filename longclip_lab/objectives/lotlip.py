@@ -49,7 +49,7 @@ def lotlip_loss(
 ) -> LotlipParts:
     """LoTLIP's loss (NeurIPS 2024, section 4.3, equations 1 to 6), over the global batch.
 
-    `long_BCD` holds CLS and the m corners of one long text a picture: the sub-captions that were
+    `long_BCD` holds CLS and the m corners of one long text an image: the sub-captions that were
     drawn for it are joined to one text, they are not texts of their own. `short_BD` is the raw
     caption's CLS alone. All of them are matched with the same image feature, each among its own
     kind: corner k of a text competes with corner k of the other texts. Features need not be

@@ -316,7 +316,7 @@ class TrainingPairs(Dataset):
         """The pairs at `indices`. An unreadable image comes back as its error: raised in a
         worker process, its message would arrive wrapped in a traceback."""
         try:
-            images = self.pictures(indices)
+            images = self.read_images(indices)
         except LabError as error:
             return error
         long, short = self.texts("long", indices), self.texts("short", indices)
@@ -349,7 +349,7 @@ class TrainingPairs(Dataset):
         (pairs,) = StepSampler(self.recipe, self.lengths, step, step + 1)
         return list(pairs)
 
-    def pictures(self, indices: list[int]) -> torch.Tensor:
+    def read_images(self, indices: list[int]) -> torch.Tensor:
         """Pixels [B, 3, H, W] or cached features [B, *S]. Raises LabError as `pixels` does."""
         if self.stored is not None:
             return torch.from_numpy(np.array(self.stored[indices]))

@@ -105,7 +105,7 @@ LOTLIP_TIME = PublishedTime(
 )
 PAPERS_RATE = 87.0
 """Pairs a second and GPU that both published times come to. The two models differ in what they
-compute, so it may have been the pictures that did not arrive faster; neither paper says."""
+compute, so it may have been the images that did not arrive faster; neither paper says."""
 
 
 def parse_gpus(gpus: str) -> tuple[Gpu, int]:
@@ -191,7 +191,7 @@ class StepMemory:
     activations: int
     """What the towers keep of a micro-batch for the backward pass."""
     batch: int
-    """The process's pictures, and the features of all pairs."""
+    """The process's images, and the features of all pairs."""
     loss: int
     """Tables over all pairs of the global batch."""
     apart: bool = False
@@ -351,7 +351,7 @@ class Plan:
 
     @property
     def image_flops(self) -> float:
-        """Operations on one picture, on average over the run."""
+        """Operations on one image, on average over the run."""
         forward = self.cost.image.flops()
         if not self.recipe.lock_image:
             return forward * self.passes
@@ -632,7 +632,7 @@ def largest_micro_batch(
     `memory` in bytes is by default 90% of the GPU's; without one, of the process's share of what is
     free here. Steps are real ones of a copy of `clip` in this process, each on one micro-batch
     alone, and what torch has allocated is measured. What the rest of the batch and other processes
-    add (pictures that wait, features and logits of all pairs, copies of gradients) or take over is
+    add (images that wait, features and logits of all pairs, copies of gradients) or take over is
     added by formula.
 
     Raises LabError for towers whose memory has no formula (`costs.cost_of`), a batch that does not

@@ -112,7 +112,7 @@ class Recipe:
     captioners: tuple[str, ...] = ()
     """Captioners to draw sub-captions from; by default all that the data have."""
     rewrites: bool = False
-    """Draw the short text anew every epoch: one of the picture's captions, raw or rewritten
+    """Draw the short text anew every epoch: one of the image's captions, raw or rewritten
     (LaCLIP)."""
     short_weight: float = 1.0
     """Weight of the short captions' loss beside the long ones' 1."""
@@ -209,12 +209,12 @@ class Recipe:
     pairs: int | None = 8000
     """Pairs to draw from the world when no data set is given."""
     alt_text_noise: float = 0.2
-    """Share of the world's raw short captions that belong to another picture, where sub-captions
-    are drawn; long captions by models are cleaner than what the web says of a picture."""
+    """Share of the world's raw short captions that belong to another image, where sub-captions
+    are drawn; long captions by models are cleaner than what the web says of an image."""
     hallucination: float = 0.0
     """Share of wrong facts in the world's long captions, where sub-captions are drawn."""
     workers: int = 0
-    """Processes that decode pictures from disk; 0 decodes in the training process."""
+    """Processes that decode images from disk; 0 decodes in the training process."""
     num_streams: int = 8
     """Shards are read in so many places at once, and a batch takes the same number of pairs from
     each; must divide the batch size, and the number of processes must divide it."""

@@ -1,8 +1,8 @@
 """Presets: Long-CLIP's, LoTLIP's and those of what LoTLIP is compared with.
 
 Published are: image tower ViT-B/16 (ImageNet-21k) and BERT, 224 x 224 pixels, 128 tokens, 3
-sub-captions, 10 epochs, a batch of 2,560 for 3M and of 16,384 for 100M pictures (section 5.1), 133
-days of an A100 with 80 GB for 100M pictures, in proportion for less (section 7.5). Its 12M and 30M
+sub-captions, 10 epochs, a batch of 2,560 for 3M and of 16,384 for 100M images (section 5.1), 133
+days of an A100 with 80 GB for 100M images, in proportion for less (section 7.5). Its 12M and 30M
 runs name no batch; ours take the larger one.
 
 Learning rate, weight decay, warm-up and optimizer are printed nowhere in the paper or its appendix:
@@ -10,7 +10,7 @@ Learning rate, weight decay, warm-up and optimizer are printed nowhere in the pa
 gives them for vision transformers ("params from paper", `open_clip_train/params.py`): AdamW with
 5e-4, betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.2. They were made for batches of 32,768; we
 do not scale them to smaller ones. The warm-up of 2,000 steps is our choice (there 10,000): ten
-epochs of 3M pictures are only some 12,000 steps. Sweep the rate before you trust a comparison.
+epochs of 3M images are only some 12,000 steps. Sweep the rate before you trust a comparison.
 
 No torch here, so that the command line can show a recipe's fields at once.
 """
@@ -64,7 +64,7 @@ _PAPER = {"image_tower": "ViT-B/16", "text_tower": "bert-base-uncased"}
 def lotlip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LoTLIP: a locked image tower; CLS and 2 corner tokens of 3 sub-captions, CLS of the alt-text.
 
-    tiny: the dense-supervised tower and the world's BERT, 8,000 pictures of the world with noisy
+    tiny: the dense-supervised tower and the world's BERT, 8,000 images of the world with noisy
     alt-texts and three captioners, batch 128.
         command   longclip-lab train lotlip --scale tiny --out runs/lotlip
         hardware  a laptop, minutes; `python benchmarks/locked_tower.py` times it; no cost
@@ -125,7 +125,7 @@ def register(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
 def clip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """CLIP: both towers from random weights on alt-texts; `captions="both"` adds long texts.
 
-    tiny: the tiny towers; several times a locked tower's time, as pictures pass it every step.
+    tiny: the tiny towers; several times a locked tower's time, as images pass it every step.
     lab, paper: towers and data as `lotlip`, the image tower trained too.
         command   longclip-lab train clip --scale tiny [--captions both] --out runs/clip
         hardware  tiny: a laptop, minutes, no cost; lab, paper: not run here
@@ -205,7 +205,7 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 # siblings are its hard negatives, at a price for short captions. To see both: `longclip-lab train
 # longclip --steps 40 --warmup-steps 8 --batch-size 64 --pairs 3000 --objective mixed` with
 # --label-smoothing 0.1 or --hard-negative-group 1, and `longclip-lab eval` on what it wrote. These
-# choices were made on the pictures of world.SELECTION_SEED.
+# choices were made on the images of world.SELECTION_SEED.
 _TINY_FIELDS: dict[str, Any] = {"label_smoothing": 0.0, "hard_negative_group": 2}
 _TINY_PRESETS: dict[str, dict[str, Any]] = {
     "repository": {"learning_rate": 3e-4, "steps": 150},

@@ -97,7 +97,7 @@ class Part(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """A pair on its way into a batch: its number among all, what it holds, its picture."""
+    """A pair on its way into a batch: its number among all, what it holds, its image."""
 
     number: int
     sample: Sample
@@ -137,7 +137,7 @@ class StreamReader:
         share = self.order.share
         # As many pairs of the next window as this batch takes: reading is spread evenly.
         self.ahead += islice(self.coming or (), share)
-        found = [self._picture(row, column) for column in range(share)]
+        found = [self._pair_at(row, column) for column in range(share)]
         # A stand-in must not be in the batch twice: it would be its own negative.
         taken = {chosen.number for chosen in found if chosen is not None}
         for column, chosen in enumerate(found):
@@ -174,25 +174,25 @@ class StreamReader:
         for piece in pieces:
             yield from self.reader.read(piece)
 
-    def _picture(self, row: int, column: int) -> Chosen | None:
+    def _pair_at(self, row: int, column: int) -> Chosen | None:
         """The pair in this place of the window's table; None if it is broken."""
         place = int(self.table[row, column])
         sample = self.content[place]
         if sample is None:
             return None
         try:
-            picture = decode_image(sample.image)
+            image = decode_image(sample.image)
         # Only decoding shows that an image is broken whose bytes are as they were written.
         except ImageError as error:
             self._lose(place, self.shards.pair_name(int(self.numbers[place])), str(error))
             return None
-        return Chosen(int(self.numbers[place]), sample, self.to_pixels(picture))
+        return Chosen(int(self.numbers[place]), sample, self.to_pixels(image))
 
     def _stand_in(self, row: int, column: int, taken: set[int]) -> Chosen:
         """The first good pair that the batch does not have yet; a second time if there is none."""
         twice: Chosen | None = None
         for there in stand_ins(*self.table.shape, row, column):
-            chosen = self._picture(*there)
+            chosen = self._pair_at(*there)
             if chosen is not None and chosen.number not in taken:
                 return chosen
             twice = twice or chosen
@@ -291,12 +291,12 @@ class StreamGroup:
                 counts[which] += cut
         return Batch(torch.stack([one.pixels_3HW for one in chosen]), **texts)
 
-    def _pixels(self, picture: Image.Image) -> torch.Tensor:
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
         """Exactly what `TrainingPairs` makes of the same file, or of a drawn world's values."""
         # Exactly what `TrainingPairs` makes of a world's values, bit by bit.
         if self.shards.pictures == "values":
-            return pixels(self.clip, np.array(picture)[None])[0]
-        return pixels(self.clip, [picture])[0]
+            return pixels(self.clip, np.array(image)[None])[0]
+        return pixels(self.clip, [image])[0]
 
     def _long(self, epoch: int, one: Chosen, counts: Counter) -> str:
         texts = one.sample.texts
