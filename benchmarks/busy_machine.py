@@ -30,7 +30,8 @@ from collections.abc import Iterator
 FINE_TUNING = """
 import dataclasses
 import longclip_lab as ll
-recipe = dataclasses.replace(ll.recipes.longclip("tiny"), steps=8, warmup_steps=2, siblings=1)
+recipe = ll.recipes.longclip("tiny")
+recipe = dataclasses.replace(recipe, steps=8, warmup_steps=2, hard_negative_group=1)
 run = ll.train(ll.stretch(ll.load("tiny")), recipe, ll.world.pairs(1000), progress=False)
 ll.evaluate(run.model, "world/short-retrieval")
 """

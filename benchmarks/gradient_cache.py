@@ -43,8 +43,7 @@ from open_clip_train.train import train_one_epoch
 from longclip_lab import models, training, world
 from longclip_lab.errors import LabWarning
 from longclip_lab.models import Clip
-from longclip_lab.training.data import Batch, Texts, TrainingPairs
-from longclip_lab.training.gradient_cache import micro_batches
+from longclip_lab.training.data import Batch, TokenBatch, TrainingPairs
 from longclip_lab.training.loop import Loop
 
 WAYS = ("whole", "cached", "open_clip")
@@ -57,7 +56,7 @@ def recipe_of(batch: int, micro: int | None) -> training.Recipe:
     return training.Recipe(
         name="gradient-cache", objective="long", captions="long", label_smoothing=0.0,
         batch_size=batch, steps=2, warmup_steps=0, learning_rate=1e-30, weight_decay=0.0,
-        text_parts=1, micro_batch=micro,
+        length_buckets=1, micro_batch=micro,
     )  # fmt: skip
 
 
@@ -71,7 +70,7 @@ def batch_of(clip: Clip, size: int) -> Batch:
     ids_BT = torch.randint(1, vocabulary - 2, (size, clip.context_length))
     ids_BT[:, -1] = vocabulary - 1
     lengths_B = torch.full((size,), clip.context_length)
-    return Batch(pixels_B3HW, Texts(ids_BT, lengths_B, torch.arange(size)), None)
+    return Batch(pixels_B3HW, TokenBatch(ids_BT.flatten(), lengths_B, torch.arange(size)), None)
 
 
 def ours(clip: Clip, micro: int | None) -> Callable[[Batch], None]:
@@ -89,7 +88,8 @@ def theirs(clip: Clip, micro: int) -> Callable[[Batch], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
 
     def step(batch: Batch) -> None:
-        parts = [(part.pixels_B3HW, part.long.ids_BT) for part in micro_batches(batch, micro)]
+        cut = [batch.rows(start, start + micro) for start in range(0, batch.pairs, micro)]
+        parts = [(part.pixels_B3HW, part.long.padded(0)) for part in cut]
         loader = _Loader(parts)
         arguments = SimpleNamespace(
             device="cpu", precision="fp32", distill=False, accum_freq=len(parts), horovod=False,

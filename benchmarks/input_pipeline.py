@@ -65,7 +65,11 @@ def photographs(count: int, folder: Path) -> Pairs:
 def ours(clip: Clip, shards: ShardSet, batch: int, workers: int) -> Iterator[torch.Tensor]:
     """The pictures of an epoch, batch by batch."""
     recipe = replace(
-        training.longclip("tiny"), batch_size=batch, siblings=1, workers=workers, lanes=SHARDS
+        training.longclip("tiny"),
+        batch_size=batch,
+        hard_negative_group=1,
+        workers=workers,
+        num_streams=SHARDS,
     )
     pairs = StreamedPairs(clip, shards, recipe)
     for got in pairs.batches(0, len(pairs) // batch):
@@ -111,7 +115,9 @@ def steps_per_second(clip: Clip, batch: Batch) -> float:
 
 def step_rates(clip: Clip, shards: ShardSet) -> dict[str, float]:
     """Pairs a second of two models' steps."""
-    recipe = replace(training.longclip("tiny"), batch_size=8, siblings=1, lanes=SHARDS)
+    recipe = replace(
+        training.longclip("tiny"), batch_size=8, hard_negative_group=1, num_streams=SHARDS
+    )
     photographed = next(iter(StreamedPairs(clip, shards, recipe).batches(0, 1)))
     tiny = models.stretch(models.load("tiny"))
     drawn = TrainingPairs(tiny, world.pairs(128, seed=world.TRAIN_SEED))

@@ -5,8 +5,9 @@
     python benchmarks/locked_tower.py --tower ViT-B/16 --pairs 32 --batch 16 --repetitions 1
 
 Both sides train the same steps in one run, alternating: texts drawn, text tower, loss, backward,
-AdamW; the only difference is `store_features`. The world's texts go through the world's BERT on
-both towers; the weights of ViT-B/16 are random, which costs no other time. Prints one JSON object:
+AdamW; the only difference is `cache_image_features`. The world's texts go through the world's
+BERT on both towers; the weights of ViT-B/16 are random, which costs no other time. Prints one JSON
+object:
 `step_ratio` is of median step times, waiting for pictures included, and both losses must agree;
 `picture_ratio` is of the picture side alone, an epoch of features read against made. How far the
 first falls behind the second is the text tower's share, which nothing here saves: a tiny text tower
@@ -54,7 +55,7 @@ def picture_seconds(
         for rows in sampler:
             pictures = pairs.pictures(rows)
             which = {"stored_BS": pictures} if stored is not None else {"pixels_B3HW": pictures}
-            towers.image_side(Batch(**{"pixels_B3HW": None, **which}, long=None, short=None))
+            towers.image_features(Batch(**{"pixels_B3HW": None, **which}, long=None, short=None))
     return time.perf_counter() - began
 
 
@@ -99,7 +100,7 @@ def main() -> None:
         losses: dict[bool, list[float]] = {}
         for _ in range(options.repetitions):
             for stores in (True, False):
-                how = replace(recipe, store_features=stores)
+                how = replace(recipe, cache_image_features=stores)
                 store = Path(folder) / "store"
                 run = training.train(clip, how, data, progress=False, features=store)
                 seconds[stores] += step_seconds(run)

@@ -68,7 +68,7 @@ def main() -> None:
     torch.manual_seed(0)
     (known, flops), (predicted, other_flops) = (built(**sizes) for sizes in SIZES.values())
     seconds, other_seconds = step_seconds([known, predicted])
-    recipe = replace(recipe_for("lotlip", "paper", data="100M"), store_features=False)
+    recipe = replace(recipe_for("lotlip", "paper", data="100M"), cache_image_features=False)
     lotlip = plan(recipe, "A100:8", 100_000_000)
     both_padded = replace(recipe_for("longclip", "paper", "paper"), grad_checkpointing=False)
     longclip = plan(both_padded, "A100:8", 1_245_901, "ViT-B-16", long_tokens=248, short_tokens=248)
@@ -77,12 +77,8 @@ def main() -> None:
             {
                 "benchmark": "plan",
                 "predicted_over_measured_step": other_flops / flops * seconds / other_seconds,
-                "utilisation_implied_by_lotlip": lotlip.utilisation
-                * lotlip.gpu_days
-                / LOTLIP_GPU_DAYS,
-                "utilisation_implied_by_longclip": longclip.utilisation
-                * longclip.hours
-                / LONGCLIP_HOURS,
+                "utilisation_implied_by_lotlip": lotlip.mfu * lotlip.gpu_days / LOTLIP_GPU_DAYS,
+                "utilisation_implied_by_longclip": longclip.mfu * longclip.hours / LONGCLIP_HOURS,
             }
         )
     )

@@ -30,11 +30,11 @@ from longclip_lab.training.plan import (
     GPUS,
     LONGCLIP_TIME,
     LOTLIP_TIME,
+    MFU,
     PAPERS_RATE,
     RESTART_MINUTES,
     SPOT_HOURS,
     SPOT_PRICE,
-    UTILISATION,
     Plan,
     PublishedTime,
 )
@@ -48,7 +48,7 @@ TIMES = 5
 COMMAND = re.compile(r"^#   longclip-lab (plan .*)$", re.MULTILINE)
 OF_PAPERS = {
     "plan longclip --preset paper --gpus A100:8": LONGCLIP_TIME,
-    "plan lotlip --data-scale 100M --no-store-features --gpus A100:32": LOTLIP_TIME,
+    "plan lotlip --dataset-size 100M --no-cache-image-features --gpus A100:32": LOTLIP_TIME,
 }
 
 
@@ -90,7 +90,7 @@ def beside_the_papers() -> str:
 
 def _published_row(command: str, told: PublishedTime) -> list[str]:
     one = planned(command)
-    implied = one.utilisation * one.hours * one.count / told.gpu_hours
+    implied = one.mfu * one.hours * one.count / told.gpu_hours
     return [
         f"{told.what.partition(':')[0]}<br>`longclip-lab {command}`",
         _gpu_time(told.gpu_hours),
@@ -109,7 +109,7 @@ def _gpu_time(gpu_hours: float) -> str:
 
 def of_the_tasks() -> str:
     """What every task takes."""
-    heads = ["task", "machines", "GB a GPU", "operations", f"at {UTILISATION:.0%} of the peak",
+    heads = ["task", "machines", "GB a GPU", "operations", f"at {MFU:.0%} of the peak",
              f"at the papers' {PAPERS_RATE:g} pairs a second", "the latter on spot"]  # fmt: skip
     rows = []
     for name, one in task_plans().items():
@@ -131,7 +131,7 @@ def of_the_tasks() -> str:
 def on_other_gpus(task: str) -> str:
     """The same run on as many GPUs of every kind."""
     one = replace(task_plans()[task], spot=False)
-    heads = ["GPUs", "GB", "micro-batch that fits", f"at {UTILISATION:.0%} of the peak",
+    heads = ["GPUs", "GB", "micro-batch that fits", f"at {MFU:.0%} of the peak",
              f"at the papers' {PAPERS_RATE:g} pairs a second", "dollars an hour"]  # fmt: skip
     rows = []
     for name, gpu in GPUS.items():
@@ -167,8 +167,8 @@ def assumed() -> str:
     prices = ", ".join(f"{gpu.name} {gpu.dollars:.2f}" for gpu in GPUS.values())
     return "\n".join(
         [
-            f"- {UTILISATION:.0%} of the dense bfloat16 peak, if pictures arrive in time "
-            "(`--utilisation`, `--arriving`)",
+            f"- {MFU:.0%} of the dense bfloat16 peak, if pictures arrive in time "
+            "(`--mfu`, `--data-throughput`)",
             f"- dollars a GPU hour on demand: {prices}; spot {SPOT_PRICE:.0%} of it (`--dollars`, "
             "`--spot`)",
             f"- a spot machine is taken away every {SPOT_HOURS:g} hours; {RESTART_MINUTES:g} "

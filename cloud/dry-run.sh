@@ -28,7 +28,7 @@ say longclip-lab data shard "$folder/shards" --data world --pairs 64 --tokenizer
 say longclip-lab data check "$folder/shards"
 
 train=(train longclip --data shards --root "$folder/shards" --steps "$steps" --warmup-steps 2
-  --batch-size 16 --siblings 1 --checkpoint-every 1000 --out "$folder/run" --resume)
+  --batch-size 16 --hard-negative-group 1 --checkpoint-every 1000 --out "$folder/run" --resume)
 
 # One machine with two "GPUs", stopped once it has taken a few steps.
 # (Started without a shell around it, so that the signal reaches the script.)

@@ -30,6 +30,7 @@ from longclip_lab.commands import (
 from longclip_lab.commands_data import Data, Recaption
 from longclip_lab.commands_evaluation import Eval, Table
 from longclip_lab.commands_training import PlanRun, Train, default_options
+from longclip_lab.constants import refuse_renamed
 from longclip_lab.errors import LabError, LabWarning, Numbers, PeerLostError, StoppedError
 
 BAD_INPUT, INTERRUPTED, STOPPED, PEER_LOST = 2, 130, 75, 69
@@ -147,15 +148,16 @@ def _complain(message: str, code: int) -> int:
 
 
 def _parse(arguments: list[str]) -> Any:
+    refuse_renamed(arguments, flags=True)
     # The defaults of a recipe depend on the method and three options: these are read first.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--scale", default="tiny")
     first.add_argument("--preset", default="repository")
-    first.add_argument("--data-scale", default="3M")
+    first.add_argument("--dataset-size", default="3M")
     chosen, _ = first.parse_known_args(arguments)
     named = arguments[:1] == ["train"] and len(arguments) > 1 and not arguments[1].startswith("-")
     method = arguments[1] if named else "longclip"
-    options = default_options(method, chosen.scale, chosen.preset, chosen.data_scale)
+    options = default_options(method, chosen.scale, chosen.preset, chosen.dataset_size)
     train = Train(method=tyro.MISSING, recipe=options)
     command = tyro.cli(
         Annotated[Quickstart, subcommand("quickstart")]

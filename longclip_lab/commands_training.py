@@ -12,7 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from longclip_lab.commands import Files, load_model, readable_data, say
 from longclip_lab.errors import COUNT, MANY, NOT_NEGATIVE, POSITIVE, PROCESSES, SHARE, LabError
 from longclip_lab.files import to_json
-from longclip_lab.training.recipes import METHODS, DataScale, Preset, Recipe, Scale, recipe_for
+from longclip_lab.training.recipes import METHODS, DatasetSize, Preset, Recipe, Scale, recipe_for
 
 if TYPE_CHECKING:
     from longclip_lab.training.plan import Plan
@@ -25,7 +25,7 @@ TrainingData = Literal["world", "coco", "dreamlip", "lotlip", "sharegpt4v", "sha
 
 @dataclass(frozen=True)
 class RecipeOptions(Recipe):
-    """Fields of longclip_lab.training.Recipe; the method, --scale, --preset and --data-scale set
+    """Fields of longclip_lab.training.Recipe; the method, --scale, --preset and --dataset-size set
     the defaults shown."""
 
     def __post_init__(self) -> None:
@@ -45,10 +45,10 @@ def default_options(
     method: str = "longclip",
     scale: Scale = "tiny",
     preset: Preset = "repository",
-    data_scale: DataScale = "3M",
+    dataset_size: DatasetSize = "3M",
 ) -> RecipeOptions:
     """The preset of `recipe_for` as options."""
-    return RecipeOptions(**asdict(recipe_for(method, scale, preset, data_scale)))
+    return RecipeOptions(**asdict(recipe_for(method, scale, preset, dataset_size)))
 
 
 @dataclass(kw_only=True)
@@ -78,7 +78,7 @@ class Train(Files):
     """Size of the run; sets the recipe's defaults."""
     preset: Preset = "repository"
     """longclip: which of the two published settings; sets the recipe's defaults."""
-    data_scale: DataScale = "3M"
+    dataset_size: DatasetSize = "3M"
     """The others, at paper scale: which of LoTLIP's published data scales; sets the defaults."""
     data: TrainingData = "world"
     """The world's training set, a folder in COCO's layout, long captions as published, or shards:
@@ -103,7 +103,7 @@ class Train(Files):
     recipe: OmitArgPrefixes[RecipeOptions] = field(default_factory=default_options)
 
     def run(self) -> None:
-        default = recipe_for(self.method, self.scale, self.preset, self.data_scale)
+        default = recipe_for(self.method, self.scale, self.preset, self.dataset_size)
         recipe = self.recipe.checked(default)
         if self.dry_run and "WORLD_SIZE" in os.environ:
             raise LabError("A dry run takes one process; --processes says how many there will be.")
@@ -233,7 +233,7 @@ class PlanRun:
     """Size of the run."""
     preset: Preset = "repository"
     """longclip: which of the two published settings."""
-    data_scale: DataScale = "3M"
+    dataset_size: DatasetSize = "3M"
     """The others: which of LoTLIP's published data scales."""
     model: str = "ViT-B-16"
     """longclip: the open_clip architecture that is fine-tuned."""
@@ -243,7 +243,7 @@ class PlanRun:
     """Pairs of a process at a time (gradient caching)."""
     batch_size: Annotated[int, COUNT] | None = None
     """Pairs in a global batch; by default the recipe's."""
-    store_features: bool = True
+    cache_image_features: bool = True
     """Whether a locked tower's features are stored, as the recipe has it."""
     sharding: Literal["none", "full"] = "none"
     """full: weights, gradients and moments are shared out over the GPUs."""
@@ -251,9 +251,9 @@ class PlanRun:
     """Tokens of a long text on average; by default as many as the model reads."""
     short_tokens: Annotated[int, COUNT] = 32
     """Tokens of a short text on average."""
-    utilisation: Annotated[float, SHARE] | None = None
+    mfu: Annotated[float, SHARE] | None = None
     """Share of the peak that is reached; by default 0.30."""
-    arriving: Annotated[float, POSITIVE] | None = None
+    data_throughput: Annotated[float, POSITIVE] | None = None
     """Pairs a second that reach each GPU, where that was measured; by default as many as it can
     take."""
     spot: bool = False
@@ -279,16 +279,16 @@ class PlanRun:
         """The plan that these options ask for."""
         from longclip_lab.training import plan as planning
 
-        recipe = recipe_for(self.method, self.scale, self.preset, self.data_scale)
+        recipe = recipe_for(self.method, self.scale, self.preset, self.dataset_size)
         changes = {"micro_batch": self.micro_batch, "batch_size": self.batch_size}
         recipe = replace(
             recipe,
-            store_features=self.store_features,
+            cache_image_features=self.cache_image_features,
             sharding=self.sharding,
             **{name: v for name, v in changes.items() if v is not None},
         )
         tuned = self.method == "longclip"
-        given = (self.pairs, recipe.pairs, SHAREGPT4V if tuned else PAIRS[self.data_scale])
+        given = (self.pairs, recipe.pairs, SHAREGPT4V if tuned else PAIRS[self.dataset_size])
         pairs = next(number for number in given if number is not None)
         return planning.plan(
             recipe,
@@ -297,8 +297,8 @@ class PlanRun:
             self.model if tuned else None,
             self.long_tokens,
             self.short_tokens,
-            planning.UTILISATION if self.utilisation is None else self.utilisation,
+            planning.MFU if self.mfu is None else self.mfu,
             self.dollars,
-            self.arriving,
+            self.data_throughput,
             self.spot,
         )

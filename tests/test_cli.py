@@ -95,7 +95,7 @@ def test_help_shows_the_defaults_of_the_scale(scale, batch, capsys):
 
 def test_help_shows_the_defaults_of_the_method(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "lotlip", "--scale", "paper", "--data-scale", "100M", "--help"])
+        main(["train", "lotlip", "--scale", "paper", "--dataset-size", "100M", "--help"])
     assert "(default: 16384)" in capsys.readouterr().out
 
 
@@ -171,7 +171,7 @@ def test_epochs_stand_in_for_the_steps_of_the_scale(model_folder, tmp_path, caps
         ("train shortclip", "no method 'shortclip'"),
         ("train lotlpi --steps 3", "Did you mean lotlip"),
         ("train --steps 3 lotlip", "Name the method first"),
-        ("train lotlip --data-scale 4M", "no data scale '4M'"),
+        ("train lotlip --dataset-size 4M", "no data scale '4M'"),
         ("train lotlip --num-corner -1", "num_corner must be a whole number from 0"),
         ("train lotlip --text-tower minilm --token-limit 999", "does not fit the 512 positions"),
         ("train lotlip --data dreamlip", "--root DIR"),
@@ -305,7 +305,10 @@ def test_every_number_of_a_recipe_has_a_range():
         ("plan longclip --pairs 0", "--pairs must be a whole number from 1 to 10^12; came 0"),
         ("plan longclip --pairs -5", "--pairs"),
         ("plan longclip --dollars nan --json", "--dollars must be a finite number, at least 0"),
-        ("plan longclip --arriving inf", "--arriving must be a finite number, above 0"),
+        (
+            "plan longclip --data-throughput inf",
+            "--data-throughput must be a finite number, above 0",
+        ),
         ("plan longclip --batch-size 1 --gpus A100", "batch_size must be a whole number from 2"),
         ("train longclip --batch-size 1", "batch_size must be a whole number from 2"),
         ("train longclip --processes 0", "--processes must be a whole number from 1 to 1,024"),

@@ -53,7 +53,7 @@ def trained_by(path):
     """The recipe that a task's training command makes, and its options."""
     (command,) = commands(path)
     assert isinstance(command, Train)
-    default = recipe_for(command.method, command.scale, command.preset, command.data_scale)
+    default = recipe_for(command.method, command.scale, command.preset, command.dataset_size)
     return command, command.recipe.checked(default)
 
 
@@ -101,10 +101,10 @@ def test_a_task_trains_and_can_be_started_again(path):
     assert command.out == Path("/bucket/runs") / path.stem
     assert command.data == "shards"
     # A batch has as many pairs from every lane, and a process reads whole lanes.
-    assert recipe.batch_size % recipe.lanes == recipe.lanes % gpus_of(task) == 0
+    assert recipe.batch_size % recipe.num_streams == recipe.num_streams % gpus_of(task) == 0
     # In a window of two rows hardly anything is shuffled.
-    assert recipe.shuffle_window >= 4 * recipe.batch_size // recipe.lanes
-    assert not recipe.lock_image or not recipe.store_features
+    assert recipe.shuffle_buffer >= 4 * recipe.batch_size // recipe.num_streams
+    assert not recipe.lock_image or not recipe.cache_image_features
     spot = task["resources"]["use_spot"]
     assert spot == ("spot" in path.stem)
     assert not spot or "job_recovery" in task["resources"]
@@ -119,9 +119,9 @@ def test_the_plan_in_its_head_is_of_the_same_run_and_fits(path):
     assert isinstance(planned, PlanRun)
     command, recipe = trained_by(path)
     assert planned.gpus == f"A100:{gpus_of(task)}"
-    assert (planned.method, planned.data_scale) == (command.method, command.data_scale)
+    assert (planned.method, planned.dataset_size) == (command.method, command.dataset_size)
     assert planned.micro_batch == recipe.micro_batch
-    assert planned.store_features == recipe.store_features
+    assert planned.cache_image_features == recipe.cache_image_features
     assert planned.sharding == recipe.sharding
     assert planned.spot == task["resources"]["use_spot"]
     if command.method == "longclip":

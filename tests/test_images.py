@@ -26,7 +26,7 @@ from longclip_lab.models.encoding import pictures_hash
 from longclip_lab.recaptioning import open_folder
 from longclip_lab.recaptioning.run import decoded_content, picture_runs
 from longclip_lab.training import Recipe
-from longclip_lab.training.features import stored_features
+from longclip_lab.training.data import stored_features
 from longclip_lab.training.streaming import StreamedPairs
 from longclip_lab.views.html import picture
 
@@ -379,7 +379,7 @@ def test_every_room_reads_the_same_pixels(odd_folder, clip, tmp_path):
     for sample, values in zip(shards.samples(0), expected * 2, strict=True):
         np.testing.assert_array_equal(np.asarray(decode_image(sample.image)), values)
     recipe = Recipe(
-        batch_size=10, steps=2, warmup_steps=0, captions="long", lanes=1, shuffle_window=20
+        batch_size=10, steps=2, warmup_steps=0, captions="long", num_streams=1, shuffle_buffer=20
     )
     batches = StreamedPairs(clip, shards, recipe).batches(0, 2)
     rows = {tuple(row.flatten().tolist()) for batch in batches for row in batch.pixels_B3HW}

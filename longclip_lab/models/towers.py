@@ -181,14 +181,23 @@ def encode_packed(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     Gradients flow as there. Runs the parts of the blocks, not the blocks: hooks on these are not
     called, and what works by them, FSDP2 and gradient checkpointing, does not.
     """
-    tower = text_tower(model)
     lengths_B = end_positions(model, tokens_BT) + 1
-    order_B = lengths_B.argsort(stable=True)
-    lengths_B = lengths_B[order_B]
     used_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device) < lengths_B.unsqueeze(1)
+    return encode_ragged(model, tokens_BT[used_BT], lengths_B)
+
+
+def encode_ragged(model: nn.Module, ids_P: torch.Tensor, lengths_B: torch.Tensor) -> torch.Tensor:
+    """As `encode_packed`, for texts that are laid end to end already: P tokens, B lengths."""
+    tower = text_tower(model)
+    # Texts of one length stand together, so that attention takes them in one call.
+    order_B = lengths_B.argsort(stable=True)
+    texts = ids_P.split(lengths_B.tolist())
+    ids_P, lengths_B = torch.cat([texts[row] for row in order_B.tolist()]), lengths_B[order_B]
+    starts_B = lengths_B.cumsum(0) - lengths_B
+    positions_P = torch.arange(len(ids_P), device=ids_P.device)
+    positions_P = positions_P - starts_B.repeat_interleave(lengths_B)
     dtype = tower.transformer.get_cast_dtype()
-    states_PW = tower.token_embedding(tokens_BT[order_B][used_BT]).to(dtype)
-    positions_P = used_BT.nonzero()[:, 1]
+    states_PW = tower.token_embedding(ids_P).to(dtype)
     states_PW = states_PW + F.embedding(positions_P, tower.positional_embedding).to(dtype)
     features_BD = _features(tower, states_PW, lengths_B)
     return torch.empty_like(features_BD).index_copy_(0, order_B, features_BD)

@@ -19,25 +19,25 @@ from longclip_lab.objectives.pcm import (
 )
 from longclip_lab.objectives.registry import (
     OBJECTIVES,
-    ImageSide,
+    ImageFeatures,
+    LossConfig,
+    LossInputs,
     ObjectiveEntry,
-    Settings,
-    Step,
-    TextSide,
+    TextFeatures,
     objective_loss,
     pulls,
 )
 
 __all__ = [
     "OBJECTIVES",
-    "ImageSide",
+    "ImageFeatures",
+    "LossConfig",
+    "LossInputs",
     "LossParts",
     "LotlipParts",
     "ObjectiveEntry",
     "RankMeter",
-    "Settings",
-    "Step",
-    "TextSide",
+    "TextFeatures",
     "contrastive_loss",
     "filip_loss",
     "gather",

@@ -1,13 +1,7 @@
 """Contrastive losses: InfoNCE, SigLIP, FILIP, HN-CLIP; duplicate captions masked.
 
-Shapes: B batch of one process, G global batch, D embedding.
-
-Shapes: B batch of one process, G global batch.
-
-Shapes: B batch of one process, G global batch, R pictures judged at once, D embedding.
-
-Shapes: B batch of one process, G global batch, R rows worked on at once, P image tokens, T text
-tokens, D embedding.
+Shapes: B batch of one process, G global batch, D embedding, P image tokens, T text tokens, R rows
+worked on at once.
 """
 
 from __future__ import annotations
@@ -21,9 +15,9 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from longclip_lab.errors import LabError, NotFiniteError
-from longclip_lab.objectives.gather import gather, own_rows, pad_to_longest, total
+from longclip_lab.objectives.gather import all_reduce_loss, gather, local_rows, pad_to_longest
 
-# --- What the objectives refuse: features that no loss should ever see ---
+# --- Validation of features ---
 
 
 def check_matrix(features_BD: torch.Tensor, name: str) -> None:
@@ -38,10 +32,8 @@ def check_matrix(features_BD: torch.Tensor, name: str) -> None:
 
 
 def check_finite(**features: torch.Tensor) -> None:
-    """Raise LabError naming the first tensor with a NaN or an infinity.
-
-    One synchronisation with the device for all of them.
-    """
+    """Raise LabError naming the first tensor with a NaN or an infinity."""
+    # One synchronisation with the device for all of them.
     bad = torch.stack([(~torch.isfinite(values)).sum() for values in features.values()]).tolist()
     for name, values, count in zip(features, features.values(), bad, strict=True):
         if count:
@@ -68,7 +60,7 @@ def check_components(k: int) -> None:
         raise LabError(f"k: expected a whole number of components >= 1, got {k!r}.")
 
 
-def check_twins(same_GG: torch.Tensor, batch: int) -> None:
+def check_duplicates(same_GG: torch.Tensor, batch: int) -> None:
     """Raise LabError unless `same_GG` is a square bool mask over `batch` pairs."""
     if same_GG.dtype != torch.bool or same_GG.shape != (batch, batch):
         raise LabError(
@@ -92,9 +84,9 @@ def contrastive_loss(
     Features need not be normalised; row i of one side belongs to row i of the other.
     `logit_scale` is the factor itself, `model.logit_scale.exp()`, as in open_clip.ClipLoss.
     `same_GG` (bool, over the batch of all processes; see `same_text`) marks pairs that share
-    their text: a pair's twins are left out of its softmax, on both sides, for they are no
-    wrong answers. The diagonal is not read. Label smoothing spreads evenly over the answers
-    that remain.
+    their text: duplicates are left out of a pair's softmax, on both sides, since they are false
+    negatives. The diagonal is not read. Label smoothing spreads evenly over the answers that
+    remain.
     Returns the mean of the image-to-text and the text-to-image cross-entropy in nats, a
     scalar. Raises LabError for shapes that do not fit and for NaN features.
 
@@ -102,12 +94,16 @@ def contrastive_loss(
     >>> round(contrastive_loss(aligned, aligned, logit_scale=1.0).item(), 4)
     0.7437
     """
-    check_pairs(image_features_BD, text_features_BD, "image and text features")
-    image_GD, text_GD = gather(image_features_BD), gather(text_features_BD)
+    image_GD, text_GD = _gathered(image_features_BD, text_features_BD)
+    return symmetric_cross_entropy(image_GD, text_GD, logit_scale, label_smoothing, same_GG)
+
+
+def _gathered(image_BD: torch.Tensor, text_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both sides of the global batch, checked and normalised."""
+    check_pairs(image_BD, text_BD, "image and text features")
+    image_GD, text_GD = gather(image_BD), gather(text_BD)
     check_finite(image_features=image_GD, text_features=text_GD)
-    return symmetric_cross_entropy(
-        normalize(image_GD), normalize(text_GD), logit_scale, label_smoothing, same_GG
-    )
+    return normalize(image_GD), normalize(text_GD)
 
 
 def symmetric_cross_entropy(
@@ -117,11 +113,11 @@ def symmetric_cross_entropy(
     label_smoothing: float,
     same_GG: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Both cross-entropies of the scaled inner products, averaged; features as they are.
-
-    Of gathered features a process judges its own B rows, and the results are added up.
-    """
-    rows = own_rows(image_GD)
+    """Both cross-entropies of the scaled inner products, averaged; features as they are."""
+    # A process takes its own B rows of the G x G logits, and the losses are added up: so no
+    # process holds the whole table.
+    rows = local_rows(image_GD)
+    # bfloat16 has 8 bits: logits of 100 times a cosine would be whole numbers.
     with torch.autocast(image_GD.device.type, enabled=False):
         to_text_BG = logit_scale * (image_GD[rows] @ text_GD.mT)
         alone = len(to_text_BG) == len(text_GD)
@@ -138,20 +134,20 @@ def cross_entropy_both_ways(
 ) -> torch.Tensor:
     """The mean of two cross-entropies whose right answers are on the diagonal, of all processes.
 
-    Rows of `to_text_BG` are pictures that choose among texts, rows of `to_image_BG` texts that
-    choose among pictures: those of `own_rows`. `same_GG`: see `contrastive_loss`.
+    Rows of `to_text_BG` are images that choose among texts, rows of `to_image_BG` texts that
+    choose among images: those of `local_rows`. `same_GG`: see `contrastive_loss`.
     """
     batch, answers = to_text_BG.shape
     right_B = torch.arange(answers, device=to_text_BG.device)[rows]
-    twins_BG = None
+    duplicates_BG = None
     if same_GG is not None:
-        check_twins(same_GG, answers)
-        twins_BG = same_GG[rows].to(to_text_BG.device).scatter(1, right_B[:, None], False)
+        check_duplicates(same_GG, answers)
+        duplicates_BG = same_GG[rows].to(to_text_BG.device).scatter(1, right_B[:, None], False)
     both = sum(
-        _cross_entropy(logits_BG, right_B, label_smoothing, twins_BG)
+        _cross_entropy(logits_BG, right_B, label_smoothing, duplicates_BG)
         for logits_BG in (to_text_BG, to_image_BG)
     )
-    return total(both / 2 * (batch / answers))
+    return all_reduce_loss(both / 2 * (batch / answers))
 
 
 def _cross_entropy(
@@ -163,6 +159,7 @@ def _cross_entropy(
     """Mean cross-entropy of the right answers; those of `left_out_BG` are not in the softmax."""
     if left_out_BG is None:
         return F.cross_entropy(logits_BG, right_B, label_smoothing=label_smoothing)
+    # Not by F.cross_entropy: it would smooth over the answers that are left out, at -inf.
     log_shares_BG = logits_BG.masked_fill(left_out_BG, -torch.inf).log_softmax(dim=1)
     log_right_B = log_shares_BG.gather(1, right_B[:, None])[:, 0]
     if label_smoothing == 0:
@@ -174,11 +171,12 @@ def _cross_entropy(
 
 def normalize(features_BD: torch.Tensor) -> torch.Tensor:
     """Rows of length 1, in float32 or wider. A row of zeros stays one."""
+    # In bfloat16 lengths would be off by up to a percent, and so would every cosine.
     wide_BD = features_BD if features_BD.dtype == torch.float64 else features_BD.float()
     return F.normalize(wide_BD, dim=-1)
 
 
-# --- Twins: pairs of one batch that share their text, so that neither is the other's ---
+# --- Duplicate captions: pairs of one batch that share their text (false negatives) ---
 
 
 def same_text(texts: Sequence[str], device: torch.device | str | None = None) -> torch.Tensor:
@@ -239,13 +237,11 @@ def hard_negative_loss(
     margin's size are our reading of it.
     Raises LabError for shapes that do not fit and for NaN features.
     """
-    check_pairs(image_features_BD, text_features_BD, "image and text features")
-    image_GD, text_GD = gather(image_features_BD), gather(text_features_BD)
-    check_finite(image_features=image_GD, text_features=text_GD)
-    image_GD, text_GD = normalize(image_GD), normalize(text_GD)
-    rows = own_rows(image_GD)
+    image_GD, text_GD = _gathered(image_features_BD, text_features_BD)
+    rows = local_rows(image_GD)
     own_B1 = torch.arange(len(image_GD), device=image_GD.device)[rows, None]
     with torch.autocast(image_GD.device.type, enabled=False):
+        # Detached: the margin says how hard a negative is, it does not push texts apart.
         alike_BG = (text_GD[rows] @ text_GD.mT).detach().scatter(1, own_B1, 0)
         both_BG = [
             logit_scale * (asking_GD[rows] @ answers_GD.mT + margin * alike_BG)
@@ -267,14 +263,14 @@ def sigmoid_loss(
     logit_bias: torch.Tensor | float,
     same_GG: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Every pair judged by itself (SigLIP, Zhai et al. 2023, section 3.2), as a scalar in nats.
+    """A binary classification of every pair (SigLIP, Zhai et al. 2023, section 3.2), in nats.
 
-    - 1/G times the sum over images i and texts j of log sigmoid(z_ij (scale x_i . y_j + bias)),
+    The mean over images i of the sum over texts j of -log sigmoid(z_ij (scale x_i . y_j + bias)),
     z_ij = 1 for pairs that belong together and -1 for all others. Scale and bias are trained; the
-    paper starts them at 10 and -10, so that the many negatives do not swamp the start.
-    Features need not be normalised. `same_GG`: twins count neither as right nor as wrong.
+    paper starts them at 10 and -10, so that the many negatives do not swamp the start. Features
+    need not be normalised. `same_GG`: duplicates count neither as positives nor as negatives.
 
-    A process judges its own pictures against all texts, in chunks that are computed again for the
+    A process takes its own images against all texts, in chunks that are computed again for the
     gradient: there is never a table of G x G logits (section 3.3, with a gather of the texts
     instead of the paper's ring).
     Raises LabError for shapes that do not fit and for NaN features.
@@ -289,22 +285,22 @@ def sigmoid_loss(
     sums_G = gather(image_features_BD.detach().float().sum(dim=1))
     check_finite(image_features=sums_G, text_features=text_GD)
     image_BD, text_GD = normalize(image_features_BD), normalize(text_GD)
-    mine_B = torch.arange(len(text_GD), device=text_GD.device)[own_rows(text_GD)]
-    twins_BG = None
+    mine_B = torch.arange(len(text_GD), device=text_GD.device)[local_rows(text_GD)]
+    duplicates_BG = None
     if same_GG is not None:
-        check_twins(same_GG, len(text_GD))
-        twins_BG = same_GG[own_rows(text_GD)].to(text_GD.device)
+        check_duplicates(same_GG, len(text_GD))
+        duplicates_BG = same_GG[local_rows(text_GD)].to(text_GD.device)
     size = max(1, JUDGED_AT_ONCE // len(text_GD))
     share = image_BD.new_zeros(())
     for start in range(0, len(image_BD), size):
         rows = slice(start, start + size)
-        twins_RG = None if twins_BG is None else twins_BG[rows]
-        chunk = (image_BD[rows], text_GD, mine_B[rows], logit_scale, logit_bias, twins_RG)
+        duplicates_RG = None if duplicates_BG is None else duplicates_BG[rows]
+        chunk = (image_BD[rows], text_GD, mine_B[rows], logit_scale, logit_bias, duplicates_RG)
         if size >= len(image_BD):
             share = share + _judged(*chunk)
         else:
             share = share + checkpoint(_judged, *chunk, use_reentrant=False)
-    return total(share / len(text_GD))
+    return all_reduce_loss(share / len(text_GD))
 
 
 def _judged(
@@ -313,15 +309,16 @@ def _judged(
     own_R: torch.Tensor,
     logit_scale: torch.Tensor | float,
     logit_bias: torch.Tensor | float,
-    twins_RG: torch.Tensor | None,
+    duplicates_RG: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The sum over pairs of R pictures and all texts; `own_R` are the right ones."""
+    """The sum over pairs of R images and all texts; `own_R` are the right ones."""
     with torch.autocast(image_RD.device.type, enabled=False):
+        # Equation of section 3.2: z_ij times the logit, through log sigmoid.
         logits_RG = logit_scale * (image_RD @ text_GD.mT) + logit_bias
         right_RG = torch.zeros_like(logits_RG, dtype=torch.bool).scatter(1, own_R[:, None], True)
         losses_RG = -F.logsigmoid(torch.where(right_RG, logits_RG, -logits_RG))
-        if twins_RG is not None:
-            losses_RG = losses_RG.masked_fill(twins_RG & ~right_RG, 0)
+        if duplicates_RG is not None:
+            losses_RG = losses_RG.masked_fill(duplicates_RG & ~right_RG, 0)
         return losses_RG.sum()
 
 
@@ -341,7 +338,7 @@ def filip_loss(
     """Contrastive loss over token-wise similarities (FILIP, Yao et al. 2022, section 3.1).
 
     Image to text: every image token is compared with its most similar text token, and the mean
-    over image tokens is the similarity of picture and text (equations 3 and 4); text to image:
+    over image tokens is the similarity of image and text (equations 3 and 4); text to image:
     the other way round, over the tokens of the text that `text_mask_BT` (bool) marks. The result
     is the mean of both cross-entropies, a scalar in nats. The paper's reduction of tokens to the
     top 25% before they are gathered is a saving that we leave out.
@@ -362,7 +359,7 @@ def filip_loss(
             for part_RPD in image_GPD.split(ROWS_AT_ONCE)
         ]
         of_image_GG, of_text_GG = (torch.cat(part) for part in zip(*rows, strict=True))
-        own = own_rows(image_GPD)
+        own = local_rows(image_GPD)
         to_text_BG, to_image_BG = of_image_GG[own], of_text_GG.mT[own]
         return cross_entropy_both_ways(
             logit_scale * to_text_BG, logit_scale * to_image_BG, label_smoothing, same_GG, own
@@ -372,14 +369,12 @@ def filip_loss(
 def late_interaction(
     image_RPD: torch.Tensor, text_GTD: torch.Tensor, mask_GT: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How pictures look to texts and texts to pictures, both [R, G]; tokens of length 1.
-
-    First the mean over image tokens of their best text token, then the mean over text tokens of
-    their best image token.
-    """
+    """Late interaction of images and texts in both directions, both [R, G]; tokens of length 1."""
     similarity_RGPT = torch.einsum("rpd,gtd->rgpt", image_RPD, text_GTD)
+    # Equation 3: the mean over image tokens of the best text token, padding left out.
     shown = similarity_RGPT.masked_fill(~mask_GT[None, :, None, :], -torch.inf)
     of_image_RG = shown.amax(dim=3).mean(dim=2)
+    # Equation 4: the mean over the text's own tokens of the best image token.
     best_RGT = similarity_RGPT.amax(dim=2).masked_fill(~mask_GT, 0)
     return of_image_RG, best_RGT.sum(dim=2) / mask_GT.sum(dim=1)
 

@@ -19,7 +19,7 @@ def gather(features_BD: torch.Tensor) -> torch.Tensor:
     Every process must bring the same B. Without a process group, or with one process, the
     features come back as they are. The backward pass sums the gradients that all processes
     send to a feature. So when every process computes the same loss on the global batch, or the
-    `total` of their shares, and the parameters' gradients are averaged over processes, as
+    `all_reduce_loss` of their shares, and the parameters' gradients are averaged over processes, as
     DistributedDataParallel and accelerate do, the result is the gradient that one process with
     the whole batch has.
     """
@@ -28,7 +28,7 @@ def gather(features_BD: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(features_BD)
 
 
-def own_rows(features_GD: torch.Tensor) -> slice:
+def local_rows(features_GD: torch.Tensor) -> slice:
     """Which rows of a gathered batch are this process's: all in one process."""
     if not _many():
         return slice(None)
@@ -36,14 +36,12 @@ def own_rows(features_GD: torch.Tensor) -> slice:
     return slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
 
 
-def total(share: torch.Tensor) -> torch.Tensor:
+def all_reduce_loss(share: torch.Tensor) -> torch.Tensor:
     """The sum over all processes of each one's share of a loss, a scalar; the same in all of them.
 
-    For losses that judge `own_rows` alone, so that no process holds a table of G x G logits.
-    Each process has its own share's gradient alone, times their number: where gradients are summed
-    by `gather` and averaged over processes, the result is that of the whole loss in one process.
+    For losses of `local_rows` alone, so that no process holds a table of G x G logits.
     """
-    return _Total.apply(share) if _many() else share
+    return _AllReduceLoss.apply(share) if _many() else share
 
 
 def pad_to_longest(values: torch.Tensor) -> torch.Tensor:
@@ -60,7 +58,7 @@ def _many() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, share: torch.Tensor) -> torch.Tensor:
         summed = share.clone()
@@ -70,6 +68,8 @@ class _Total(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        # Each process has the gradient of its own share alone. `gather` sums what all send to a
+        # feature, and data parallelism then averages over processes: hence their number.
         return grad * dist.get_world_size()
 
 
@@ -88,6 +88,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_GD: torch.Tensor) -> torch.Tensor:
+        # A feature is in the loss of every process: its gradient is the sum over all of them.
         summed_GD = grad_GD.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(summed_GD)
         return summed_GD.narrow(0, dist.get_rank() * ctx.batch, ctx.batch).contiguous()

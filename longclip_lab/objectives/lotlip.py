@@ -49,7 +49,7 @@ def lotlip_loss(
 ) -> LotlipParts:
     """LoTLIP's loss (NeurIPS 2024, section 4.3, equations 1 to 6), over the global batch.
 
-    `long_BCD` holds CLS and the m corners of one long text a picture: the sub-captions that were
+    `long_BCD` holds CLS and the m corners of one long text an image: the sub-captions that were
     drawn for it are joined to one text, they are not texts of their own. `short_BD` is the raw
     caption's CLS alone. All of them are matched with the same image feature, each among its own
     kind: corner k of a text competes with corner k of the other texts. Features need not be
@@ -71,32 +71,6 @@ def lotlip_loss(
     >>> [round(part.item(), 4) for part in (parts.total, parts.long, parts.short)]
     [2.9747, 2.231, 0.7437]
     """
-    _check(image_BD, long_BCD, short_BD, reduction)
-    image_GD = gather(image_BD)
-    # One collective for all text features of a text.
-    long_GCD = gather(long_BCD.flatten(1)).unflatten(1, long_BCD.shape[1:])
-    check_finite(image_features=image_GD, long_features=long_GCD)
-    image_GD, long_GCD = normalize(image_GD), normalize(long_GCD)
-    each_C = torch.stack([
-        symmetric_cross_entropy(image_GD, text_GD, logit_scale, label_smoothing, same_long_GG)
-        for text_GD in long_GCD.unbind(dim=1)
-    ])  # fmt: skip
-    short, count = torch.zeros_like(each_C[0]), len(each_C)
-    if short_BD is not None:
-        short_GD = gather(short_BD)
-        check_finite(short_features=short_GD)
-        short = symmetric_cross_entropy(
-            image_GD, normalize(short_GD), logit_scale, label_smoothing, same_short_GG
-        )
-        count += 1
-    share = 1 / count if reduction == "mean" else 1.0
-    long, short = share * long_weight * each_C.sum(), share * short_weight * short
-    return LotlipParts(long + short, long, short, image_GD.new_ones(()), each_C)
-
-
-def _check(
-    image_BD: torch.Tensor, long_BCD: torch.Tensor, short_BD: torch.Tensor | None, reduction: str
-) -> None:
     if reduction not in get_args(Reduction):
         known = get_args(Reduction)
         raise LabError(f"No reduction {reduction!r}. {suggest(reduction, known)}")
@@ -108,3 +82,27 @@ def _check(
     check_pairs(image_BD, long_BCD[:, 0], "image and long caption features")
     if short_BD is not None:
         check_pairs(image_BD, short_BD, "image and short caption features")
+    image_GD = gather(image_BD)
+    # One collective for all text features of a text.
+    long_GCD = gather(long_BCD.flatten(1)).unflatten(1, long_BCD.shape[1:])
+    check_finite(image_features=image_GD, long_features=long_GCD)
+    image_GD, long_GCD = normalize(image_GD), normalize(long_GCD)
+    # Equations 4 to 6, both directions, term by term: the global feature t_g (CLS) and each corner
+    # t_ck against the same image feature v.
+    each_C = torch.stack([
+        symmetric_cross_entropy(image_GD, text_GD, logit_scale, label_smoothing, same_long_GG)
+        for text_GD in long_GCD.unbind(dim=1)
+    ])  # fmt: skip
+    short, count = torch.zeros_like(each_C[0]), len(each_C)
+    if short_BD is not None:
+        # Equations 1 to 3: the raw caption against the image feature.
+        short_GD = gather(short_BD)
+        check_finite(short_features=short_GD)
+        short = symmetric_cross_entropy(
+            image_GD, normalize(short_GD), logit_scale, label_smoothing, same_short_GG
+        )
+        count += 1
+    # The paper adds m + 2 losses; its code takes their mean, a learning rate m + 2 times smaller.
+    share = 1 / count if reduction == "mean" else 1.0
+    long, short = share * long_weight * each_C.sum(), share * short_weight * short
+    return LotlipParts(long + short, long, short, image_GD.new_ones(()), each_C)

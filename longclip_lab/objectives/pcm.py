@@ -1,9 +1,15 @@
 """Primary component matching (PCM; Long-CLIP, section 3.3): the coarse image feature.
 
-Shapes: B batch, D embedding, K kept components. The work is done on whichever side of the
-centred batch is shorter: R = max(B, D) rows, C = min(B, D) columns, M = C - K dropped ones.
+A long caption says everything about an image, a short one what matters most. PCM gives the short
+one an image feature of its own: decompose the batch's image features into principal components,
+keep the k that carry most of the variance, and reconstruct. `objectives.longclip` is the loss.
 
-Shapes: B batch, D embedding, C = min(B, D) principal directions.
+In this order: the map itself, once with an exact gradient and once as in the official code; how its
+gradient is computed; and a meter that tells whether a batch can support k components at all.
+
+Shapes: B batch, D embedding, K kept components. The work is done on whichever side of the centred
+batch is shorter: R = max(B, D) rows, C = min(B, D) columns or principal directions, M = C - K
+dropped ones.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# --- Primary components: what remains of a batch of features in its k main directions ---
+# --- The coarse feature: what remains of a batch of features in its k principal directions ---
 
 
 def primary_components(features_BD: torch.Tensor, k: int) -> torch.Tensor:
@@ -56,6 +62,8 @@ def primary_components(features_BD: torch.Tensor, k: int) -> torch.Tensor:
     check_components(k)
     batch, dim = features_BD.shape
     if k >= min(batch - 1, dim):
+        # Of B features at most B - 1 centred directions exist: nothing is left out. This is what
+        # a batch of 32 per GPU does with the paper's k = 32.
         check_finite(features=features_BD)
         return features_BD.clone()
     if features_BD.device.type == "mps":
@@ -74,11 +82,14 @@ def primary_components_svd(features_BD: torch.Tensor, k: int) -> torch.Tensor:
     check_matrix(features_BD, "primary_components_svd")
     check_components(k)
     check_finite(features=features_BD)
+    # Component decomposition, F in the paper: principal directions of the centred batch.
     mean_D = features_BD.mean(dim=0)
     centred_BD = features_BD - mean_D
     centred_BD = centred_BD.to(torch.promote_types(centred_BD.dtype, torch.float32))
     _, _, directions_CD = torch.linalg.svd(centred_BD, full_matrices=False)
+    # Component filtration, E: the k most important ones.
     directions_KD = directions_CD[:k]
+    # Component reconstruction, the inverse of F.
     return centred_BD @ directions_KD.mT @ directions_KD + mean_D
 
 
@@ -97,11 +108,14 @@ class _PrimaryComponents(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features_BD: torch.Tensor, k: int) -> torch.Tensor:
         with torch.autocast(features_BD.device.type, enabled=False):
+            # Decomposition and filtration: the top-k eigenvectors of the covariance, on the shorter
+            # side of the batch.
             batch = _Centred(features_BD)
             directions = _Tridiagonal.of(batch, k) or _Eigenvectors(batch, k)
             ctx.identity = directions.lower_rank
             if ctx.identity:
                 return features_BD.clone()
+            # Reconstruction: the projection on them, and the mean.
             kept_CK = directions.kept_CK.to(batch.side_RC.dtype)
             scores_RK = batch.side_RC @ kept_CK
             ctx.side_RC, ctx.directions, ctx.scores_RK = batch.side_RC, directions, scores_RK
@@ -120,6 +134,7 @@ class _PrimaryComponents(torch.autograd.Function):
                 _as_rows(wide_BD, ctx.side_RC.shape), ctx.side_RC, ctx.directions, ctx.scores_RK
             )
             inner_BD = _as_rows(inner_RC, grad_BD.shape)
+            # Through the mean, which was taken away before the projection and added behind it.
             inner_BD += wide_BD.mean(dim=0) - inner_BD.mean(dim=0)
             return inner_BD.to(grad_BD.dtype), None
 
@@ -133,8 +148,10 @@ def _projector_gradient(
     """Gradient of X -> X P(X) with respect to X, for the incoming gradient `grad_RC`."""
     kept_CK = directions.kept_CK.to(side_RC.dtype)
     grad_RK = grad_RC @ kept_CK
+    # S V with S = Xc^T G + G^T Xc, and E V: products with K columns, never a C x C matrix.
     symmetric_CK = side_RC.mT @ grad_RK + grad_RC.mT @ scores_RK
     rotation_CK = directions.rotation(symmetric_CK.double()).to(side_RC.dtype)
+    # G P + Xc (E + E^T) = [G V + Xc E V, Xc V] [V, E V]^T, as one product.
     left_R2K = torch.cat([grad_RK + side_RC @ rotation_CK, scores_RK], dim=1)
     return left_R2K @ torch.cat([kept_CK, rotation_CK], dim=1).mT
 
@@ -182,7 +199,9 @@ class _Eigenvectors:
 
     def rotation(self, symmetric_CK: torch.Tensor) -> torch.Tensor:
         """E_i = sum over dropped j of v_j (v_j^T S_i) / (l_i - l_j), for S [C, K]."""
+        # l_i - l_j as (s_i - s_j) (s_i + s_j): the difference of squares would cancel.
         gap_MK = (self.kept_K - self.dropped_M1) * (self.kept_K + self.dropped_M1)
+        # Where the two cannot be told apart the derivative does not exist: gradient zero.
         unresolved_MK = self.kept_K - self.dropped_M1 <= self.noise
         weight_MK = self.dropped_CM.mT @ symmetric_CK / gap_MK
         return self.dropped_CM @ weight_MK.masked_fill(unresolved_MK, 0.0)
@@ -263,14 +282,6 @@ def _reflected(reflectors: tuple[Any, Any], vectors_CK: Any, transposed: str = "
     return result
 
 
-def singular_values(features_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The centred batch's singular values, ascending [C], and what rounding alone gives one; their
-    squares over B are the variances of the principal components."""
-    batch = _Centred(features_BD)
-    singular_C = torch.linalg.eigvalsh(batch.gram_CC, UPLO="L").clamp(min=0.0).sqrt()
-    return singular_C, batch.noise(singular_C[-1])
-
-
 def _lower_gram(side_RC: torch.Tensor) -> torch.Tensor:
     """The lower triangle of X^T X; what is above it has no meaning.
 
@@ -291,7 +302,7 @@ def _as_rows(matrix: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return matrix if matrix.shape == shape else matrix.mT
 
 
-# --- The rank meter: can this batch support k primary components, and do they leave anything ---
+# --- The rank meter: can this batch support k components, and do they leave anything out ---
 
 TINY = torch.finfo(torch.float32).tiny
 # Above this share of the variance the coarse feature is the feature for every practical end:
@@ -366,7 +377,9 @@ features.
     check_components(k)
     check_finite(features=features_BD)
     batch, dim = features_BD.shape
-    singular_C, noise = singular_values(normalize(features_BD).cpu())
+    centred = _Centred(normalize(features_BD).cpu())
+    singular_C = torch.linalg.eigvalsh(centred.gram_CC, UPLO="L").clamp(min=0.0).sqrt()
+    noise = centred.noise(singular_C[-1])
     rank = int((singular_C > noise).sum())
     singular_C = torch.where(singular_C > noise, singular_C, 0.0).flip(0)
     share_C = singular_C.square() / singular_C.square().sum().clamp(min=TINY)

@@ -1,13 +1,10 @@
 """Every method's loss by name, and the gradient of each with respect to the similarities.
 
-Most methods are a loss between pictures and one kind of text; with short and long captions at
-hand, both are added, as LoTLIP's Table 2 does for "LiT + long texts". What else makes a method
-(a locked tower, rewritten captions, extra tokens) happens before the loss and is named in `needs`.
+Most methods are a loss between images and one kind of text. What else makes a method (a locked
+tower, rewritten captions, extra tokens) happens before the loss and is named in `needs`.
 
 Shapes: B batch of one process, C text features of one text (CLS first), D embedding, P image
-tokens, T text tokens.
-
-Shapes: B batch, E dimension of the features that are made up here.
+tokens, T text tokens, G global batch, E dimension of made-up features.
 """
 
 from __future__ import annotations
@@ -29,27 +26,27 @@ from longclip_lab.objectives.contrastive import (
     same_identity,
     sigmoid_loss,
 )
-from longclip_lab.objectives.longclip import ComponentsOf, LossParts, Objective, longclip_loss
+from longclip_lab.objectives.longclip import LossParts, Objective, PcaScope, longclip_loss
 from longclip_lab.objectives.lotlip import Reduction, lotlip_loss
 
-# --- The whole family behind one call: every method's loss on the same features, by name ---
+# --- What a loss reads, and the entry of each method ---
 
 
 @dataclass(frozen=True)
-class ImageSide:
-    """What an image tower gives: pooled features and, where they are needed, its tokens."""
+class ImageFeatures:
+    """Output of an image tower: pooled features and, where they are needed, its patch tokens."""
 
     features_BD: torch.Tensor
     tokens_BPD: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
-class TextSide:
-    """What a text tower gives for one text a picture.
+class TextFeatures:
+    """Output of a text tower for one text per image.
 
     `features_BCD`: CLS (or EOT) first, then corners or registers. `tokens_BTD` and the bool
-    `mask_BT` for token-wise losses. `identity_B`: a number that equal texts share; given, they are
-    no negatives of each other.
+    `mask_BT` for token-wise losses. `identity_B`: a number that equal texts share; if given, they
+    are not negatives of each other.
     """
 
     features_BCD: torch.Tensor
@@ -59,7 +56,7 @@ class TextSide:
 
     @property
     def pooled_BD(self) -> torch.Tensor:
-        """The one feature that stands for the text."""
+        """CLS (or EOT), the feature that stands for the text at test time."""
         return self.features_BCD[:, 0]
 
     @property
@@ -69,31 +66,33 @@ class TextSide:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a loss may be told; each method reads what concerns it."""
+class LossConfig:
+    """Hyper-parameters of the losses; each method reads its own.
+
+    A recipe has all of these fields under the same names.
+    """
 
     short_weight: float = 1.0
     long_weight: float = 1.0
-    """LoTLIP's alone: with one text feature and m + 1 here, the baseline of m corners."""
+    """LoTLIP's: with one text feature and m + 1 here, the baseline that m corners must beat."""
     label_smoothing: float = 0.0
     k: int = 32
-    faithful: bool = False
-    """Long-CLIP's: the coarse feature as the official code makes it (see `longclip_loss`)."""
-    components_of: ComponentsOf | None = None
+    match_official: bool = False
+    pca_scope: PcaScope | None = None
     reduction: Reduction = "sum"
     margin: float = 1.0
 
 
 @dataclass(frozen=True)
-class Step:
-    """One batch as a loss sees it; scale and bias are the factors themselves."""
+class LossInputs:
+    """One batch as a loss sees it. Scale and bias are factors on the logits, not logarithms."""
 
-    image: ImageSide
-    short: TextSide | None
-    long: TextSide | None
+    image: ImageFeatures
+    short: TextFeatures | None
+    long: TextFeatures | None
     logit_scale: torch.Tensor | float
     logit_bias: torch.Tensor | float | None = None
-    settings: Settings = Settings()
+    config: LossConfig = LossConfig()
 
 
 @dataclass(frozen=True)
@@ -109,28 +108,27 @@ class ObjectiveEntry:
     about: str
     source: str
     needs: Sequence[str]
-    loss: Callable[[Step], LossParts]
+    loss: Callable[[LossInputs], LossParts]
 
 
-def objective_loss(name: str, step: Step) -> LossParts:
+def objective_loss(name: str, inputs: LossInputs) -> LossParts:
     """The loss of the method `name` on one batch.
 
-    Raises LabError for an unknown name (near ones are listed) and for what the method needs and
-    the batch does not have.
+    Raises LabError for an unknown name (near ones are listed) and for inputs that the method
+    needs and the batch does not have.
     """
     name = OLD_OBJECTIVES.get(name, name)
     if name not in OBJECTIVES:
         raise LabError(f"There is no objective {name!r}. {suggest(name, OBJECTIVES)}")
     entry = OBJECTIVES[name]
-    texts = [text for text in (step.short, step.long) if text is not None]
-    has_tokens = step.image.tokens_BPD is not None and all(
-        text.tokens_BTD is not None and text.mask_BT is not None for text in texts
-    )
+    # A method of one kind of text takes whichever there is (LoTLIP's Table 2).
+    texts = [text for text in (inputs.short, inputs.long) if text is not None]
     given = {
-        "short": step.short is not None,
-        "long": step.long is not None,
-        "tokens": has_tokens,
-        "logit_bias": step.logit_bias is not None,
+        "short": inputs.short is not None,
+        "long": inputs.long is not None,
+        "tokens": inputs.image.tokens_BPD is not None
+        and all(text.tokens_BTD is not None and text.mask_BT is not None for text in texts),
+        "logit_bias": inputs.logit_bias is not None,
     }
     lacking = [need for need in entry.needs if not given.get(need, True)]
     if lacking or not texts:
@@ -138,91 +136,82 @@ def objective_loss(name: str, step: Step) -> LossParts:
             f"The objective {name!r} needs {' and '.join(lacking) or 'short or long texts'}; the "
             "batch has none."
         )
-    return entry.loss(step)
+    return entry.loss(inputs)
 
 
-def _contrastive(step: Step, text: TextSide) -> torch.Tensor:
-    return contrastive_loss(
-        step.image.features_BD,
-        text.pooled_BD,
-        step.logit_scale,
-        step.settings.label_smoothing,
-        text.same_GG,
-    )
+# --- From a batch to each loss function ---
+
+PairLoss = Callable[[LossInputs, TextFeatures], torch.Tensor]
 
 
-def _sigmoid(step: Step, text: TextSide) -> torch.Tensor:
-    image_BD, pooled_BD = step.image.features_BD, text.pooled_BD
-    return sigmoid_loss(image_BD, pooled_BD, step.logit_scale, step.logit_bias, text.same_GG)
+def _contrastive(inputs: LossInputs, text: TextFeatures) -> torch.Tensor:
+    image_BD, smoothing = inputs.image.features_BD, inputs.config.label_smoothing
+    return contrastive_loss(image_BD, text.pooled_BD, inputs.logit_scale, smoothing, text.same_GG)
 
 
-def _late(step: Step, text: TextSide) -> torch.Tensor:
-    return filip_loss(
-        step.image.tokens_BPD,
-        text.tokens_BTD,
-        text.mask_BT,
-        step.logit_scale,
-        step.settings.label_smoothing,
-        text.same_GG,
-    )
+def _sigmoid(inputs: LossInputs, text: TextFeatures) -> torch.Tensor:
+    scale, bias = inputs.logit_scale, inputs.logit_bias
+    return sigmoid_loss(inputs.image.features_BD, text.pooled_BD, scale, bias, text.same_GG)
 
 
-def _hard_negative(step: Step, text: TextSide) -> torch.Tensor:
-    return hard_negative_loss(
-        step.image.features_BD,
-        text.pooled_BD,
-        step.logit_scale,
-        step.settings.margin,
-        step.settings.label_smoothing,
-        text.same_GG,
-    )
+def _late_interaction(inputs: LossInputs, text: TextFeatures) -> torch.Tensor:
+    tokens = inputs.image.tokens_BPD, text.tokens_BTD, text.mask_BT
+    return filip_loss(*tokens, inputs.logit_scale, inputs.config.label_smoothing, text.same_GG)
 
 
-def _of_pairs(pair_loss: Callable[[Step, TextSide], torch.Tensor]) -> Callable[[Step], LossParts]:
-    """A loss between pictures and one kind of text, for whichever kinds there are."""
+def _hard_negative(inputs: LossInputs, text: TextFeatures) -> torch.Tensor:
+    features, config = (inputs.image.features_BD, text.pooled_BD), inputs.config
+    how = config.margin, config.label_smoothing, text.same_GG
+    return hard_negative_loss(*features, inputs.logit_scale, *how)
 
-    def loss(step: Step) -> LossParts:
-        features_BD = step.image.features_BD
+
+def _of_pairs(pair_loss: PairLoss) -> Callable[[LossInputs], LossParts]:
+    """A loss between images and one kind of text, added up over the kinds that there are."""
+
+    def loss(inputs: LossInputs) -> LossParts:
+        features_BD = inputs.image.features_BD
+        # LoTLIP's Table 2 adds long texts to LiT and CLIP in this way: one more loss, weight 1.
         long, short = (
-            features_BD.new_zeros(()) if text is None else pair_loss(step, text)
-            for text in (step.long, step.short)
+            features_BD.new_zeros(()) if text is None else pair_loss(inputs, text)
+            for text in (inputs.long, inputs.short)
         )
-        total = long + step.settings.short_weight * short
+        total = long + inputs.config.short_weight * short
         return LossParts(total, long, short, features_BD.new_ones(()))
 
     return loss
 
 
-def _longclip(step: Step, objective: Objective = "longclip") -> LossParts:
-    settings = step.settings
+def _longclip(inputs: LossInputs, objective: Objective = "longclip") -> LossParts:
+    config, short = inputs.config, inputs.short
     return longclip_loss(
-        step.image.features_BD,
-        step.long.pooled_BD,
-        None if step.short is None else step.short.pooled_BD,
-        step.logit_scale,
+        inputs.image.features_BD,
+        inputs.long.pooled_BD,
+        None if short is None else short.pooled_BD,
+        inputs.logit_scale,
         objective=objective,
-        short_weight=settings.short_weight,
-        k=settings.k,
-        faithful=settings.faithful,
-        components_of=settings.components_of,
-        label_smoothing=settings.label_smoothing,
-        same_short_GG=None if step.short is None else step.short.same_GG,
+        short_weight=config.short_weight,
+        k=config.k,
+        match_official=config.match_official,
+        pca_scope=config.pca_scope,
+        label_smoothing=config.label_smoothing,
+        same_short_GG=None if short is None else short.same_GG,
     )
 
 
-def _lotlip(step: Step) -> LossParts:
-    settings = step.settings
+def _lotlip(inputs: LossInputs) -> LossParts:
+    config = inputs.config
     return lotlip_loss(
-        step.image.features_BD,
-        step.long.features_BCD,
-        step.short.pooled_BD,
-        step.logit_scale,
-        reduction=settings.reduction,
-        short_weight=settings.short_weight,
-        long_weight=settings.long_weight,
-        label_smoothing=settings.label_smoothing,
-        same_long_GG=step.long.same_GG,
-        same_short_GG=step.short.same_GG,
+        inputs.image.features_BD,
+        inputs.long.features_BCD,
+        # The raw caption is matched by its CLS alone (LoTLIP, section 4.3).
+        inputs.short.pooled_BD,
+        inputs.logit_scale,
+        reduction=config.reduction,
+        short_weight=config.short_weight,
+        long_weight=config.long_weight,
+        label_smoothing=config.label_smoothing,
+        same_long_GG=inputs.long.same_GG,
+        same_short_GG=inputs.short.same_GG,
     )
 
 
@@ -255,7 +244,7 @@ _ENTRIES = [
         "CLIP's loss over token-wise similarities: each token with its best partner.",
         "FILIP, Yao et al. 2022, section 3.1",
         ("tokens",),
-        _of_pairs(_late),
+        _of_pairs(_late_interaction),
     ),
     ObjectiveEntry(
         "laclip",
@@ -327,10 +316,10 @@ _ENTRIES = [
 OBJECTIVES = {entry.name: entry for entry in _ENTRIES}
 
 
-# --- What a loss does to a pair, read off its gradient: how hard it pulls, how hard it ---
+# --- The gradient of a loss with respect to each pair's similarity ---
 
 ONE_FEATURE = ("clip", "lit", "siglip", "laclip", "register", "hn-clip")
-"""Methods whose loss compares one feature of a picture with one of a text."""
+"""Methods whose loss compares one feature of an image with one of a text."""
 
 
 def pulls(
@@ -339,17 +328,15 @@ def pulls(
     logit_scale: float,
     logit_bias: float | None = None,
     text_cosines_BB: torch.Tensor | None = None,
-    settings: Settings | None = None,
+    config: LossConfig | None = None,
 ) -> torch.Tensor:
-    """How the loss of a method pulls each picture i and text j together: -dL / dcos(i, j), [B, B].
+    """Negative gradient of a method's loss w.r.t. each similarity: -dL / dcos(i, j), [B, B].
 
-    Positive on the diagonal, the pairs; below 0 where the two are pushed apart. `cosines_BB` are
-    the similarities of pictures (rows) and texts, `text_cosines_BB` those among the texts, which
-    only hn-clip reads; by default the texts have in common what the pictures make them have.
-    The loss is computed on features that have exactly these cosines, so that any method's own
-    code can be asked (those of `ONE_FEATURE`).
+    Positive where image i and text j are pulled together (the diagonal), negative where they are
+    pushed apart. `cosines_BB` are the similarities of images (rows) and texts, `text_cosines_BB`
+    those among the texts, which only hn-clip reads; by default what the images imply.
 
-    Raises LabError for other methods, and for cosines that no unit vectors have.
+    Raises LabError for methods not in `ONE_FEATURE`, and for cosines that no unit vectors have.
 
     >>> cosines = torch.tensor([[0.5, 0.3, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]])
     >>> pulls("clip", cosines, logit_scale=10.0)[0].round(decimals=2).tolist()
@@ -359,33 +346,30 @@ def pulls(
         near = suggest(name, ONE_FEATURE) if name not in OBJECTIVES else f"Known: {ONE_FEATURE}."
         raise LabError(f"{name!r} does not compare one feature of each side. {near}")
     cosines_BB = cosines_BB.detach().double().requires_grad_()
-    image_BE, text_BE = _features(cosines_BB, text_cosines_BB)
-    step = Step(
-        ImageSide(image_BE),
-        TextSide(text_BE[:, None]),
-        None,
-        logit_scale,
-        logit_bias,
-        settings or Settings(),
+    # Features with exactly these cosines, as a function of them: so the method's own code is
+    # asked, and the gradient goes through it to the cosines.
+    image_BE, text_BE = _features_with(cosines_BB, text_cosines_BB)
+    text = TextFeatures(text_BE[:, None])
+    inputs = LossInputs(
+        ImageFeatures(image_BE), text, None, logit_scale, logit_bias, config or LossConfig()
     )
-    (gradient_BB,) = torch.autograd.grad(objective_loss(name, step).total, cosines_BB)
+    (gradient_BB,) = torch.autograd.grad(objective_loss(name, inputs).total, cosines_BB)
     return -gradient_BB
 
 
-def _features(
+def _features_with(
     cosines_BB: torch.Tensor, text_cosines_BB: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit vectors [B, E]: pictures at right angles, texts with these cosines to them.
-
-    They are a function of the cosines and keep their length, so the gradient goes through.
-    """
+    """Unit vectors [B, E = 2 B]: orthogonal images, and texts with these cosines to them."""
     check_matrix(cosines_BB, "cosines_BB")
     size = len(cosines_BB)
     if cosines_BB.shape != (size, size):
         raise LabError(
-            f"cosines_BB: expected as many texts as pictures, got {list(cosines_BB.shape)}."
+            f"cosines_BB: expected as many texts as images, got {list(cosines_BB.shape)}."
         )
     check_finite(cosines_BB=cosines_BB)
+    # A text's first B coordinates are its cosines; the other B make up the rest of its length
+    # and of the cosines among texts: a Cholesky factor of what is left of their Gram matrix.
     shared_BB = cosines_BB.mT @ cosines_BB
     if text_cosines_BB is None:
         own_BB = torch.diag_embed(1 - shared_BB.diagonal())
@@ -394,8 +378,9 @@ def _features(
     root_BB, failed = torch.linalg.cholesky_ex(own_BB)
     if failed:
         raise LabError(
-            "No unit vectors have these cosines: the squares of a text's cosines with pictures at "
-            "right angles add up to 1 at most. Give smaller ones."
+            "No unit vectors have these cosines: the squares of a text's cosines with orthogonal "
+            "images add up to 1 at most. Give smaller ones."
         )
-    pictures_BE = torch.eye(size, 2 * size, dtype=cosines_BB.dtype)
-    return pictures_BE, torch.cat([cosines_BB.mT, root_BB], dim=1)
+    # Images at right angles, in the first half of the space.
+    images_BE = torch.eye(size, 2 * size, dtype=cosines_BB.dtype)
+    return images_BE, torch.cat([cosines_BB.mT, root_BB], dim=1)

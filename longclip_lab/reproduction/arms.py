@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from longclip_lab.constants import OLD_OBJECTIVES
+from longclip_lab.constants import OLD_OBJECTIVES, RENAMED
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation.late_interaction import TOKEN_WISE
 from longclip_lab.training.checkpoints import DISPLAY
-from longclip_lab.training.recipe import TEXT_PARTS, Recipe
+from longclip_lab.training.recipe import LENGTH_BUCKETS, Recipe
 from longclip_lab.training.recipes import lit
 
 ARM_VERSION = 1
@@ -25,11 +25,11 @@ gives; `tests/reproduction/test_arms.py` notices such a change."""
 
 LATER: Mapping[str, Any] = {
     "sharding": "none",
-    "components_of": None,
-    "lanes": 8,
-    "shuffle_window": 1024,
+    "pca_scope": None,
+    "num_streams": 8,
+    "shuffle_buffer": 1024,
     "resample": False,
-    "skip_broken": 0.05,
+    "max_bad_fraction": 0.05,
 }
 """What recipes can say since the arms of the ledger were trained, and how it was before: left out
 of the hash where it is so."""
@@ -152,13 +152,15 @@ def _content(facts: dict[str, Any]) -> dict[str, Any]:
     back."""
     if facts["recipe"] is not None:
         # How texts are packed changes nothing but the time: an arm of any number is the same arm.
-        fields = (facts["recipe"] | {"text_parts": TEXT_PARTS}).items()
+        fields = (facts["recipe"] | {"length_buckets": LENGTH_BUCKETS}).items()
         facts["recipe"] = {
             name: value
             for name, value in fields
             if name not in DISPLAY and not (name in LATER and value == LATER[name])
         }
-        # Arms keep the name that their objective had when they were trained.
+        # Arms keep the names that fields and objectives had when they were trained.
+        before = {new: name for name, new in RENAMED.items()}
+        facts["recipe"] = {before.get(n, n): value for n, value in facts["recipe"].items()}
         old = {new: old for old, new in OLD_OBJECTIVES.items()}
         objective = facts["recipe"]["objective"]
         facts["recipe"]["objective"] = old.get(objective, objective)

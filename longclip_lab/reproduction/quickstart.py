@@ -109,7 +109,7 @@ def fine_tune_all(
         pairs=sizes.training_pairs,
         seed=seed,
     )
-    data = world.pairs(base.pairs, seed=world.TRAIN_SEED, siblings=base.siblings)
+    data = world.pairs(base.pairs, seed=world.TRAIN_SEED, siblings=base.hard_negative_group)
     tuned = {}
     for label, change in FINE_TUNINGS.items():
         found = train(clip, replace(base, name=label, **change), data, progress=progress)

@@ -348,7 +348,7 @@ def training_set(recipe: Recipe, home: Path, seed: int = world.TRAIN_SEED) -> Tr
         "version": ARM_VERSION,
         "kind": "pairs" if recipe.subcaptions is None else "web",
         "pairs": recipe.pairs,
-        "siblings": recipe.siblings,
+        "siblings": recipe.hard_negative_group,
         "seed": seed,
     }
     if recipe.subcaptions is not None:
@@ -532,7 +532,7 @@ def _start(arm: Arm, seed: int, home: Path) -> Clip:
 
 def _features(clip: Clip, recipe: Recipe, images: np.ndarray, home: Path) -> Path | None:
     """Where a locked tower's features of these pictures are; all arms that can, share them."""
-    if not (recipe.lock_image and recipe.store_features):
+    if not (recipe.lock_image and recipe.cache_image_features):
         return None
     tower = weights_hash(frozen_part(clip.model.visual))
     kind = "tokens" if needs(recipe, "tokens") else "pooled"

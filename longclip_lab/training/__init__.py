@@ -18,9 +18,9 @@ _NAMES = {
     "train": "run",
     "new_model": "run",
     "extra_tokens": "run",
-    "stored_features": "features",
+    "stored_features": "data",
     "memory_of": "plan",
-    "largest_micro_batch": "dry_run",
+    "largest_micro_batch": "plan",
 }
 
 __all__ = sorted(_NAMES)

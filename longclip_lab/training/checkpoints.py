@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from longclip_lab.constants import OLD_OBJECTIVES, current_names
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write, give_rights, leftovers, read_json_object, to_json
 from longclip_lab.training.distributed import load_moments, load_weights
@@ -37,11 +38,11 @@ DISPLAY = {
     "keep_checkpoints",
     "tensorboard",
     "workers",
-    "store_features",
+    "cache_image_features",
     "micro_batch",
     "checkpoint_minutes",
-    "skip_not_finite",
-    "skip_broken",
+    "max_nan_steps",
+    "max_bad_fraction",
     "sharding",
 }
 # What torch and safetensors raise for a file that is missing, cut short or holds code.
@@ -61,6 +62,7 @@ _DAMAGED = (
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 over names and bytes of all weights."""
     whole = hashlib.sha256()
+    # By name, not by order: two ways to build a model may register modules differently.
     for name, tensor in sorted(model.state_dict().items()):
         whole.update(name.encode())
         whole.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -69,6 +71,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def describe(recipe: Recipe, source: dict, model: nn.Module) -> dict[str, Any]:
     """What makes a run this run and no other: recipe, data and starting weights."""
+    # What is only shown, or how often a checkpoint is made, does not make another run.
     fields = {key: value for key, value in asdict(recipe).items() if key not in DISPLAY}
     # Through JSON, so that it equals what is read back (tuples become lists).
     return json.loads(json.dumps({"recipe": fields, "data": source, "start": weights_hash(model)}))
@@ -113,7 +116,10 @@ def _tidy(folder: Path) -> None:
 
 
 def _differences(wanted: dict[str, Any], found: dict[str, Any]) -> str:
-    recipe = found["recipe"]
+    recipe = current_names(found["recipe"])
+    for old, new in OLD_OBJECTIVES.items():
+        if recipe.get("objective") == old:
+            recipe["objective"] = new
     parts = [
         f"{key}: {recipe.get(key)!r} there, {value!r} now"
         for key, value in wanted["recipe"].items()
@@ -141,6 +147,7 @@ def save_checkpoint(
     path = home / f"step-{step:06d}"
     if path.exists():
         return path
+    # Written beside its place and renamed when it is whole: a kill leaves no half checkpoint.
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -180,6 +187,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     Raises LabError if a file of it is missing or damaged.
     """
     try:
+        # weights_only and safetensors: a checkpoint from elsewhere cannot run code.
         weights = load_file(path / "model.safetensors")
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         load_weights(model, weights)

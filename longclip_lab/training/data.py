@@ -1,43 +1,87 @@
-"""Texts as token ids, and batches of pairs.
+"""What a training step reads: captions as token ids, images as pixels or cached features.
 
-B texts of one process's batch, T tokens.
+Captions stay ragged, one after the other without padding, from the tokenizer to the text tower.
+A batch depends on (seed, epoch, step) only, never on what was drawn before, so that a resumed run
+sees exactly what the killed one would have seen.
 
-A batch depends on (seed, epoch, step) only, never on what was drawn before, so that a resumed
-run sees exactly what the killed one would have seen.
-
-B pairs of one process, T tokens, H W picture, S the shape of a stored feature.
+B pairs of one process, P tokens of all its texts, T tokens of the longest, H W image, N images of
+the data set, S the shape of a cached feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
-from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
-from longclip_lab.data import choose_caption, draw_subcaptions, draw_texts
+from longclip_lab import cache
+from longclip_lab.data import choose_caption, draw_subcaptions
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip, pixels
+from longclip_lab.models.encoding import Images, check_finite, evaluating, how_read, pictures_hash
+from longclip_lab.models.towers import frozen_part, image_states
 from longclip_lab.text import sample_sentences
+from longclip_lab.training.checkpoints import weights_hash
 from longclip_lab.training.recipe import Recipe
 
-# --- Texts of a data set as token ids: tokenised once, or drawn anew every epoch ---
+# --- Captions: a ragged batch of token ids, and which caption of an image is read ---
 
 TOKENIZED_AT_ONCE = 4096
 COUNTED = 10_000
-"""Pictures of which a first draw is looked at before the training, to say what will be read."""
+"""Images of which a first draw is looked at before the training, to say what will be read."""
 
 _SHORT = 1
 """Keeps the draw of a short text apart from that of the long one."""
 
 
-class Rows(list[int]):
+class TokenBatch(NamedTuple):
+    """Texts as token ids, laid end to end without padding: ids_P, and the length of each text.
+
+    `identity_B` is a number that texts of the same tokens share, in any process.
+    """
+
+    ids_P: torch.Tensor
+    lengths_B: torch.Tensor
+    identity_B: torch.Tensor
+
+    def select(self, rows_B: torch.Tensor | Sequence[int]) -> TokenBatch:
+        """The texts at `rows_B`, in that order."""
+        rows_B = torch.as_tensor(rows_B, dtype=torch.int64)
+        lengths_B = self.lengths_B[rows_B]
+        starts_B = (self.lengths_B.cumsum(0) - self.lengths_B)[rows_B]
+        # Token p of the result stands where its text starts in here, plus how far it is inside.
+        shifts_B = starts_B - (lengths_B.cumsum(0) - lengths_B)
+        places_P = shifts_B.repeat_interleave(lengths_B) + torch.arange(int(lengths_B.sum()))
+        # A table keeps 32-bit ids, half the memory; embeddings ask for 64-bit ones.
+        return TokenBatch(self.ids_P[places_P].long(), lengths_B, self.identity_B[rows_B])
+
+    def padded(self, pad_id: int) -> torch.Tensor:
+        """Token ids [B, T] for a tower that wants a rectangle, as wide as the longest text."""
+        texts = self.ids_P.split(self.lengths_B.tolist())
+        return pad_sequence(list(texts), batch_first=True, padding_value=pad_id)
+
+
+def joined(parts: Sequence[TokenBatch | None]) -> TokenBatch | None:
+    """Several batches of texts as one."""
+    if parts[0] is None:
+        return None
+    return TokenBatch(*map(torch.cat, zip(*parts, strict=True)))
+
+
+class BatchIndices(list[int]):
     """The pairs of one batch, and the epoch that it belongs to."""
 
     def __init__(self, indices: Iterable[int] = (), epoch: int = 0):
@@ -45,22 +89,11 @@ class Rows(list[int]):
         self.epoch = epoch
 
 
-class Texts(NamedTuple):
-    """Token ids_BT, padded to the longest of these texts, how long each one is, and which.
-
-    `identity_B` is a number that texts of the same tokens share, anywhere in the data set.
-    """
-
-    ids_BT: torch.Tensor
-    lengths_B: torch.Tensor
-    identity_B: torch.Tensor
-
-
 @dataclass(frozen=True)
 class Drawn:
-    """What the first epoch's draw of long texts gave, on the first 10,000 pictures at most.
+    """What the first epoch's draw of long texts gave, on the first 10,000 images at most.
 
-    `fewer` pictures' captions have fewer sub-captions than asked for, all of which are used;
+    `fewer` images' captions have fewer sub-captions than asked for, all of which are used;
     `truncated` texts do not fit the model's context.
     """
 
@@ -74,154 +107,70 @@ class Drawn:
         return asdict(self)
 
 
-def token_limit(clip: Clip, recipe: Recipe) -> int:
-    """How many tokens a text is cut to: the model's context, or the recipe's limit if smaller."""
-    return min(clip.context_length, recipe.token_limit or clip.context_length)
+class CaptionSampler:
+    """Which captions of an image a recipe reads, and their token ids.
 
-
-class TextTable:
-    """Texts tokenised once, kept without padding; `batch` pads to its own longest text.
-
-    `num_truncated` counts the texts that were cut, at `limit` tokens or the model's context.
+    `draws["long"]` and `draws["short"]` say whether a text is drawn anew every epoch: long ones as
+    sub-captions (LoTLIP, section 5.1), short ones from rewrites (LaCLIP) or from the long caption
+    without its summary (DeBias-CLIP). A draw is a function of (seed, epoch, index) and of the
+    image's own texts.
     """
 
-    def __init__(self, clip: Clip, texts: Sequence[str], limit: int | None = None):
-        self.pad_id = int(clip.tokenizer.pad_id)
-        self.num_truncated = 0
-        self.length = limit or clip.context_length
-        lengths, flat = [], []
-        clip.tokenize(texts[0])  # complains of a tokenizer that is not the model's
-        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-            batch = clip.tokenizer.encode_batch(
-                list(texts[start : start + TOKENIZED_AT_ONCE]), self.length
-            )
-            self.num_truncated += int(batch.num_truncated)
-            used_BT = np.arange(batch.ids.shape[1]) < np.asarray(batch.lengths)[:, None]
-            lengths.append(np.asarray(batch.lengths))
-            flat.append(np.asarray(batch.ids)[used_BT].astype(np.int32))
-        self.lengths = np.concatenate(lengths)
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.flat = np.concatenate(flat)
-        first: dict[bytes, int] = {}
-        rows = (self.flat[start:end].tobytes() for start, end in pairwise(self.starts))
-        self.identity = np.array([first.setdefault(row, i) for i, row in enumerate(rows)])
-
-    def batch(self, indices: Sequence[int]) -> Texts:
-        """The texts at `indices`, padded to the longest of them; ids are int64."""
-        lengths_B = self.lengths[list(indices)]
-        ids_BT = np.full((len(indices), lengths_B.max()), self.pad_id, dtype=np.int64)
-        for row, index, length in zip(ids_BT, indices, lengths_B, strict=True):
-            row[:length] = self.flat[self.starts[index] : self.starts[index + 1]]
-        identity_B = self.identity[list(indices)]
-        return Texts(*map(torch.from_numpy, (ids_BT, lengths_B, identity_B)))
-
-
-class DrawnTexts:
-    """Texts that are drawn anew every epoch and tokenised when a batch needs them.
-
-    `draw(epoch, picture)` gives a text and depends on nothing else, so that a resumed run and
-    one of several processes see what a single whole one sees.
-    """
-
-    def __init__(self, clip: Clip, draw: Callable[[int, int], str], limit: int):
-        clip.tokenize(draw(0, 0))  # complains of a tokenizer that is not the model's
-        self.tokenizer, self.limit, self.draw = clip.tokenizer, limit, draw
-
-    def batch(self, rows: Sequence[int]) -> Texts:
-        """The texts of these pictures in the epoch of `rows` (`Rows`; else the first)."""
-        epoch = getattr(rows, "epoch", 0)
-        return tokenized(self.tokenizer, [self.draw(epoch, index) for index in rows], self.limit)[0]
-
-
-def tokenized(tokenizer: Any, texts: Sequence[str], limit: int) -> tuple[Texts, int]:
-    """Texts as token ids, padded to the longest of them, and how many were cut at `limit`."""
-    batch = tokenizer.encode_batch(texts, limit)
-    lengths_B = np.asarray(batch.lengths, dtype=np.int64)
-    ids_BT = np.ascontiguousarray(batch.ids[:, : lengths_B.max()], dtype=np.int64)
-    identity_B = np.array([
-        int.from_bytes(blake2b(ids_T[:length].tobytes(), digest_size=8).digest(), "big",
-                       signed=True)
-        for ids_T, length in zip(ids_BT, lengths_B, strict=True)
-    ])  # fmt: skip
-    texts_B = Texts(*map(torch.from_numpy, (ids_BT, lengths_B, identity_B)))
-    return texts_B, int(batch.num_truncated)
-
-
-class Draws:
-    """What a recipe reads of a picture: a function of its texts, the epoch and its number.
-
-    `draws_long` and `draws_short` say whether that changes from epoch to epoch.
-    """
-
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
-        self.draws_long = recipe.subcaptions is not None
-        self.draws_short = recipe.rewrites or recipe.objective == "debias-clip"
-
-    @property
-    def count(self) -> int | None:
-        """Sub-captions of a long text; None for all."""
-        return None if self.recipe.subcaptions == "all" else self.recipe.subcaptions
+    def __init__(self, clip: Clip, recipe: Recipe):
+        self.recipe, self.tokenizer = recipe, clip.tokenizer
+        self.limit = min(clip.context_length, recipe.token_limit or clip.context_length)
+        self.count = None if recipe.subcaptions == "all" else recipe.subcaptions
+        self.draws = {
+            "long": recipe.subcaptions is not None,
+            "short": recipe.rewrites or recipe.objective == "debias-clip",
+        }
+        clip.tokenize("a")  # complains of a tokenizer that is not the model's
 
     def long(self, epoch: int, index: int, captions: Mapping[str, str]) -> tuple[str, str, int]:
         """Some sub-captions of one captioner's caption, whose it is, and how many it has."""
-        # As `draw_texts` does.
-        rng = np.random.default_rng((self.recipe.seed, epoch, index))
+        rng = np.random.default_rng((self.recipe.seed, epoch, index))  # as `data.draw_texts`
         return draw_subcaptions(captions, self.count, rng)
 
     def short(self, epoch: int, index: int, long: str, captions: Sequence[str]) -> str:
-        """With `rewrites` one of a picture's captions; for debias-clip some sentences of its long
-        caption behind the first."""
+        """One of an image's captions, or some sentences of its long one behind the first."""
         rng = np.random.default_rng((self.recipe.seed, epoch, index, _SHORT))
+        # DeBias-CLIP: without the summary, or the model learns to read nothing else.
         if self.recipe.objective == "debias-clip":
             return sample_sentences(long, rng)
         return choose_caption(captions, rng)
 
-
-def long_texts(clip: Clip, data: Any, recipe: Recipe) -> tuple[TextTable | DrawnTexts, Drawn]:
-    """The long texts of a recipe, and what a look at them gave.
-
-    Raises LabError for captioners that the data do not have.
-    """
-    limit = token_limit(clip, recipe)
-    draws = Draws(recipe)
-    if not draws.draws_long:
-        table = TextTable(clip, data.long, limit)
-        return table, Drawn(len(data.long), 0, {}, table.num_truncated)
-    captions = captions_of(data, recipe.captioners)
-    first = draw_texts(captions[:COUNTED], draws.count, recipe.seed, epoch=0)
-    batch = clip.tokenizer.encode_batch(first.texts, limit)
-    drawn = Drawn(len(first.texts), first.fewer, first.by_captioner, int(batch.num_truncated))
-    return DrawnTexts(clip, lambda e, i: draws.long(e, i, captions[i])[0], limit), drawn
-
-
-def short_texts(clip: Clip, data: Any, recipe: Recipe) -> TextTable | DrawnTexts:
-    """The short texts of a recipe: the raw ones, or drawn anew every epoch (`Draws.short`)."""
-    limit = token_limit(clip, recipe)
-    draws = Draws(recipe)
-    if not draws.draws_short:
-        return TextTable(clip, data.short, limit)
-    captions = data.captions if recipe.rewrites else [[] for _ in data.long]
-
-    def draw(epoch: int, index: int) -> str:
-        return draws.short(epoch, index, data.long[index], captions[index])
-
-    return DrawnTexts(clip, draw, limit)
+    def tokenize(self, texts: Sequence[str]) -> tuple[TokenBatch, int]:
+        """Texts as token ids, and how many of them were cut at the limit."""
+        parts, truncated = [], 0
+        # In pieces: the tokenizer gives a padded rectangle, which for a whole data set would be
+        # large.
+        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
+            some = self.tokenizer.encode_batch(texts[start : start + TOKENIZED_AT_ONCE], self.limit)
+            truncated += int(some.num_truncated)
+            lengths_B = np.asarray(some.lengths, dtype=np.int64)
+            ids = [row[:n] for row, n in zip(np.asarray(some.ids), lengths_B, strict=True)]
+            # Python's own hash differs from process to process.
+            digests = (blake2b(row.astype(np.int64).tobytes(), digest_size=8) for row in ids)
+            identity_B = [int.from_bytes(one.digest(), "big", signed=True) for one in digests]
+            flat_P = np.concatenate(ids).astype(np.int64)
+            parts.append(TokenBatch(*map(torch.from_numpy, (flat_P, lengths_B)),
+                                    torch.tensor(identity_B)))  # fmt: skip
+        return joined(parts), truncated
 
 
 def captions_of(data: Any, wanted: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Every picture's long captions by captioner; data of one long text have one, "long".
+    """Every image's long captions by captioner; data of one long text have one, "long".
 
-    Raises LabError for a captioner that is not among them, and for a picture that none of
-    `wanted` has described.
+    Raises LabError for a captioner that is not among them, and for an image that none of `wanted`
+    has described.
     """
     captions = list(getattr(data, "captioners", None) or ({"long": text} for text in data.long))
     if not wanted:
         return captions
-    check_captioners(wanted, {who for of_picture in captions for who in of_picture})
+    check_captioners(wanted, {who for of_image in captions for who in of_image})
     chosen = [{who: by[who] for who in wanted if who in by} for by in captions]
-    for index, of_picture in enumerate(chosen):
-        if not of_picture:
+    for index, of_image in enumerate(chosen):
+        if not of_image:
             raise LabError(f"Picture {index} has no long caption by {' or '.join(wanted)}.")
     return chosen
 
@@ -236,52 +185,53 @@ def check_captioners(wanted: Sequence[str], known: Iterable[str]) -> None:
 
 # --- Which pairs make up which batch, and what a batch holds ---
 
-__all__ = ["Batch", "StepSampler", "TextTable", "Texts", "TrainingPairs", "epoch_order"]
-
 GROUPED_BATCHES = 16
 
 
 class Batch(NamedTuple):
-    """One process's share of a global batch: pictures as pixels, or as stored features."""
+    """One process's part of a global batch: images as pixels or as cached features, and texts.
+
+    Texts stay on the CPU until a tower reads them: their lengths decide how they are laid out, and
+    asking a GPU for them would wait for it.
+    """
 
     pixels_B3HW: torch.Tensor | None
-    long: Texts | None
-    short: Texts | None
+    long: TokenBatch | None
+    short: TokenBatch | None
     stored_BS: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on `device`."""
-        long, short = (
-            texts and Texts(*(part.to(device, non_blocking=True) for part in texts))
-            for texts in (self.long, self.short)
-        )
-        pictures = (
+        """The same batch with its images on `device`."""
+        images = (
             part if part is None else part.to(device, non_blocking=True)
             for part in (self.pixels_B3HW, self.stored_BS)
         )
-        pixels_B3HW, stored_BS = pictures
-        return Batch(pixels_B3HW, long, short, stored_BS)
+        pixels_B3HW, stored_BS = images
+        return self._replace(pixels_B3HW=pixels_B3HW, stored_BS=stored_BS)
 
     def rows(self, start: int, stop: int) -> Batch:
-        """The pairs from `start` to `stop`; texts keep the width of the whole batch."""
-        long, short = (
-            texts and Texts(*(part[start:stop] for part in texts))
-            for texts in (self.long, self.short)
+        """The pairs from `start` to `stop`."""
+        rows_B = torch.arange(self.pairs)[start:stop]
+        return Batch(
+            None if self.pixels_B3HW is None else self.pixels_B3HW[start:stop],
+            self.long and self.long.select(rows_B),
+            self.short and self.short.select(rows_B),
+            None if self.stored_BS is None else self.stored_BS[start:stop],
         )
-        pixels_B3HW, stored_BS = (
-            part if part is None else part[start:stop]
-            for part in (self.pixels_B3HW, self.stored_BS)
-        )
-        return Batch(pixels_B3HW, long, short, stored_BS)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs it holds."""
+        return len(self.pixels_B3HW if self.stored_BS is None else self.stored_BS)
 
 
 class TrainingPairs(Dataset):
-    """Pictures and texts of a data set, handed out by whole batches.
+    """Images and texts of a data set, handed out by whole batches.
 
     `data` has `.images` (uint8 [N, H, W, 3] or paths), `.short` and `.long`; with sub-captions to
     draw also `.captioners`, with rewrites `.captions`. `stored` are the image features of a locked
-    tower (`feature_store`), handed out instead of pixels. `drawn` says what was found in the long
-    texts. Raises LabError as `check_pairs` does.
+    tower (`stored_features`), handed out instead of pixels. `drawn` says what was found in the
+    long texts. Raises LabError as `check_pairs` and `captions_of` do.
 
     What the loop reads of it, and of any other source: `len`, `lengths`, `num_truncated`, `drawn`,
     `batches` and `members`.
@@ -296,15 +246,42 @@ class TrainingPairs(Dataset):
     ):
         self.recipe = recipe = recipe or Recipe()
         check_pairs(data)
-        self.images = data.images
-        self.stored = stored
-        # Turning pictures into pixels needs no weights, and worker processes are sent a copy.
+        self.images, self.stored = data.images, stored
+        # Turning images into pixels needs no weights, and worker processes are sent a copy.
         self.recipient = replace(clip, model=nn.Identity())
-        self.long = self.short = self.drawn = None
+        self.sampler = sampler = CaptionSampler(clip, recipe)
+        self.num_truncated = {"long": 0, "short": 0}
+        self.tables: dict[str, TokenBatch] = {}
+        self.drawn: Drawn | None = None
+        self.captions: list[dict[str, str]] = []
+        self.data = data
+        for which, unread in (("long", "short"), ("short", "long")):
+            # What is read as it is, is tokenised once; what is drawn, when a batch needs it.
+            if recipe.captions != unread and not sampler.draws[which]:
+                table, cut = sampler.tokenize(list(getattr(data, which)))
+                self.tables[which] = table._replace(ids_P=table.ids_P.int())
+                self.num_truncated[which] = cut
         if recipe.captions != "short":
-            self.long, self.drawn = long_texts(clip, data, recipe)
-        if recipe.captions != "long":
-            self.short = short_texts(clip, data, recipe)
+            self.drawn = self._look_at_long()
+            self.num_truncated["long"] = self.drawn.truncated
+
+    def _look_at_long(self) -> Drawn:
+        """What the run reads of the long texts, before it starts."""
+        if "long" in self.tables:
+            return Drawn(len(self), 0, {}, self.num_truncated["long"])
+        self.captions = captions_of(self.data, self.recipe.captioners)
+        texts, chosen, fewer = [], Counter(), 0
+        for index in range(min(COUNTED, len(self))):
+            try:
+                text, who, parts = self.sampler.long(0, index, self.captions[index])
+            except LabError as error:
+                raise LabError(f"Picture {index}: {error}") from None
+            texts.append(text)
+            chosen[who] += 1
+            fewer += self.sampler.count is not None and parts < self.sampler.count
+        return Drawn(
+            len(texts), fewer, dict(sorted(chosen.items())), self.sampler.tokenize(texts)[1]
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -312,37 +289,50 @@ class TrainingPairs(Dataset):
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each pair's long text; zeros where texts are drawn or there are none."""
-        if isinstance(self.long, TextTable):
-            return self.long.lengths
+        if "long" in self.tables:
+            return self.tables["long"].lengths_B.numpy()
         return np.zeros(len(self), dtype=np.int64)
 
-    @property
-    def num_truncated(self) -> dict[str, int]:
-        """How many "long" and "short" texts do not fit; of drawn ones, as `drawn` counts."""
-        return {
-            "long": self.drawn.truncated if self.drawn else 0,
-            "short": getattr(self.short, "num_truncated", 0),
-        }
+    def texts(self, which: str, indices: Sequence[int]) -> TokenBatch | None:
+        """The "long" or "short" texts of these pairs, in the epoch of `indices` (else the first).
+
+        None if the recipe reads none.
+        """
+        if which in self.tables:
+            return self.tables[which].select(indices)
+        if self.recipe.captions not in ("both", which):
+            return None
+        # Drawn here and not in advance: an epoch's draws of a large data set would be a second
+        # copy.
+        epoch, data, sampler = getattr(indices, "epoch", 0), self.data, self.sampler
+        if which == "long":
+            texts = [sampler.long(epoch, index, self.captions[index])[0] for index in indices]
+        else:
+            short = data.captions if self.recipe.rewrites else [()] * len(self)
+            texts = [sampler.short(epoch, i, data.long[i], short[i]) for i in indices]
+        return sampler.tokenize(texts)[0]
 
     def __getitems__(self, indices: list[int]) -> Batch | LabError:
-        """The pairs at `indices`. An unreadable picture comes back as its error: raised in a
+        """The pairs at `indices`. An unreadable image comes back as its error: raised in a
         worker process, its message would arrive wrapped in a traceback."""
         try:
-            pictures = self.pictures(indices)
+            images = self.read_images(indices)
         except LabError as error:
             return error
-        long, short = (texts and texts.batch(indices) for texts in (self.long, self.short))
+        long, short = self.texts("long", indices), self.texts("short", indices)
+        # Pixels of a locked tower's images would be decoded for nothing.
         if self.stored is not None:
-            return Batch(None, long, short, pictures)
-        return Batch(pictures, long, short)
+            return Batch(None, long, short, images)
+        return Batch(images, long, short)
 
     def batches(
         self, first: int, last: int, rank: int = 0, processes: int = 1
     ) -> Iterable[Batch | LabError]:
-        """This process's share of the batches of steps `first`, `first` + 1, ... `last` - 1.
+        """This process's part of the batches of steps `first`, `first` + 1, ... `last` - 1.
 
-        Other processes decode only pictures on disk.
+        Other processes decode only images on disk.
         """
+        # What is in memory is indexed faster than it is sent between processes.
         on_disk = self.stored is None and not isinstance(self.images, np.ndarray)
         return DataLoader(
             self,
@@ -359,8 +349,8 @@ class TrainingPairs(Dataset):
         (pairs,) = StepSampler(self.recipe, self.lengths, step, step + 1)
         return list(pairs)
 
-    def pictures(self, indices: list[int]) -> torch.Tensor:
-        """Pixels [B, 3, H, W] or stored features [B, *S]. Raises LabError as `pixels` does."""
+    def read_images(self, indices: list[int]) -> torch.Tensor:
+        """Pixels [B, 3, H, W] or cached features [B, *S]. Raises LabError as `pixels` does."""
         if self.stored is not None:
             return torch.from_numpy(np.array(self.stored[indices]))
         if isinstance(self.images, np.ndarray):
@@ -369,7 +359,7 @@ class TrainingPairs(Dataset):
 
 
 def check_pairs(data: Any) -> None:
-    """Raise LabError unless `data` has as many pictures as short and long texts, none empty."""
+    """Raise LabError unless `data` has as many images as short and long texts, none empty."""
     for field in ("images", "short", "long"):
         if not hasattr(data, field):
             raise LabError(
@@ -392,14 +382,14 @@ def check_pairs(data: Any) -> None:
 def epoch_order(recipe: Recipe, lengths: np.ndarray, epoch: int) -> np.ndarray:
     """The pairs of one epoch in the order of training, as whole batches.
 
-    A permutation of the data without the incomplete last batch; with `recipe.siblings` above 1, of
-    runs of that many neighbours, each of which stays in one batch. With `recipe.length_grouped`,
-    every 16 consecutive batches of it are sorted by length, cut into batches again, and those
-    are shuffled.
+    A permutation of the data without the incomplete last batch; with a `hard_negative_group` above
+    1, of runs of that many neighbours, each of which stays in one batch. With `length_grouped`,
+    every 16 consecutive batches of it are sorted by length, cut into batches again, and those are
+    shuffled.
     """
     rng = np.random.default_rng((recipe.seed, epoch))
-    size = recipe.batch_size
-    run = recipe.siblings
+    size, run = recipe.batch_size, recipe.hard_negative_group
+    # Whole groups are shuffled, so that the hard negatives of a group share a batch.
     runs = rng.permutation(len(lengths) // run)[: len(lengths) // size * size // run]
     order = (runs[:, None] * run + np.arange(run)).ravel()
     if not recipe.length_grouped:
@@ -407,16 +397,18 @@ def epoch_order(recipe: Recipe, lengths: np.ndarray, epoch: int) -> np.ndarray:
     groups = []
     for start in range(0, len(order), GROUPED_BATCHES * size):
         group = order[start : start + GROUPED_BATCHES * size]
+        # Only within some batches, so that an epoch stays nearly random.
         by_length = group[np.argsort(lengths[group], kind="stable")]
+        # Short batches first, every time, would be a curriculum that nobody asked for.
         groups.append(rng.permutation(by_length.reshape(-1, size)).ravel())
     return np.concatenate(groups)
 
 
 class StepSampler(Sampler[list[int]]):
-    """This process's share of the batches of steps `first`, `first` + 1, ... `last` - 1.
+    """This process's part of the batches of steps `first`, `first` + 1, ... `last` - 1.
 
-    The shares of all processes in rank order are the global batch, so the gathered features
-    stand as in a single process.
+    The parts of all processes in rank order are the global batch, so the gathered features stand
+    as in a single process.
     """
 
     def __init__(
@@ -430,7 +422,7 @@ class StepSampler(Sampler[list[int]]):
     ):
         self.recipe, self.lengths = recipe, lengths
         self.first, self.last = first, last
-        self.rank, self.share = rank, recipe.batch_size // processes
+        self.rank, self.per_process_batch = rank, recipe.batch_size // processes
 
     def __len__(self) -> int:
         return self.last - self.first
@@ -439,8 +431,144 @@ class StepSampler(Sampler[list[int]]):
         per_epoch = len(self.lengths) // self.recipe.batch_size
         order, epoch_of_order = np.empty(0, dtype=np.int64), -1
         for step in range(self.first, self.last):
+            # From the step alone: a resumed run needs no state of a sampler.
             epoch, position = divmod(step, per_epoch)
             if epoch != epoch_of_order:
                 order, epoch_of_order = epoch_order(self.recipe, self.lengths, epoch), epoch
-            start = position * self.recipe.batch_size + self.rank * self.share
-            yield Rows(order[start : start + self.share].tolist(), epoch)
+            start = position * self.recipe.batch_size + self.rank * self.per_process_batch
+            yield BatchIndices(order[start : start + self.per_process_batch].tolist(), epoch)
+
+
+# --- A locked image tower runs once: its features are cached and read back every epoch ---
+
+RUN = 256
+"""Images that pass the tower together. Part of what decides the last bits of a feature."""
+
+_MEANING = {
+    "tower": "another image tower",
+    "preprocess": "other preprocessing",
+    "pictures": "other pictures",
+    "images": "pictures that were read by other rules",
+    "tokens": "another kind (pooled features, or patch tokens)",
+    "shape": "another shape",
+    "dtype": "another precision",
+    "format": "another version of the lab",
+}
+
+
+def stored_features(
+    clip: Clip,
+    images: Images,
+    folder: str | Path | None = None,
+    tokens: bool = False,
+    half: bool = False,
+    workers: int = 0,
+    progress: bool = False,
+    accelerator: Accelerator | None = None,
+) -> np.ndarray:
+    """What the frozen part of the image tower gives for `images`, [N, *S], not normalised.
+
+    Features are float32, or float16 with `half`, and are those in front of the linear head that a
+    timm tower may have, which a lock leaves trainable (`models.towers.finish_image`). With
+    `tokens` every patch's, for token-wise losses. In `folder` they are made once and memory-mapped
+    (read-only) from then on; without, they are made in memory. An interrupted cache is finished by
+    the next run; several processes each make their part.
+
+    Raises LabError if `folder` holds features of anything else, for images that cannot be read,
+    and for features that are not finite.
+    """
+    accelerator = accelerator or Accelerator()
+    if len(images) == 0:
+        raise LabError("Expected at least one picture, got none.")
+    visual, size = clip.model.visual, clip.image_size
+    with torch.no_grad(), evaluating(clip.model):
+        # Asked of the tower, not derived: heads and pools of timm differ.
+        blank_1 = torch.zeros(1, 3, size, size, device=clip.device)
+        shape = (len(images), *image_states(visual, blank_1, tokens).shape[1:])
+    dtype = np.dtype(np.float16 if half else np.float32)
+    shown = progress and accelerator.is_main_process
+
+    def make(runs: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        return _features_of(clip, images, runs, tokens, half, workers, shown)
+
+    if folder is None:
+        features = np.empty(shape, dtype)
+        for run, states in make(range(-(-len(images) // RUN))):
+            features[run * RUN : (run + 1) * RUN] = states
+        return features
+    identity = {
+        "format": "longclip-lab-features-1",
+        "tower": weights_hash(frozen_part(visual)),
+        "preprocess": clip.card["preprocess"],
+        "pictures": pictures_hash(images),
+        "images": how_read(images),
+        "tokens": tokens,
+        "shape": list(shape),
+        "dtype": dtype.name,
+    }
+    home = Path(folder)
+    if accelerator.is_main_process:
+        # Through JSON, so that it equals what is read back (tuples become lists).
+        cache.claim(home, json.loads(json.dumps(identity)), _MEANING, RUN)
+    accelerator.wait_for_everyone()
+    # Every process takes every N-th run that is missing, so that all end together.
+    if not cache.is_whole(home):
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        cache.fill(home, RUN, make(cache.missing_runs(home)[rank::processes]))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            cache.finish(home)
+        accelerator.wait_for_everyone()
+    return cache.read(home)
+
+
+class _ImageRuns(Dataset):
+    """Pixels of whole runs of images; a LabError comes back as a value, out of a worker too."""
+
+    def __init__(self, clip: Clip, images: Images):
+        self.images, self.recipient = images, replace(clip, model=nn.Identity())
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // RUN)
+
+    def __getitem__(self, run: int) -> torch.Tensor | LabError:
+        some = self.images[run * RUN : (run + 1) * RUN]
+        if isinstance(some, np.ndarray):
+            some = np.array(some)  # torch complains of values that are mapped read-only
+        try:
+            return pixels(self.recipient, some)
+        except LabError as error:
+            return error
+
+
+@torch.no_grad()
+def _features_of(
+    clip: Clip,
+    images: Images,
+    runs: Sequence[int],
+    tokens: bool,
+    half: bool,
+    workers: int,
+    progress: bool,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(run, its features) for each of `runs`."""
+    loader = DataLoader(
+        _ImageRuns(clip, images),
+        batch_size=None,
+        sampler=list(runs),
+        num_workers=0 if isinstance(images, np.ndarray) else workers,
+        generator=torch.Generator().manual_seed(0),
+    )
+    total = sum(min(RUN, len(images) - run * RUN) for run in runs)
+    lower = half and clip.device.type == "cuda"
+    bar = tqdm(total=total, unit="image", disable=not progress, desc="features")
+    with evaluating(clip.model), bar:
+        for run, pixels_B3HW in zip(runs, loader, strict=True):
+            if isinstance(pixels_B3HW, LabError):
+                raise pixels_B3HW
+            with torch.autocast("cuda", torch.bfloat16) if lower else nullcontext():
+                states = image_states(clip.model.visual, pixels_B3HW.to(clip.device), tokens)
+            # On a GPU the towers run in bfloat16; features are kept with more bits, in float16.
+            states = states.to(torch.float16 if half else torch.float32).cpu()
+            yield run, check_finite(states, "pictures", clip.name).numpy()
+            bar.update(len(pixels_B3HW))

@@ -66,21 +66,23 @@ class StopRequest:
         self.asked = True
 
 
-def agreed(accelerator: Accelerator, *asked: bool) -> list[bool]:
+def any_rank(accelerator: Accelerator, *asked: bool) -> list[bool]:
     """For each question whether any process says yes; all processes get the same answers."""
     if accelerator.num_processes == 1:
         return list(asked)
+    # One collective for all questions, every step.
     flags = torch.tensor(asked, dtype=torch.float32, device=accelerator.device)
     return [count > 0 for count in accelerator.reduce(flags, reduction="sum").tolist()]
 
 
 @contextmanager
-def listening() -> Iterator[StopRequest]:
+def handle_sigterm() -> Iterator[StopRequest]:
     """A request to stop is heard inside the block. Outside the main thread none can be."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
+    # The handler only remembers: a checkpoint in the middle of a step would be none.
     before = signal.signal(signal.SIGTERM, request.remember)
     try:
         yield request
@@ -116,6 +118,8 @@ def shard(towers: nn.Module, accelerator: Accelerator) -> nn.Module:
     """
     towers.to(accelerator.device)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    # Block by block, so that no more than one is whole at a time, and the next one is fetched while
+    # one is computed.
     for block in _blocks(towers):
         fully_shard(block, mesh=mesh)
     try:
@@ -134,6 +138,8 @@ def _blocks(towers: nn.Module) -> Iterator[nn.Module]:
         if not isinstance(module, nn.ModuleList | nn.Sequential) or len(module) < 2:
             continue
         kinds = {type(child) for child in module}
+        # A list of blocks looks the same in open_clip, timm and transformers, whatever it is
+        # called.
         if len(kinds) == 1 and all(len(list(child.children())) > 1 for child in module):
             yield from module
 
@@ -152,6 +158,7 @@ def average_scalars(towers: nn.Module, accelerator: Accelerator) -> None:
     """Average the gradients of what is not sharded, as FSDP2 does with all others."""
     for parameter in scalars(towers):
         if parameter.grad is not None:
+            # Scale and bias get a gradient from every process's pairs.
             parameter.grad = accelerator.reduce(parameter.grad, reduction="mean")
 
 
@@ -176,6 +183,7 @@ def clip_gradient(parameters: Iterable[nn.Parameter], limit: float) -> torch.Ten
     torch.nn.utils.clip_grad_norm_, for gradients of which some are sharded.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # torch's own function refuses to mix sharded gradients with whole ones.
     kinds = ([g for g in gradients if isinstance(g, DTensor) is kind] for kind in (True, False))
     norms = [whole(torch.nn.utils.get_total_norm(kind)) for kind in kinds if kind]
     norm = torch.linalg.vector_norm(torch.stack([one.reshape(()) for one in norms]))
@@ -231,6 +239,7 @@ def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Non
     Raises ValueError as that does.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    # AdamW's state is keyed by a parameter's number, in the order of the groups.
     moments = {
         number: {name: _like(parameters[number], value) for name, value in of_one.items()}
         for number, of_one in state["state"].items()
@@ -259,7 +268,7 @@ _BROKEN = ("connection closed by peer", "connection reset by peer", "connection 
 
 
 @contextmanager
-def watching(accelerator: Accelerator) -> Iterator[None]:
+def heartbeat(accelerator: Accelerator) -> Iterator[None]:
     """While the block runs, end this process with a message if another one is lost.
 
     Raises PeerLostError if a collective breaks because another process has ended.
@@ -280,7 +289,7 @@ def watching(accelerator: Accelerator) -> Iterator[None]:
 
 
 @contextmanager
-def minding_launcher(every: float = EVERY) -> Iterator[None]:
+def exit_with_parent(every: float = EVERY) -> Iterator[None]:
     """While the block runs, end this process with a message if its launcher is gone.
 
     Raises PeerLostError if it is gone already: torch would look for it for many minutes.
@@ -288,6 +297,7 @@ def minding_launcher(every: float = EVERY) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    # torchrun starts the store before its processes: no store, no launcher.
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and not _store_answers():
         raise PeerLostError(lost("The launcher"))
     gone, left = _launcher_gone(), threading.Event()
@@ -364,6 +374,7 @@ class Watch(threading.Thread):
                     self.store = dist.PrefixStore(self.prefix, client)
                 self.beats += 1
                 self.store.set(str(self.rank), str(self.beats))
+                # Compared by content, not by time: clocks of machines differ.
                 gone = self.silent(heard)
                 reached = time.monotonic()
             except (RuntimeError, OSError):  # the store lives in the first process, or its launcher
@@ -385,7 +396,8 @@ class Watch(threading.Thread):
         return None
 
     def leave(self) -> None:
-        """Stop watching; the others do not miss a process that has said goodbye."""
+        """Stop heartbeat; the others do not miss a process that has said goodbye."""
+        # First stop, then say goodbye: a late sign of life would overwrite it.
         self.left.set()
         self.join(timeout=self.silence)
         if hasattr(self, "store"):
@@ -401,4 +413,5 @@ _GOODBYE = b"goodbye"
 def _end(message: str) -> None:
     """Leave at once: the main thread may be waiting in a collective that never returns."""
     print(f"error: {message}", file=sys.stderr, flush=True)
+    # Not sys.exit: that would wait for the main thread, and so for the collective.
     os._exit(LOST)

@@ -21,20 +21,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from longclip_lab.objectives import ImageSide, LossParts, Step, TextSide
+from longclip_lab.objectives import ImageFeatures, LossInputs, LossParts, TextFeatures
 from longclip_lab.training.data import Batch
 from longclip_lab.training.distributed import no_exchange
 
-Side = TypeVar("Side", ImageSide, TextSide)
+Features = TypeVar("Features", ImageFeatures, TextFeatures)
+_SIDES, _SCALARS = ("image", "short", "long"), ("logit_scale", "logit_bias")
 _DIFFERENTIABLE = ("features_BD", "features_BCD", "tokens_BPD", "tokens_BTD")
 _OF_TOKENS = ("tokens_BTD", "mask_BT")
-
-
-def micro_batches(batch: Batch, size: int) -> Iterator[Batch]:
-    """`batch` in runs of `size` pairs; the last one may be smaller."""
-    pairs = len(batch.pixels_B3HW if batch.stored_BS is None else batch.stored_BS)
-    for start in range(0, pairs, size):
-        yield batch.rows(start, start + size)
 
 
 def backward_in_parts(
@@ -42,118 +36,110 @@ def backward_in_parts(
     towers: nn.Module,
     batch: Batch,
     size: int,
-    loss: Callable[[Step], LossParts],
-) -> tuple[LossParts, Step]:
+    loss: Callable[[LossInputs], LossParts],
+) -> tuple[LossParts, LossInputs]:
     """Add the gradient of `loss` on the whole `batch` to the weights, `size` pairs at a time.
 
     `towers`, as `accelerator` prepared them, turn a batch into what `loss` sees; `loss` may gather
-    features from all processes. The second pass draws the random numbers of the first. Processes
-    exchange gradients once, in the last micro-batch. Returns the loss and the batch as it saw it.
+    features from all processes. Returns the loss and the batch as it saw it.
     Raises whatever `loss` raises, before the second pass.
     """
-    parts = list(micro_batches(batch, size))
-    states, steps = [], []
+    parts = [batch.rows(start, start + size) for start in range(0, batch.pairs, size)]
+    states, seen = [], []
     with torch.no_grad():
         for part in parts:
             states.append(_random_state(accelerator.device))
-            steps.append(towers(part))
-    whole = _as_leaves(_joined(steps))
+            seen.append(towers(part))
+    # The loss on the features of all micro-batches, which are leaves here: its gradient ends at
+    # the features and costs no memory of a tower.
+    whole = _as_leaves(_joined(seen))
     losses = loss(whole)
     losses.total.backward()
     start = 0
-    for index, (part, state, step) in enumerate(zip(parts, states, steps, strict=True)):
+    for index, (part, state) in enumerate(zip(parts, states, strict=True)):
+        # Dropout must drop what it dropped in the first pass, or the gradient is another's.
         _set_random_state(state, accelerator.device)
         last = index == len(parts) - 1
-        count = len(step.image.features_BD)
+        # Processes exchange gradients once, when the last micro-batch has added its own.
         with nullcontext() if last else no_exchange(accelerator, towers):
             again = towers(part)
-            # A sum whose gradient is what the loss has sent to the features.
+            # A sum whose gradient is what the loss has sent to the features (chain rule).
             accelerator.backward(_weighted(again, whole, start, scalars=last))
-        start += count
+        start += part.pairs
     return losses, whole
 
 
-def _joined(steps: list[Step]) -> Step:
-    first = steps[0]
-    sides = {
-        name: None if getattr(first, name) is None else _join([getattr(s, name) for s in steps])
-        for name in ("image", "short", "long")
-    }
-    return replace(first, **sides)
+def _joined(seen: list[LossInputs]) -> LossInputs:
+    """The features of all micro-batches, in their order, as those of one batch."""
+
+    def join(sides: list[Features | None]) -> Features | None:
+        if sides[0] is None:
+            return None
+        values = {}
+        for name in (field.name for field in fields(sides[0])):
+            found = [getattr(side, name) for side in sides]
+            if found[0] is not None and name in _OF_TOKENS:
+                # Each micro-batch is as wide as its longest text: zeros (or False) fill up.
+                longest = max(part.shape[1] for part in found)
+                found = [
+                    F.pad(part, (0, 0) * (part.ndim - 2) + (0, longest - part.shape[1]))
+                    for part in found
+                ]
+            values[name] = None if found[0] is None else torch.cat(found)
+        return replace(sides[0], **values)
+
+    return replace(seen[0], **{name: join([getattr(s, name) for s in seen]) for name in _SIDES})
 
 
-def _join(sides: list[Side]) -> Side:
-    values = {}
-    for name in (field.name for field in fields(sides[0])):
-        found = [getattr(side, name) for side in sides]
-        if found[0] is not None and name in _OF_TOKENS:
-            found = _padded(found)
-        values[name] = None if found[0] is None else torch.cat(found)
-    return replace(sides[0], **values)
-
-
-def _padded(parts: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Each micro-batch is as wide as its longest text; zeros (or False) fill the others up."""
-    longest = max(part.shape[1] for part in parts)
-    return [F.pad(part, (0, 0) * (part.ndim - 2) + (0, longest - part.shape[1])) for part in parts]
-
-
-def _as_leaves(step: Step) -> Step:
+def _as_leaves(inputs: LossInputs) -> LossInputs:
     """The same values, each feature, scale and bias with a gradient of its own."""
-    sides = {
-        name: replace(side, **{field: _leaf(value) for field, value in _features(side)})
-        for name in ("image", "short", "long")
-        if (side := getattr(step, name)) is not None
+
+    def leaf(value: torch.Tensor) -> torch.Tensor:
+        return value.detach().clone().requires_grad_()
+
+    changes = {
+        name: replace(side, **{field: leaf(value) for field, value in _tensors(side)})
+        for name in _SIDES
+        if (side := getattr(inputs, name)) is not None
     }
-    scalars = {name: _leaf(value) for name, value in _scalars(step)}
-    return replace(step, **sides, **scalars)
+    for name in _SCALARS:
+        if (value := getattr(inputs, name)) is not None:
+            changes[name] = leaf(value)
+    return replace(inputs, **changes)
 
 
-def _leaf(value: torch.Tensor) -> torch.Tensor:
-    return value.detach().clone().requires_grad_()
-
-
-def _features(side: ImageSide | TextSide) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(side: ImageFeatures | TextFeatures) -> Iterator[tuple[str, torch.Tensor]]:
     for name in (field.name for field in fields(side)):
-        value = getattr(side, name)
-        if name in _DIFFERENTIABLE and value is not None:
-            yield name, value
+        if name in _DIFFERENTIABLE and getattr(side, name) is not None:
+            yield name, getattr(side, name)
 
 
-def _scalars(step: Step) -> Iterator[tuple[str, torch.Tensor]]:
-    for name in ("logit_scale", "logit_bias"):
-        if getattr(step, name) is not None:
-            yield name, getattr(step, name)
-
-
-def _weighted(step: Step, whole: Step, start: int, scalars: bool) -> torch.Tensor:
+def _weighted(inputs: LossInputs, whole: LossInputs, start: int, scalars: bool) -> torch.Tensor:
     """Features of a micro-batch, from row `start` of `whole` on, times their gradients, summed."""
-    total = step.logit_scale.new_zeros(())
-    for name in ("image", "short", "long"):
-        side = getattr(step, name)
-        if side is None:
+    total = inputs.logit_scale.new_zeros(())
+    for name in _SIDES:
+        if getattr(inputs, name) is None:
             continue
-        for field, value in _features(side):
+        for field, value in _tensors(getattr(inputs, name)):
             gradient = getattr(getattr(whole, name), field).grad
             if gradient is None or not value.requires_grad:
                 continue
             part = gradient[start : start + len(value)]
             if field in _OF_TOKENS:
                 part = part[:, : value.shape[1]]
+            # In float32: of bfloat16 features the sum would round the gradients away.
             total = total + (value.float() * part.float()).sum()
-    if scalars:
-        for name, value in _scalars(step):
-            gradient = getattr(whole, name).grad
-            if gradient is not None:
-                total = total + value * gradient
+    # Scale and bias are no part of a micro-batch: their gradient is added once.
+    for name in _SCALARS if scalars else ():
+        value = getattr(inputs, name)
+        if value is not None and getattr(whole, name).grad is not None:
+            total = total + value * getattr(whole, name).grad
     return total
 
 
 def _random_state(device: torch.device) -> list[torch.Tensor]:
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return states
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *cuda]
 
 
 def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:

@@ -1,5 +1,9 @@
 """The training loop: the same in one process and in any number of them.
 
+From top to bottom: the record of a run, the towers as training runs them, and `Loop`, whose `run`
+and `step` are what happens to a batch. The batches come from `training.data`, the losses from
+`objectives`; `training.run` puts model, data and folder together and calls `Loop.run`.
+
 B pairs of one process, T tokens, C features of a text, D embedding, W width of the text tower.
 """
 
@@ -12,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TextIO
@@ -29,7 +34,7 @@ from longclip_lab.models.towers import (
     can_end_at_class,
     can_pack,
     encode_at_class,
-    encode_packed,
+    encode_ragged,
     encode_tokens,
     finish_image,
     frozen_part,
@@ -38,33 +43,33 @@ from longclip_lab.models.towers import (
 )
 from longclip_lab.objectives import (
     OBJECTIVES,
-    ImageSide,
+    ImageFeatures,
+    LossConfig,
+    LossInputs,
     LossParts,
-    Settings,
-    Step,
-    TextSide,
+    TextFeatures,
     objective_loss,
 )
 from longclip_lab.training.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
-from longclip_lab.training.data import Batch, Texts, TrainingPairs
+from longclip_lab.training.data import Batch, TokenBatch, TrainingPairs
 from longclip_lab.training.distributed import (
     NOT_FINITE,
     NotFiniteStepError,
-    agreed,
+    any_rank,
     average_scalars,
     clip_gradient,
+    handle_sigterm,
+    heartbeat,
     is_sharded,
-    listening,
     local,
     note_not_finite,
     rows_here,
     shard,
     steps_not_finite,
-    watching,
     whole_state,
 )
 from longclip_lab.training.gradient_cache import backward_in_parts
-from longclip_lab.training.recipe import TEXT_PARTS, Recipe
+from longclip_lab.training.recipe import LENGTH_BUCKETS, Recipe
 
 # --- The record of a run while it goes: JSON lines, TensorBoard events, a progress bar ---
 
@@ -96,7 +101,13 @@ def _row(line: str | bytes, where: str) -> dict[str, Any]:
     except LabError as error:
         raise LabError(f"{error} Repair the log, or move it away to go on without it.") from None
     row = row if isinstance(row, dict) else {}
-    step, texts = row.get("step"), [key for key, value in row.items() if not _is_number(value)]
+    largest = sys.float_info.max  # an integer of JSON may be larger than any float
+    texts = [
+        key
+        for key, value in row.items()
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= largest)
+    ]
+    step = row.get("step")
     if isinstance(step, bool) or not isinstance(step, int) or texts:
         what = f"no number under {texts[0]!r}" if texts else "no step"
         raise LabError(
@@ -104,11 +115,6 @@ def _row(line: str | bytes, where: str) -> dict[str, Any]:
             "log, or move it away to go on without it."
         )
     return {key: math.nan if value is None else value for key, value in row.items()}
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a log can hold `value`: null stands for NaN, and what a float cannot hold is none."""
-    return value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -156,29 +162,17 @@ class RunLog:
             self.events.close()
 
 
-class Progress:
-    """A bar with the loss, the rate and the time left."""
+def progress_bar(total: int | None, done: int, name: str, shown: bool) -> tqdm:
+    """A bar of steps with the loss, the rate and the time left."""
+    return tqdm(total=total, initial=done, desc=name, unit="step", disable=not shown)
 
-    def __init__(self, total: int | None, done: int, name: str, shown: bool):
-        self.bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=not shown)
 
-    def reach(self, row: dict[str, Any]) -> None:
-        """Advance to the step of a row, from wherever the bar stands."""
-        self.bar.update(row["step"] - 1 - self.bar.n)
-        self.step(row)
-
-    def step(self, row: dict[str, Any] | None) -> None:
-        """Advance by one step; a skipped one has no row."""
-        if row is None:
-            self.bar.update(1)
-            return
+def advance(bar: tqdm, row: dict[str, Any] | None) -> None:
+    """Advance to the step of a row of the log; by one for a skipped step, which has none."""
+    if row is not None:
         rate = f"{row['samples_per_s']:.3g}/s"
-        self.bar.set_postfix(loss=f"{row['loss']:.3f}", pairs=rate, refresh=False)
-        self.bar.update(1)
-
-    def close(self) -> None:
-        """Leave the finished bar on the screen."""
-        self.bar.close()
+        bar.set_postfix(loss=f"{row['loss']:.3f}", pairs=rate, refresh=False)
+    bar.update(1 if row is None else row["step"] - bar.n)
 
 
 # --- The towers as training runs them: what is frozen, what decays, how a batch is encoded ---
@@ -194,51 +188,43 @@ class Towers(nn.Module):
     """Both towers behind one `forward`, which is what data parallelism needs to wrap.
 
     `forward` gives the batch as a loss sees it: features (not normalised), tokens where the
-    objective compares them, and scale and bias as factors.
+    objective compares them, and scale and bias as factors. `pad_id` fills texts up where a tower
+    wants a rectangle.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe):
+    def __init__(self, model: nn.Module, recipe: Recipe, pad_id: int = 0):
         super().__init__()
-        self.model = model
-        self.recipe = recipe
+        self.model, self.recipe, self.pad_id = model, recipe, pad_id
         self.token_wise = needs(recipe, "tokens")
         self.reads_corners = needs(recipe, "corners")
+        self.config = LossConfig(**{f.name: getattr(recipe, f.name) for f in fields(LossConfig)})
 
     def train(self, mode: bool = True) -> Towers:
         """Training mode, except for a locked image tower and BatchNorm's running statistics."""
         super().train(mode)
         for module in self.modules():
+            # They would differ between processes, and with gradient caching count twice.
             if isinstance(module, BATCH_NORMS):
                 module.eval()
         if self.recipe.lock_image:
             frozen_part(self.model.visual).eval()
         return self
 
-    def forward(self, batch: Batch) -> Step:
-        recipe = self.recipe
-        device = next(self.model.parameters()).device
-        lower = recipe.precision == "bf16"
+    def forward(self, batch: Batch) -> LossInputs:
+        device = self.model.logit_scale.device
+        lower = self.recipe.precision == "bf16"
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=lower):
-            image = self.image_side(batch)
-            long = None if batch.long is None else self.text_side(batch.long, self.reads_corners)
-            short = None
-            if batch.short is not None and recipe.objective != "long":
-                short = self.text_side(batch.short)
-        bias = self.model.logit_bias if needs(recipe, "logit_bias") else None
-        settings = Settings(
-            short_weight=recipe.short_weight,
-            long_weight=recipe.long_weight,
-            label_smoothing=recipe.label_smoothing,
-            k=recipe.k,
-            faithful=recipe.faithful,
-            components_of=recipe.components_of,
-            reduction=recipe.reduction,
-            margin=recipe.margin,
-        )
-        return Step(image, short, long, self.model.logit_scale.exp(), bias, settings)
+            image = self.image_features(batch)
+            # Corners stand for parts of the long text; the raw caption is matched by CLS alone
+            # (LoTLIP, section 4.3).
+            long = batch.long and self.text_features(batch.long, self.reads_corners)
+            reads_short = self.recipe.objective != "long"
+            short = self.text_features(batch.short) if batch.short and reads_short else None
+        bias = self.model.logit_bias if needs(self.recipe, "logit_bias") else None
+        return LossInputs(image, short, long, self.model.logit_scale.exp(), bias, self.config)
 
-    def image_side(self, batch: Batch) -> ImageSide:
-        """Features of the pictures: a locked tower's are stored, or made without a graph."""
+    def image_features(self, batch: Batch) -> ImageFeatures:
+        """Features of the images: a locked tower's are cached, or made without a graph."""
         visual = self.model.visual
         if batch.stored_BS is not None:
             states = batch.stored_BS.float()
@@ -248,34 +234,41 @@ class Towers(nn.Module):
         elif self.token_wise:
             states = image_states(visual, batch.pixels_B3HW, tokens=True)
         elif can_end_at_class(visual) and not is_sharded(self):
-            return ImageSide(encode_at_class(visual, batch.pixels_B3HW))
+            # Of the last block only CLS is read, so only CLS is computed.
+            return ImageFeatures(encode_at_class(visual, batch.pixels_B3HW))
         else:
-            return ImageSide(self.model.encode_image(batch.pixels_B3HW))
+            return ImageFeatures(self.model.encode_image(batch.pixels_B3HW))
         features = finish_image(visual, states)
-        return ImageSide(features.mean(dim=1), features) if self.token_wise else ImageSide(features)
-
-    def text_side(self, texts: Texts, corners: bool = False) -> TextSide:
-        """Features of texts; every corner's too where the objective matches them with pictures."""
-        recipe = self.recipe
-        masks = recipe.mask_duplicates and not recipe.faithful
-        identity_B = texts.identity_B if masks else None
         if self.token_wise:
-            tokens_BTD, mask_BT = encode_text_tokens(self.model, texts.ids_BT)
-            return TextSide(tokens_BTD[:, :1], tokens_BTD, mask_BT, identity_B)
+            return ImageFeatures(features.mean(dim=1), features)
+        return ImageFeatures(features)
+
+    def text_features(self, texts: TokenBatch, corners: bool = False) -> TextFeatures:
+        """Features of texts; every corner's too where the objective matches them with images."""
+        recipe, model = self.recipe, self.model
+        device = model.logit_scale.device
+        # A caption is no negative of an image that carries the same words; the official code
+        # takes it for one.
+        masks = recipe.mask_duplicates and not recipe.match_official
+        identity_B = texts.identity_B.to(device) if masks else None
+        if self.token_wise:
+            tokens_BTD, mask_BT = encode_text_tokens(model, texts.padded(self.pad_id).to(device))
+            return TextFeatures(tokens_BTD[:, :1], tokens_BTD, mask_BT, identity_B)
         if not corners and self.packs:
-            features = encode_packed(self.model, texts.ids_BT)
+            features = encode_ragged(model, texts.ids_P, texts.lengths_B)
         else:
             encode = encode_corner_tokens if corners else encode_tokens
-            parts = recipe.text_parts or TEXT_PARTS
-            features = encode_in_parts(self.model, texts, parts, encode)
+            buckets = recipe.length_buckets or LENGTH_BUCKETS
+            features = encode_in_buckets(model, texts, buckets, encode, self.pad_id)
         # Not a view: FSDP2 hangs hooks on what a module returns, and warns of views.
         features_BCD = features if corners else torch.stack([features], dim=1)
-        return TextSide(features_BCD, identity_B=identity_B)
+        return TextFeatures(features_BCD, identity_B=identity_B)
 
     @property
     def packs(self) -> bool:
         """Whether texts run end to end: on a CPU, unless something else works by blocks."""
-        by_blocks = self.recipe.text_parts or self.recipe.grad_checkpointing or is_sharded(self)
+        recipe = self.recipe
+        by_blocks = recipe.length_buckets or recipe.grad_checkpointing or is_sharded(self)
         on_cpu = self.model.logit_scale.device.type == "cpu"
         return on_cpu and not by_blocks and can_pack(self.model)
 
@@ -285,21 +278,25 @@ def needs(recipe: Recipe, what: str) -> bool:
     return what in OBJECTIVES[recipe.objective].needs
 
 
-def encode_in_parts(
+def encode_in_buckets(
     model: nn.Module,
-    texts: Texts,
-    parts: int,
-    encode: Callable[[nn.Module, torch.Tensor], torch.Tensor] = encode_tokens,
+    texts: TokenBatch,
+    buckets: int,
+    encode: Callable[..., torch.Tensor] = encode_tokens,
+    pad_id: int = 0,
 ) -> torch.Tensor:
-    """Text features [B, D] of a batch, sorted by length and run in `parts` parts.
+    """Text features [B, D] of a batch, sorted by length and run in `buckets` parts.
 
-    Each part is trimmed to its own longest text (`encode_tokens`), so that a few long texts do not
-    pad all the others. The features are the same. `encode_corner_tokens` gives [B, C, D].
+    Each is padded to its own longest text, so that a few long texts do not pad all the others.
+    The features are the same. `encode_corner_tokens` gives [B, C, D].
     """
     order_B = texts.lengths_B.argsort(stable=True)
-    size = math.ceil(len(order_B) / parts)
-    in_order = torch.cat([encode(model, texts.ids_BT[rows]) for rows in order_B.split(size)])
-    return in_order[order_B.argsort()]
+    device = next(model.parameters()).device
+    in_order = torch.cat([
+        encode(model, texts.select(rows).padded(pad_id).to(device), pad_id)
+        for rows in order_B.split(math.ceil(len(order_B) / buckets))
+    ])  # fmt: skip
+    return in_order[order_B.argsort().to(device)]
 
 
 def prepare(clip: Clip, recipe: Recipe) -> Towers:
@@ -317,13 +314,13 @@ def prepare(clip: Clip, recipe: Recipe) -> Towers:
         tower.corner_embedding.requires_grad_(read or not corner.mask)
     if recipe.grad_checkpointing:
         model.set_grad_checkpointing(True)
-    return Towers(model, recipe).train()
+    return Towers(model, recipe, int(clip.tokenizer.pad_id)).train()
 
 
 def _set_scale_and_bias(clip: Clip, recipe: Recipe) -> None:
     model = clip.model
     start = recipe.start_logit_scale
-    if start is None and recipe.faithful:
+    if start is None and recipe.match_official:
         start = math.log(100)
     if start is not None:
         with torch.no_grad():
@@ -343,7 +340,7 @@ def _set_scale_and_bias(clip: Clip, recipe: Recipe) -> None:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
     """Trained parameters for AdamW, with and without weight decay.
 
-    `faithful` decays everything, as the official code does. The default spares what has no
+    `match_official` decays everything, as the official code does. The default spares what has no
     scale to be kept small: norms, biases, the logit scale, positions, class and corner tokens.
     """
     decayed, spared = [], []
@@ -353,7 +350,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
         is_spared = (
             parameter.ndim < 2 or name.rpartition(".")[2] in SPARED or name.endswith(SPARED_TABLES)
         )
-        (spared if is_spared and not recipe.faithful else decayed).append(parameter)
+        (spared if is_spared and not recipe.match_official else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": recipe.weight_decay},
         {"params": spared, "weight_decay": 0.0},
@@ -361,11 +358,12 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
 
 
 class KeptPositions:
-    """Holds the positions that stretching kept exactly where they were.
+    """Holds the positions that knowledge-preserved stretching kept exactly where they were.
 
-    Their gradient is cleared, so that it counts neither in the norm nor in AdamW's moments, and
-    `restore` after a step undoes weight decay. Long-CLIP freezes them in the same way: its
-    `positional_embedding` (positions 0 to 19) is not trained, `positional_embedding_res` is.
+    Long-CLIP (section 3.2) keeps positions 0 to 19, which CLIP has trained well, and freezes them:
+    its `positional_embedding` is not trained, `positional_embedding_res` is. Here both are rows of
+    one table, so their gradient is cleared, that it counts neither in the norm nor in AdamW's
+    moments, and `restore` after a step undoes weight decay.
     """
 
     def __init__(self, clip: Clip, recipe: Recipe):
@@ -389,7 +387,11 @@ class KeptPositions:
 
 
 class Loop:
-    """The state that changes from step to step."""
+    """The state that changes from step to step, and the steps.
+
+    Everything else a step depends on (batch, learning rate, random numbers) is a function of
+    (recipe, step): so weights, AdamW's moments and the number `done` are a whole checkpoint.
+    """
 
     def __init__(
         self, accelerator: Accelerator, clip: Clip, recipe: Recipe, total: int, folder: Path | None
@@ -398,6 +400,7 @@ class Loop:
         towers = prepare(clip, recipe).to(accelerator.device)
         self.plain: nn.Module | None = None
         if recipe.sharding == "full" and accelerator.num_processes > 1:
+            # FSDP2 changes modules in place; this copy takes the trained weights at the end.
             self.plain = copy.deepcopy(clip.model).cpu()
             shard(towers, accelerator)
         optimizer = torch.optim.AdamW(
@@ -424,23 +427,37 @@ class Loop:
         progress: bool,
         on_step: Callable[[dict[str, Any]], None] | None,
     ) -> None:
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        bar = Progress(self.total, self.done, self.recipe.name, progress)
-        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        """All steps that are left: batch, update, log, checkpoint.
+
+        Raises StoppedError after a SIGTERM, when the state is saved, and LabError for a batch that
+        cannot be read or a loss that is not finite.
+        """
+        accelerator, recipe = self.accelerator, self.recipe
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        bar = progress_bar(self.total, self.done, recipe.name, progress)
+        devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         try:
             self.clock = time.perf_counter()
-            with torch.random.fork_rng(devices), watching(self.accelerator), listening() as stop:
+            # The caller's random numbers stay as they are; a process that hangs or a machine that
+            # is taken away ends the run in an orderly way.
+            with (
+                torch.random.fork_rng(devices),
+                heartbeat(accelerator),
+                handle_sigterm() as stop,
+            ):
                 for batch in pairs.batches(self.done, self.total, rank, processes):
                     if isinstance(batch, LabError):
                         raise batch
                     row = self.step_or_skip(batch, pairs)
-                    bar.step(row)
-                    logged = self.done % self.recipe.log_every == 0 or self.done == self.total
-                    logged = logged and row is not None
+                    advance(bar, row)
+                    at_end = self.done == self.total
+                    logged = row is not None and (self.done % recipe.log_every == 0 or at_end)
                     if logged:
                         self.log.add(row)
-                    asked, overdue = agreed(self.accelerator, stop.asked, self.overdue)
-                    stopping = asked and self.done < self.total
+                    # A checkpoint is made by all processes together: one that was told to stop, or
+                    # whose clock says so, takes the others along.
+                    asked, overdue = any_rank(accelerator, stop.asked, self.overdue)
+                    stopping = asked and not at_end
                     self.checkpoint(stopping or overdue)
                     if logged and on_step is not None:
                         on_step(row)
@@ -460,16 +477,17 @@ class Loop:
                 if self.accelerator.is_main_process:
                     note_not_finite(self.folder, error, pairs.members(self.done))
                 where = f" Its pairs are named in {path}."
-            if len(self.skipped) >= self.recipe.skip_not_finite:
+            if len(self.skipped) >= self.recipe.max_nan_steps:
                 raise LabError(f"{error}{where}") from None
             self.skipped.append(error.step)
             warnings.warn(f"Skipped. {error}{where}", LabWarning, stacklevel=2)
             self.optimizer.zero_grad()
+            # It counts as done: the next batch and the learning rate are those of the next step.
             self.done += 1
             return None
 
     def stopped(self) -> str:
-        """What to say when a run stops because it was asked to."""
+        """The message of a run that stops because it was asked to."""
         if self.folder is None:
             return f"Asked to stop after step {self.done}; there is no folder, so nothing is kept."
         return (
@@ -480,21 +498,29 @@ class Loop:
     def step(self, batch: Batch) -> dict[str, Any]:
         """One update; returns its row of the log."""
         recipe = self.recipe
-        # Dropout and the like draw from (seed, step, process), not from what was drawn before.
+        # Dropout and the like draw from (seed, step, process), not from what was drawn before: so
+        # a resumed run draws what a run that was never stopped does.
         state = (recipe.seed, self.done, self.accelerator.process_index)
         torch.manual_seed(int(np.random.SeedSequence(state).generate_state(1)[0]))
+        # Linear warm-up, then a cosine to 0 (the official scheduler).
         lr = recipe.learning_rate_at(self.done, self.total)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
+        # Both towers, the loss of the global batch, and the gradient of every trained weight.
         parts, logit_scale = self.backward(batch.to(self.accelerator.device))
+        # KPS: the first 20 positions are kept, so their gradient must not count in the norm.
         self.kept.clear_gradient()
+        # Without a limit this only measures the norm, which the log shows.
         limit = recipe.max_grad_norm or float("inf")
         grad_norm = clip_gradient(self.towers.parameters(), limit)
+        # Before the update: a gradient that is not finite would spoil weights and moments.
         self.check_finite("gradient", grad_norm)
         self.optimizer.step()
         self.kept.restore()
         if recipe.max_logit_scale is not None:
+            # CLIP clamps the temperature at 1/100, lest the logits grow without bound
+            # (Radford et al. 2021, section 2.5). Long-CLIP's code does not.
             with torch.no_grad():
                 self.model.logit_scale.clamp_(max=recipe.max_logit_scale)
         self.done += 1
@@ -518,21 +544,23 @@ class Loop:
     def backward(self, batch: Batch) -> tuple[LossParts, torch.Tensor]:
         """Gradients of the loss on the global batch; returns it and the logit scale."""
         if self.recipe.micro_batch is not None:
-            parts, step = backward_in_parts(
+            # A contrastive loss needs all pairs at once, the towers do not (GradCache).
+            parts, inputs = backward_in_parts(
                 self.accelerator, self.towers, batch, self.recipe.micro_batch, self.loss
             )
         else:
-            step = self.towers(batch)
-            parts = self.loss(step)
+            inputs = self.towers(batch)
+            parts = self.loss(inputs)
             self.accelerator.backward(parts.total)
         if self.plain is not None:
+            # FSDP2 averages what it shards; scale and bias are whole in every process.
             average_scalars(self.towers, self.accelerator)
-        return parts, step.logit_scale.detach().log()
+        return parts, inputs.logit_scale.detach().log()
 
-    def loss(self, step: Step) -> LossParts:
-        """The loss of the global batch: the objectives gather the features."""
+    def loss(self, inputs: LossInputs) -> LossParts:
+        """The loss of the global batch: the objectives gather the features of all processes."""
         try:
-            parts = objective_loss(self.recipe.objective, step)
+            parts = objective_loss(self.recipe.objective, inputs)
         except NotFiniteError as error:
             raise NotFiniteStepError(self.done + 1, f"{error} {self.last_good()}") from None
         except LabError as error:
@@ -543,7 +571,8 @@ class Loop:
     def check_finite(self, what: str, value: torch.Tensor) -> None:
         """Stop before a bad gradient reaches the weights."""
         finite = torch.isfinite(value.detach()).float().reshape(1)
-        if self.recipe.skip_not_finite and self.accelerator.num_processes > 1:
+        # If a step may be skipped, all processes must skip it.
+        if self.recipe.max_nan_steps and self.accelerator.num_processes > 1:
             finite = self.accelerator.reduce(finite, reduction="mean")
         if finite.item() < 1:
             raise NotFiniteStepError(
@@ -570,6 +599,7 @@ class Loop:
         if not due or self.folder is None:
             return
         self.saved = time.monotonic()
+        # Whole in any case, so that any number of processes can go on: sharded or not.
         weights = whole_state(self.model.state_dict())
         moments = whole_state(self.optimizer.state_dict())
         if self.accelerator.is_main_process:

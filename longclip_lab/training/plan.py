@@ -1,47 +1,51 @@
 """How long a run takes, what it holds and what it costs, before it is started.
 
-L layers, W width, I inner width of a layer, T tokens.
+Everything follows from the recipe by formula and from assumptions, which a plan carries with it and
+prints. Two times are told: what the arithmetic takes if images arrive fast enough, and what it
+takes at the rate of both papers; a budget lies between them until somebody has measured how fast
+images arrive (`data_throughput`). `largest_micro_batch` asks this machine instead of the formula.
 
-The peak is the end of the forward pass: all activations of the towers are there, and beside them
-what a step always holds; with gradient caching those of a micro-batch, and not beside the loss. Not
-counted: the allocator's fragments, the kernels' own workspace, batches that wait in worker
-processes.
-
-G pairs of a global batch, W processes.
-
-Everything follows from the recipe by formula (`costs`, `memory`) and from assumptions, which a plan
-carries with it and prints. Two times are told: what the arithmetic takes if pictures arrive fast
-enough, and what it takes at the rate of both papers. A budget lies between them until somebody has
-measured how fast pictures arrive (`arriving`).
+L layers, W width, I inner width of a layer, T tokens, B pairs of a step, S the shape of a cached
+feature; with processes, G pairs of a global batch and N processes.
 """
 
 from __future__ import annotations
 
+import copy
+import json
+import os
 import re
+import warnings
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import open_clip
+import psutil
 import torch
 import transformers
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
-from torch import nn
+from accelerate import Accelerator
 
-from longclip_lab.errors import COUNT, LabError, Numbers, suggest
+from longclip_lab.errors import COUNT, POSITIVE, PROCESSES, LabError, LabWarning, Numbers, suggest
+from longclip_lab.models import Clip, pixels
 from longclip_lab.models.build import build_model, config_of_towers, world_bert
-from longclip_lab.objectives import OBJECTIVES
+from longclip_lab.models.flops import ModelCost, cost_of
 from longclip_lab.objectives.contrastive import JUDGED_AT_ONCE, ROWS_AT_ONCE
-from longclip_lab.training.recipe import TEXT_PARTS, Recipe
+from longclip_lab.training.data import Batch, CaptionSampler, stored_features
+from longclip_lab.training.loop import Loop, needs
+from longclip_lab.training.recipe import LENGTH_BUCKETS, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from longclip_lab.models import Clip
-
-
 # --- What a plan knows about GPUs, their prices, and the times that the papers tell ---
+
+GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,10 @@ class Gpu:
 
 
 GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu("H100", 989.0, 80.0, 3.00),
-        Gpu("A100", 312.0, 80.0, 1.80),
-        Gpu("L4", 121.0, 24.0, 0.80),
-        Gpu("4090", 165.2, 24.0, 0.45),
-    )
+    "H100": Gpu("H100", 989.0, 80.0, 3.00),
+    "A100": Gpu("A100", 312.0, 80.0, 1.80),
+    "L4": Gpu("L4", 121.0, 24.0, 0.80),
+    "4090": Gpu("4090", 165.2, 24.0, 0.45),
 }
 """Peaks and memory from NVIDIA's data sheets (H100 SXM, A100 80 GB, L4, RTX 4090; without
 sparsity). Prices are round assumptions of rent on demand: give yours."""
@@ -104,7 +105,7 @@ LOTLIP_TIME = PublishedTime(
 )
 PAPERS_RATE = 87.0
 """Pairs a second and GPU that both published times come to. The two models differ in what they
-compute, so it may have been the pictures that did not arrive faster; neither paper says."""
+compute, so it may have been the images that did not arrive faster; neither paper says."""
 
 
 def parse_gpus(gpus: str) -> tuple[Gpu, int]:
@@ -122,7 +123,7 @@ def parse_gpus(gpus: str) -> tuple[Gpu, int]:
     return GPUS[name], int(count or 1)
 
 
-# --- What a step of training computes and holds, by formula: operations and bytes ---
+# --- The model that a recipe trains, without its weights ---
 
 BERTS = {
     "bert-base-uncased": transformers.BertConfig,
@@ -132,74 +133,6 @@ BERTS = {
     "world": world_bert,
 }
 """Sizes of the recipes' text towers, so that a plan needs neither weights nor a network."""
-
-
-@dataclass(frozen=True)
-class TowerCost:
-    """The sizes of a transformer that its cost depends on.
-
-    `tokens` is what one item has, `stem` the operations before the first layer and `stem_kept` the
-    numbers that these keep for the backward pass; `weights` is how many it has in all,
-    `layer_weights` how many in one layer.
-    """
-
-    layers: int
-    width: int
-    inner: int
-    tokens: int
-    stem: int
-    weights: int
-    layer_weights: int
-    stem_kept: int = 0
-
-    def flops(self, tokens: int | None = None) -> int:
-        """Operations of a forward pass of one item, a multiply-add counted as two.
-
-        L (8 T W^2 + 4 T^2 W + 4 T W I) and the stem, as `models.text_flops` counts.
-        """
-        count = self.tokens if tokens is None else tokens
-        layer = 8 * count * self.width**2 + 4 * count**2 * self.width
-        return self.layers * (layer + 4 * count * self.width * self.inner) + self.stem
-
-    def activations(self, tokens: int | None = None, half: bool = False) -> int:
-        """Bytes that one layer keeps of one item for the backward pass.
-
-        Kept are the residual twice, two normed copies, queries, keys, values, what attention gives,
-        and the inner layer before and after its activation; no table of attention weights (the
-        fused kernels keep none). `half`: under bfloat16 autocast only the residuals stay float32.
-        """
-        count = self.tokens if tokens is None else tokens
-        others = 6 + 2 * self.inner / self.width
-        each = 8 + 2 * others if half else 4 * (2 + others)
-        return round(count * self.width * each)
-
-
-@dataclass(frozen=True)
-class ModelCost:
-    """Both towers, and the size of the space they share."""
-
-    image: TowerCost
-    text: TowerCost
-    embed_dim: int
-    image_size: int
-    trained: int
-    """Weights that are trained."""
-
-    @property
-    def weights(self) -> int:
-        """All weights."""
-        return self.image.weights + self.text.weights
-
-    @property
-    def largest_layer(self) -> int:
-        """Weights of the largest layer."""
-        return max(self.image.layer_weights, self.text.layer_weights)
-
-    @property
-    def outside(self) -> int:
-        """Weights that are in no layer: stems, embeddings, projections."""
-        towers = (self.image, self.text)
-        return self.weights - sum(tower.layers * tower.layer_weights for tower in towers)
 
 
 def model_cost(recipe: Recipe, model: str | None = None, context_length: int = 248) -> ModelCost:
@@ -220,77 +153,17 @@ def model_cost(recipe: Recipe, model: str | None = None, context_length: int = 2
         text = BERTS.get(recipe.text_tower)
         tower = text() if text else recipe.text_tower
         config = config_of_towers(recipe.image_tower, tower, recipe.token_limit or 128)
+    # Shapes without memory: a plan of ViT-L costs nothing.
     with torch.device("meta"):
         module = build_model(config)
     return cost_of(module, config["embed_dim"], lock_image=recipe.lock_image)
 
 
-def cost_of(module: nn.Module, embed_dim: int, lock_image: bool = False) -> ModelCost:
-    """The cost of an open_clip module; it may be on the meta device."""
-    image, image_size = _image_cost(module.visual)
-    text = _text_cost(module)
-    trained = text.weights + (0 if lock_image else image.weights)
-    return ModelCost(image, text, embed_dim, image_size, trained)
-
-
-def _image_cost(visual: nn.Module) -> tuple[TowerCost, int]:
-    weights = _count(visual)
-    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "blocks"):
-        trunk = visual.trunk
-        patches = trunk.patch_embed.num_patches
-        size = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
-        stem, kept = _stem(trunk.patch_embed, size)
-        tokens = patches + trunk.num_prefix_tokens
-        inner, layer = trunk.blocks[0].mlp.fc1.out_features, _count(trunk.blocks[0])
-        sizes = (len(trunk.blocks), trunk.embed_dim, inner, tokens)
-        return TowerCost(*sizes, stem, weights, layer, kept), size
-    if isinstance(visual, VisionTransformer):
-        blocks = visual.transformer.resblocks
-        patches = visual.grid_size[0] * visual.grid_size[1]
-        stem = 2 * patches * visual.conv1.weight.numel()
-        inner = blocks[0].mlp.c_fc.out_features
-        width = visual.transformer.width
-        sizes = (len(blocks), width, inner, patches + 1)
-        return TowerCost(*sizes, stem, weights, _count(blocks[0])), visual.image_size[0]
-    raise LabError(f"The cost of an image tower of the kind {type(visual).__name__} is not known.")
-
-
-def _stem(embed: nn.Module, size: int) -> tuple[int, int]:
-    """Operations on a picture of `size` pixels, and the numbers kept between convolutions: what
-    each gives, normed, and activated."""
-    operations, between = 0, []
-    for layer in embed.modules():
-        if isinstance(layer, nn.Conv2d):
-            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
-            size = (size + 2 * padding - kernel) // stride + 1
-            operations += 2 * size**2 * layer.weight.numel()
-            between.append(3 * size**2 * layer.out_channels)
-    return operations, sum(between[:-1])
-
-
-def _text_cost(module: nn.Module) -> TowerCost:
-    if hasattr(module, "text") and hasattr(module.text, "config"):
-        config = module.text.config
-        width, layers = config.hidden_size, config.num_hidden_layers
-        inner, tokens = config.intermediate_size, module.text.context_length
-        layer = _count(module.text.transformer.encoder.layer[0])
-        return TowerCost(layers, width, inner, tokens, 0, _count(module.text), layer)
-    tower = getattr(module, "text", module)
-    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-    if not blocks:
-        raise LabError(f"The cost of a text tower of the kind {type(tower).__name__} is not known.")
-    weights = _count(module) - _count(module.visual)
-    inner = blocks[0].mlp.c_fc.out_features
-    width = tower.transformer.width
-    sizes = (len(blocks), width, inner, tower.context_length)
-    return TowerCost(*sizes, 0, weights, _count(blocks[0]))
-
-
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-# --- What one process holds at the peak of a training step, by formula. Everything in bytes ---
+# --- What one process holds at the peak of a training step, by formula, in bytes ---
+#
+# The peak is the end of the forward pass: all activations of the towers are there, and beside them
+# what a step always holds; with gradient caching those of a micro-batch, and not beside the loss.
+# Not counted: the allocator's fragments, the kernels' workspace, batches in worker processes.
 
 FLOAT, HALF = 4, 2
 FEATURE_COPIES = 4
@@ -298,9 +171,9 @@ FEATURE_COPIES = 4
 LOGIT_COPIES = 4
 """Tables of logits [G, G] that a loss keeps: scaled, two log-softmaxes, their gradient."""
 SHARED_COPIES = 6
-"""With several processes these are [G / W, G], of which each direction needs its own three."""
+"""With several processes these are [G / N, G], of which each direction needs its own three."""
 SIMILARITY_COPIES = 3
-"""FILIP's similarities of a few pictures: as they are, masked, their gradient."""
+"""FILIP's similarities of a few images: as they are, masked, their gradient."""
 SHORT_TOKENS = 32
 """Tokens of a short text where nobody says: an assumption."""
 
@@ -318,7 +191,7 @@ class StepMemory:
     activations: int
     """What the towers keep of a micro-batch for the backward pass."""
     batch: int
-    """The process's pictures, and the features of all pairs."""
+    """The process's images, and the features of all pairs."""
     loss: int
     """Tables over all pairs of the global batch."""
     apart: bool = False
@@ -341,14 +214,12 @@ def memory_of(clip: Clip, recipe: Recipe, processes: int = 1) -> StepMemory | No
 
     None for towers whose cost is not known (no plain transformers).
     """
-    embed_dim = clip.card["model_cfg"]["embed_dim"]
     try:
-        cost = cost_of(clip.model, embed_dim, lock_image=recipe.lock_image)
+        cost = cost_of(clip.model, clip.embed_dim, lock_image=recipe.lock_image)
     except LabError:
         return None
     tokens = min(recipe.token_limit or cost.text.tokens, cost.text.tokens)
-    long = tokens + recipe.num_corner
-    lengths = text_lengths(recipe, long, min(SHORT_TOKENS, tokens))
+    lengths = text_lengths(recipe, tokens + recipe.num_corner, min(SHORT_TOKENS, tokens))
     return step_memory(cost, recipe, lengths, processes)
 
 
@@ -364,95 +235,89 @@ def step_memory(
     processes: int = 1,
     micro_batch: int | None = None,
 ) -> StepMemory:
-    """What one of W `processes` holds at the peak, with texts of `lengths` tokens a pair.
+    """What one of N `processes` holds at the peak, with texts of `lengths` tokens a pair.
 
-    `micro_batch` pairs run at a time, by default the recipe's. Sharded, a process holds 1/W of
+    `micro_batch` pairs run at a time, by default the recipe's. Sharded, a process holds 1/N of
     weights, gradients and moments, and whole ones of the layers at work; between micro-batches
     gradients stay whole.
     """
     share = -(-recipe.batch_size // processes)
     size = min(micro_batch or recipe.micro_batch or share, share)
-    half = recipe.precision == "bf16"
+    half, token_wise = recipe.precision == "bf16", needs(recipe, "tokens")
     sharded = recipe.sharding == "full" and processes > 1
     parts = processes if sharded else 1
     weights = FLOAT * cost.weights // parts + HALF * half * cost.trained
+    if sharded:
+        # One layer at work and the next one prefetched, and what is in no layer.
+        weights += FLOAT * (cost.outside + 2 * cost.largest_layer)
+    # DistributedDataParallel keeps a bucket of gradients to send beside the gradients.
     copies = 2 if processes > 1 and not sharded else 1
     gradients = copies * FLOAT * cost.trained // (1 if size < share else parts)
-    if sharded:
-        # One layer at work and the next on its way, and what is in no layer.
-        weights += FLOAT * (cost.outside + 2 * cost.largest_layer)
+
+    reads_cache = recipe.lock_image and recipe.cache_image_features
+    image = FLOAT * 3 * cost.image_size**2
+    if reads_cache:
+        image = FLOAT * cost.image.width * (cost.image.tokens if token_wise else 1)
+    # One image feature, one a text, one a corner; token-wise losses keep them all.
+    features = 1 + len(lengths) + recipe.num_corner
+    if token_wise:
+        features = cost.image.tokens + sum(lengths)
     return StepMemory(
         weights=weights,
         gradients=gradients,
         moments=2 * FLOAT * cost.trained // parts,
         activations=size * _kept_of_a_pair(cost, recipe, lengths, half),
-        batch=share * _picture(cost, recipe) + _features(cost, recipe, lengths),
-        loss=_loss(cost, recipe, lengths, share),
+        batch=share * image
+        + FEATURE_COPIES * FLOAT * recipe.batch_size * cost.embed_dim * features,
+        loss=_tables_of_the_loss(cost, recipe, lengths, share),
         apart=size < share,
     )
 
 
 def _kept_of_a_pair(cost: ModelCost, recipe: Recipe, lengths: list[int], half: bool) -> int:
+    """Bytes that the towers keep of one pair for the backward pass."""
     text, image = cost.text, cost.image
-    passes = [(text, length, recipe.text_parts or TEXT_PARTS) for length in lengths]
+    passes = [(text, length, recipe.length_buckets or LENGTH_BUCKETS) for length in lengths]
     if not recipe.lock_image:
         passes.append((image, image.tokens, 1))
     kept = sum(tower.stem_kept * (HALF if half else FLOAT) for tower, _, _ in passes)
     if recipe.grad_checkpointing:
-        # Only the layers' inputs; one layer at a time is computed again, texts part by part.
+        # Only the layers' inputs; one layer at a time is computed again, texts bucket by bucket.
         kept += sum(tower.layers * tokens * tower.width * FLOAT for tower, tokens, _ in passes)
         kept += max(tower.activations(tokens, half) // parts for tower, tokens, parts in passes)
     else:
         kept += sum(tower.layers * tower.activations(tokens, half) for tower, tokens, _ in passes)
-    if recipe.lock_image and not recipe.store_features:
+    if recipe.lock_image and not recipe.cache_image_features:
         kept += image.activations(half=half)
     return kept
 
 
-def _picture(cost: ModelCost, recipe: Recipe) -> int:
-    """A picture as the step reads it: pixels, or the features that were stored."""
-    if recipe.lock_image and recipe.store_features:
-        return FLOAT * cost.image.width * (cost.image.tokens if _token_wise(recipe) else 1)
-    return FLOAT * 3 * cost.image_size**2
-
-
-def _features(cost: ModelCost, recipe: Recipe, lengths: list[int]) -> int:
-    each = 1 + len(lengths) + recipe.num_corner
-    if _token_wise(recipe):
-        each = cost.image.tokens + sum(lengths)
-    return FEATURE_COPIES * FLOAT * recipe.batch_size * cost.embed_dim * each
-
-
-def _loss(cost: ModelCost, recipe: Recipe, lengths: list[int], share: int) -> int:
-    """`share` pairs of a process against all texts."""
-    pairs = recipe.batch_size
-    tables = len(lengths) + recipe.num_corner
-    if recipe.objective == "siglip":
+def _tables_of_the_loss(cost: ModelCost, recipe: Recipe, lengths: list[int], share: int) -> int:
+    """Logits of `share` pairs of a process against all texts."""
+    pairs, tables = recipe.batch_size, len(lengths) + recipe.num_corner
+    if recipe.objective == "siglip":  # in chunks
         return LOGIT_COPIES * FLOAT * min(share * pairs, max(JUDGED_AT_ONCE, pairs)) * tables
-    if not _token_wise(recipe):
+    if not needs(recipe, "tokens"):
+        # Alone, image-to-text logits are the transpose of text-to-image ones.
         copies = LOGIT_COPIES if share == pairs else SHARED_COPIES
         return copies * FLOAT * share * pairs * tables
-    logits = LOGIT_COPIES * FLOAT * pairs**2 * tables
-    rows = min(ROWS_AT_ONCE, pairs)
     tokens = cost.image.tokens * max(lengths)
-    return logits + SIMILARITY_COPIES * FLOAT * rows * pairs * tokens
+    rows = min(ROWS_AT_ONCE, pairs)
+    return LOGIT_COPIES * FLOAT * pairs**2 * tables + (
+        SIMILARITY_COPIES * FLOAT * rows * pairs * tokens
+    )
 
 
-def _token_wise(recipe: Recipe) -> bool:
-    return "tokens" in OBJECTIVES[recipe.objective].needs
+# --- The plan of a run: its time, its memory and its price ---
 
-
-# --- How long a training run takes, what it holds and what it costs, before it is started ---
-
-__all__ = ["GPUS", "Gpu", "Plan", "comparison", "memory_of", "plan"]
-
-UTILISATION = 0.30
-"""Share of a GPU's peak that training reaches if pictures arrive in time: an assumption."""
+MFU = 0.30
+"""Model FLOPs utilisation: the share of a GPU's peak that training reaches if images arrive in
+time. An assumption."""
 TOKENS = Numbers(at_least=3, at_most=10**6, whole=True)
 """Start, one token and end at least."""
 DOLLARS = Numbers(at_least=0, at_most=10**6)
-UTILISATIONS = Numbers(at_least=0.001, at_most=1)
-ARRIVING = Numbers(at_least=0.001, at_most=10**9)
+MFUS = Numbers(at_least=0.001, at_most=1)
+THROUGHPUT = Numbers(at_least=0.001, at_most=10**9)
 FILLED = 0.90
 """Share of a GPU's memory that may be planned for; the rest is the allocator's and the kernels'."""
 
@@ -468,8 +333,8 @@ class Plan:
     pairs: int
     long_tokens: int
     short_tokens: int
-    utilisation: float
-    arriving: float | None = None
+    mfu: float
+    data_throughput: float | None = None
     """Pairs a second that reach each GPU; by default as many as it can take."""
     spot: bool = False
     """On spot machines: cheaper, and taken away now and then."""
@@ -486,12 +351,14 @@ class Plan:
 
     @property
     def image_flops(self) -> float:
-        """Operations on one picture, on average over the run."""
+        """Operations on one image, on average over the run."""
         forward = self.cost.image.flops()
         if not self.recipe.lock_image:
             return forward * self.passes
-        if self.recipe.store_features:
+        if self.recipe.cache_image_features:
+            # Each image once, however many epochs.
             return forward * min(1.0, self.pairs / self.samples)
+        # Once a step, twice with gradient caching, never backwards.
         return forward * (2 if self.recipe.micro_batch else 1)
 
     @property
@@ -508,18 +375,21 @@ class Plan:
     @property
     def lengths(self) -> list[int]:
         """Tokens of a pair's texts; corners count towards the token limit."""
+        # The tower's context holds the corners too.
         cornered = min(self.long_tokens + self.recipe.num_corner, self.cost.text.tokens)
         return text_lengths(self.recipe, cornered, self.short_tokens)
 
     @property
     def rate(self) -> float:
         """Pairs a second and GPU: what it can take, or what arrives if that is less."""
-        able = 1e12 * self.gpu.tflops * self.utilisation / (self.image_flops + self.text_flops)
-        return able if self.arriving is None else min(able, self.arriving)
+        # What arithmetic allows; the GPU waits if fewer pairs arrive.
+        able = 1e12 * self.gpu.tflops * self.mfu / (self.image_flops + self.text_flops)
+        return able if self.data_throughput is None else min(able, self.data_throughput)
 
     @property
     def hours(self) -> float:
         """Hours on the clock, those lost with spot machines included."""
+        # Lost hours as often as machines are taken away.
         at_work = self.samples / (self.rate * self.count) / 3600
         return at_work * (1 + self.lost_hours / SPOT_HOURS) if self.spot else at_work
 
@@ -548,7 +418,7 @@ class Plan:
     @property
     def as_published(self) -> Plan:
         """The same, if no more pairs arrive than in both papers' runs."""
-        return replace(self, arriving=PAPERS_RATE)
+        return replace(self, data_throughput=PAPERS_RATE)
 
     @property
     def share(self) -> int:
@@ -557,7 +427,7 @@ class Plan:
 
     def memory(self, micro_batch: int | None = None) -> float:
         """GB at the peak of a step with `micro_batch` pairs at a time, by default the recipe's."""
-        return self.step_memory(micro_batch).total / 1e9
+        return self.step_memory(micro_batch).total / GB
 
     def step_memory(self, micro_batch: int | None = None) -> StepMemory:
         """The same in bytes, by what they are for (`memory`)."""
@@ -566,12 +436,53 @@ class Plan:
     @property
     def largest_micro_batch(self) -> int | None:
         """Pairs at a time that fit, None if not even one does."""
+        # Memory grows with the micro-batch, so the largest that fits is found by bisection.
         sizes = range(1, self.share + 1)
         return bisect_right(sizes, FILLED * self.gpu.memory, key=self.memory) or None
 
-    def __str__(self) -> str:
+    def assumptions(self) -> list[str]:
+        """Everything that does not follow from the recipe."""
+        arriving = "pictures arrive in time"
+        if self.data_throughput is not None:
+            arriving = f"at most {self.data_throughput:g} pairs a second arrive at a GPU"
+        spot = [
+            f"a machine is taken away every {SPOT_HOURS:g} hours, and the next step comes after "
+            f"{RESTART_MINUTES:g} minutes"
+        ]
+        return [
+            f"{self.pairs:,} pairs",
+            f"{' + '.join(map(str, self.lengths))} tokens a pair",
+            f"{self.mfu:.0%} of {self.gpu.tflops:g} TFLOP/s",
+            arriving,
+            f"${self.price:.2f} an hour and GPU",
+            *(spot if self.spot else []),
+        ]
 
-        return "\n".join(lines(self))
+    def __str__(self) -> str:
+        recipe, slow, fits = self.recipe, self.as_published, self.largest_micro_batch
+        parts = ", ".join(f"{k} {v / GB:.1f}" for k, v in self.step_memory().parts.items())
+        if fits is None:
+            room = f"does not fit {self.gpu.memory:.0f} GB, not even a pair at a time"
+        elif fits >= self.share:
+            room = f"fits {self.gpu.memory:.0f} GB without gradient caching"
+        else:
+            room = f"needs --micro-batch {fits} or less to fit {self.gpu.memory:.0f} GB"
+        papers = f"both papers' runs came to {PAPERS_RATE:g} pairs a second and GPU"
+        return "\n".join([
+            f"{recipe.name} on {self.count} x {'spot ' if self.spot else ''}{self.gpu.name}",
+            f"assumed: {'; '.join(self.assumptions())}",
+            f"{self.samples:,} pairs pass in {recipe.total_steps(self.pairs):,} steps of "
+            f"{recipe.batch_size:,}: {self.flops:.2e} operations",
+            f"memory: {self.memory():.1f} GB a GPU for {recipe.micro_batch or self.share} pairs at "
+            f"a time ({parts}); {room}",
+            f"time: {self._time()}, at {self.rate:,.0f} pairs a second and GPU",
+            f"{papers}: no slower"
+            if self.rate <= PAPERS_RATE
+            else f"{papers}; at that rate: {slow._time()}",
+        ])  # fmt: skip
+
+    def _time(self) -> str:
+        return f"{self.hours:,.1f} hours, {self.gpu_days:,.1f} GPU days, ${self.dollars:,.0f}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: what is assumed and what follows."""
@@ -583,23 +494,19 @@ class Plan:
             "spot": self.spot,
             "pairs": self.pairs,
             "tokens": self.lengths,
-            "utilisation": self.utilisation,
-            "arriving": self.arriving,
+            "utilisation": self.mfu,
+            "arriving": self.data_throughput,
             "dollars_an_hour": self.price,
             "samples": self.samples,
             "flops": self.flops,
             "memory_gb": self.memory(),
             "largest_micro_batch": self.largest_micro_batch,
-            "hours": self.hours,
-            "gpu_days": self.gpu_days,
-            "dollars": self.dollars,
-            "at_the_papers_rate": {
-                "pairs_a_second": slow.rate,
-                "hours": slow.hours,
-                "gpu_days": slow.gpu_days,
-                "dollars": slow.dollars,
-            },
+            **self._price(),
+            "at_the_papers_rate": {"pairs_a_second": slow.rate, **slow._price()},
         }
+
+    def _price(self) -> dict[str, float]:
+        return {"hours": self.hours, "gpu_days": self.gpu_days, "dollars": self.dollars}
 
 
 def plan(
@@ -609,17 +516,17 @@ def plan(
     model: str | None = None,
     long_tokens: int | None = None,
     short_tokens: int = SHORT_TOKENS,
-    utilisation: float = UTILISATION,
+    mfu: float = MFU,
     dollars: float | None = None,
-    arriving: float | None = None,
+    data_throughput: float | None = None,
     spot: bool = False,
 ) -> Plan:
     """The plan of `recipe` on `gpus` ("A100:8": name and count) for a data set of `pairs`.
 
     `model` is the open_clip architecture for recipes that fine-tune one. `long_tokens`: how many a
     long text has on average, by default as many as are read. `dollars` an hour and GPU on demand
-    replaces the assumed price. `arriving`: pairs a second that reach each GPU, where that was
-    measured. `spot`: on machines that are cheaper and are taken away (`gpus`).
+    replaces the assumed price. `data_throughput`: pairs a second that reach each GPU, where that
+    was measured. `spot`: on machines that are cheaper and are taken away (`gpus`).
 
     Raises LabError for an unknown GPU (near ones are listed), a batch that does not divide,
     senseless numbers, and as `costs.model_cost` does.
@@ -629,8 +536,8 @@ def plan(
         ("The number of pairs", pairs, COUNT),
         ("The tokens of a long text", long_tokens, TOKENS),
         ("The tokens of a short text", short_tokens, TOKENS),
-        ("The utilisation", utilisation, UTILISATIONS),
-        ("The pairs that arrive in a second", arriving, ARRIVING),
+        ("The utilisation", mfu, MFUS),
+        ("The pairs that arrive in a second", data_throughput, THROUGHPUT),
     ):
         if value is not None:
             numbers.check(name, value)
@@ -645,7 +552,7 @@ def plan(
     cost = model_cost(recipe, model)
     longest = cost.text.tokens
     long, short = min(long_tokens or longest, longest), min(short_tokens, longest)
-    return Plan(recipe, cost, gpu, count, pairs, long, short, utilisation, arriving, spot)
+    return Plan(recipe, cost, gpu, count, pairs, long, short, mfu, data_throughput, spot)
 
 
 def comparison(one: Plan, names: tuple[str, ...] = tuple(GPUS)) -> pd.DataFrame:
@@ -670,72 +577,224 @@ def comparison(one: Plan, names: tuple[str, ...] = tuple(GPUS)) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-# --- A plan in words, assumptions first ---
+# --- A dry run: the largest micro-batch that fits, found by taking steps ---
+#
+# Random images, and texts as long as the model reads, which is the worst that can come. The formula
+# says what to try next, put right by what the steps before have held.
 
-_GB = 1e9
-
-
-def lines(plan: Plan) -> list[str]:
-    """What is assumed, what is done, what it holds, how long it takes and what it costs."""
-    recipe = plan.recipe
-    machines = "spot " if plan.spot else ""
-    return [
-        f"{recipe.name} on {plan.count} x {machines}{plan.gpu.name}",
-        f"assumed: {'; '.join(assumptions(plan))}",
-        f"{plan.samples:,} pairs pass in {recipe.total_steps(plan.pairs):,} steps of "
-        f"{recipe.batch_size:,}: {plan.flops:.2e} operations",
-        f"memory: {_memory(plan)}",
-        f"time: {_time(plan)}",
-        _at_the_papers_rate(plan),
-    ]
+FIRST, AT_MOST, TRIES = 2, 4, 12
+"""The micro-batch to begin with, how many times as large the next one may be, and how many."""
+PLAIN = "Here is a sentence for a model that reads English. "
+WORLD = "there is a red rocket . "
 
 
-def assumptions(plan: Plan) -> list[str]:
-    """Everything that does not follow from the recipe."""
-    arriving = (
-        "pictures arrive in time"
-        if plan.arriving is None
-        else f"at most {plan.arriving:g} pairs a second arrive at a GPU"
-    )
-    spot = [
-        f"a machine is taken away every {SPOT_HOURS:g} hours, and the next step comes after "
-        f"{RESTART_MINUTES:g} minutes"
-    ]
-    return [
-        f"{plan.pairs:,} pairs",
-        f"{' + '.join(map(str, plan.lengths))} tokens a pair",
-        f"{plan.utilisation:.0%} of {plan.gpu.tflops:g} TFLOP/s",
-        arriving,
-        f"${plan.price:.2f} an hour and GPU",
-        *(spot if plan.spot else []),
-    ]
+@dataclass(frozen=True)
+class Trial:
+    """A step that was taken."""
+
+    micro_batch: int
+    measured: float
+    """Bytes at the peak, in a process of the run that is asked about."""
+    predicted: float
+    """Bytes by formula (`memory.step_memory`)."""
 
 
-def _memory(plan: Plan) -> str:
-    size, fits = plan.recipe.micro_batch or plan.share, plan.largest_micro_batch
-    parts = plan.step_memory().parts
-    named = ", ".join(f"{what} {count / _GB:.1f}" for what, count in parts.items())
-    if fits is None:
-        room = f"does not fit {plan.gpu.memory:.0f} GB, not even a pair at a time"
-    elif fits >= plan.share:
-        room = f"fits {plan.gpu.memory:.0f} GB without gradient caching"
-    else:
-        room = f"needs --micro-batch {fits} or less to fit {plan.gpu.memory:.0f} GB"
-    return f"{plan.memory():.1f} GB a GPU for {size} pairs at a time ({named}); {room}"
+@dataclass(frozen=True)
+class Fit:
+    """Which micro-batch fits into `memory` bytes a process, by what was tried."""
+
+    share: int
+    """Pairs of a process in a global batch."""
+    memory: float
+    tried: tuple[Trial, ...]
+    largest: int | None
+    """None if not even `FIRST` pairs fit; `share` if gradient caching is not needed."""
+
+    def __str__(self) -> str:
+        rows = [
+            f"{one.micro_batch:6} pairs at a time: {one.measured / GB:8.3f} GB, predicted "
+            f"{one.predicted / GB:8.3f} GB"
+            for one in self.tried
+        ]
+        verdict = f"hold --micro-batch {self.largest} of {self.share} pairs of a process"
+        if self.largest is None:
+            verdict = f"are too few for {self.tried[-1].micro_batch} pairs at a time"
+        elif self.largest == self.share:
+            verdict = f"hold all {self.share} pairs of a process: no --micro-batch needed"
+        return "\n".join([*rows, f"{self.memory / GB:.3f} GB {verdict}"])
 
 
-def _time(plan: Plan) -> str:
-    return (
-        f"{plan.hours:,.1f} hours, {plan.gpu_days:,.1f} GPU days, ${plan.dollars:,.0f}, at "
-        f"{plan.rate:,.0f} pairs a second and GPU"
-    )
+def largest_micro_batch(
+    clip: Clip, recipe: Recipe, processes: int = 1, memory: float | None = None
+) -> Fit:
+    """Find the largest micro-batch with which a process of `processes` needs at most `memory`.
+
+    `memory` in bytes is by default 90% of the GPU's; without one, of the process's share of what is
+    free here. Steps are real ones of a copy of `clip` in this process, each on one micro-batch
+    alone, and what torch has allocated is measured. What the rest of the batch and other processes
+    add (images that wait, features and logits of all pairs, copies of gradients) or take over is
+    added by formula.
+
+    Raises LabError for towers whose memory has no formula (`costs.cost_of`), a batch that does not
+    divide, and more memory than is here.
+    """
+    PROCESSES.check("The number of processes", processes)
+    if memory is not None:
+        POSITIVE.check("The memory in bytes", memory)
+    if recipe.batch_size % processes:
+        raise LabError(
+            f"A batch of {recipe.batch_size} cannot be shared out to {processes} processes."
+        )
+    dry = _DryRun(clip, recipe, processes)
+    free = dry.free()
+    memory = FILLED * free if memory is None else memory
+    if not memory <= free:
+        raise LabError(
+            f"{memory / GB:.1f} GB a process were asked for and {free / GB:.1f} GB are here. A dry "
+            "run takes real steps; `longclip-lab plan` predicts other machines."
+        )
+    share = recipe.batch_size // processes
+    return search(dry.step, dry.predict, share, memory)
 
 
-def _at_the_papers_rate(plan: Plan) -> str:
-    slow = plan.as_published
-    if plan.rate <= PAPERS_RATE:
-        return f"both papers' runs came to {PAPERS_RATE:g} pairs a second and GPU: no slower"
-    return (
-        f"both papers' runs came to {PAPERS_RATE:g} pairs a second and GPU; at that rate: "
-        f"{slow.hours:,.1f} hours, {slow.gpu_days:,.1f} GPU days, ${slow.dollars:,.0f}"
-    )
+def search(
+    step: Callable[[int], Trial], predict: Callable[[int], int], share: int, memory: float
+) -> Fit:
+    """Take steps until the largest size is known, up to `share`; see `largest_micro_batch`."""
+    tried = [step(min(FIRST, share))]
+    if tried[0].measured > memory:
+        return Fit(share, memory, tuple(tried), None)
+    # Each step tells the next more: what the formula is off by.
+    while len(tried) < TRIES and (size := _next(tried, memory, share, predict)) is not None:
+        tried.append(step(size))
+    largest = max(one.micro_batch for one in tried if one.measured <= memory)
+    return Fit(share, memory, tuple(tried), largest)
+
+
+def _next(
+    tried: list[Trial], memory: float, share: int, predict: Callable[[int], int]
+) -> int | None:
+    """The size to try next, at most `AT_MOST` times as large; None when the largest is known.
+
+    By the formula, put right by the nearest step on the far side; by itself where that leaves
+    nothing, or memory has not grown, as while the optimizer's step needs more than the towers.
+    """
+    held = sorted((one for one in tried if one.measured <= memory), key=lambda one: one.micro_batch)
+    above = [one for one in tried if one.measured > memory]
+    below, *before = held[::-1]
+    nearest = min(above, key=lambda one: one.micro_batch, default=below)
+    put_right = memory - (nearest.measured - nearest.predicted)
+    # Corrected by what was measured; the formula by itself where the correction leaves no room.
+    rooms = [put_right] if above else [put_right, memory]
+    if not above and before and below.measured <= before[0].measured:
+        rooms = [memory]
+    end = min(nearest.micro_batch - 1 if above else share, AT_MOST * below.micro_batch)
+    sizes = range(below.micro_batch + 1, end + 1)
+    found = (bisect_right(sizes, room, key=predict) for room in rooms)
+    return next((sizes[count - 1] for count in found if count), None)
+
+
+class _DryRun:
+    """Steps of one process, measured."""
+
+    def __init__(self, clip: Clip, recipe: Recipe, processes: int):
+        clip = replace(clip, model=copy.deepcopy(clip.model), card=copy.deepcopy(clip.card))
+        self.cost = cost_of(clip.model, clip.embed_dim, lock_image=recipe.lock_image)
+        limit = CaptionSampler(clip, recipe).limit
+        long, short = limit + recipe.num_corner, min(SHORT_TOKENS, limit)
+        self.lengths = text_lengths(recipe, long, short)
+        self.recipe, self.processes = recipe, processes
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
+        # A rate that changes nothing: the random weights stay as they are.
+        quick = replace(
+            recipe, learning_rate=1e-30, weight_decay=0.0, warmup_steps=0, steps=2, epochs=None,
+            batch_size=FIRST, hard_negative_group=1, sharding="none", micro_batch=None,
+        )  # fmt: skip
+        self.loop = Loop(self.accelerator, clip, quick, 2, None)
+        self.pair = self._pair(clip, limit, short)
+        self._step(FIRST)  # from now on the optimizer has its moments
+
+    def _pair(self, clip: Clip, long: int, short: int) -> Batch:
+        """One pair: noise, and a long and a short text of as many tokens as there may be."""
+        image = np.random.default_rng(0).integers(0, 256, (1, clip.image_size, clip.image_size, 3))
+        image = image.astype(np.uint8)
+        phrase = WORLD if clip.tokenizer.name == "world" else PLAIN
+        texts = {
+            which: CaptionSampler(clip, replace(self.recipe, token_limit=tokens)).tokenize(
+                [phrase * tokens]
+            )[0]
+            for which, tokens in (("long", long), ("short", short))
+            if self.recipe.captions in ("both", which)
+        }
+        batch = Batch(None, texts.get("long"), texts.get("short"))
+        if not (self.recipe.lock_image and self.recipe.cache_image_features):
+            return batch._replace(pixels_B3HW=pixels(clip, image))
+        tokens = needs(self.recipe, "tokens")
+        stored_1S = stored_features(clip, image, tokens=tokens, accelerator=self.accelerator)
+        return batch._replace(stored_BS=torch.from_numpy(stored_1S))
+
+    def free(self) -> float:
+        """Bytes that a process may have: its GPU's, or its share of what this machine has left."""
+        if self.device.type == "cuda":
+            return float(torch.cuda.mem_get_info(self.device)[1])
+        return psutil.virtual_memory().available / self.processes
+
+    def predict(self, size: int) -> int:
+        """Bytes by formula, in a process of the run that is asked about."""
+        return step_memory(self.cost, self.recipe, self.lengths, self.processes, size).total
+
+    def step(self, size: int) -> Trial:
+        """Take a step of `size` pairs."""
+        taken = max(size, FIRST)  # of one pair alone there is no contrastive loss
+        try:
+            peak = self._peak(lambda: self._step(taken))
+        except torch.OutOfMemoryError:
+            peak = float("inf")
+            torch.cuda.empty_cache()
+        # What the whole batch and the other processes change, by formula.
+        there = self.predict(size)
+        here = replace(self.recipe, batch_size=taken, hard_negative_group=1, sharding="none")
+        known = step_memory(self.cost, here, self.lengths, 1, taken).total
+        return Trial(size, peak + there - known, there)
+
+    def _step(self, pairs: int) -> None:
+        self.loop.done = 0
+        # The same pair so many times, each with an identity of its own.
+        changes = {
+            which: texts.select([0] * pairs)._replace(identity_B=torch.arange(pairs))
+            for which in ("long", "short")
+            if (texts := getattr(self.pair, which)) is not None
+        }
+        for which in ("pixels_B3HW", "stored_BS"):
+            if (images := getattr(self.pair, which)) is not None:
+                changes[which] = images.repeat(pairs, *(1,) * (images.ndim - 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LabWarning)  # so few pairs cannot support PCM
+            self.loop.step(self.pair._replace(**changes))
+
+    def _peak(self, step: Callable[[], None]) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            step()
+            return float(torch.cuda.max_memory_allocated(self.device))
+        # Between two steps there are weights and AdamW's moments.
+        self.loop.optimizer.zero_grad()
+        states = self.loop.optimizer.state.values()
+        moments = [value for state in states for value in state.values()]
+        tensors = (*self.loop.towers.parameters(), *self.loop.towers.buffers(), *moments)
+        return sum(tensor.nbytes for tensor in tensors) + _grown(step)
+
+
+def _grown(step: Callable[[], None]) -> int:
+    """Bytes by which torch's memory on the CPU had grown at most while `step` ran."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it reports as an error that there is no GPU
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        kinds = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
+            step()
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [(one["ts"], one["args"]["Bytes"]) for one in events if one["name"] == "[memory]"]
+    return max(accumulate(count for _, count in sorted(changes)), default=0)

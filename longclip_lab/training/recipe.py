@@ -7,11 +7,11 @@ what `run.json` records. The presets are in `recipes.py`. No torch here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from longclip_lab.constants import OLD_OBJECTIVES
+from longclip_lab.constants import OLD_OBJECTIVES, refuse_renamed
 from longclip_lab.errors import COUNT, MANY, SEED, SHARE, WORKERS, LabError, Numbers, suggest
 
 # --- What values a recipe's fields may have ---
@@ -32,45 +32,24 @@ BIAS = Numbers(at_least=-1000, at_most=1000)
 NUMBERS: dict[Numbers, tuple[str, ...]] = {
     BATCH: ("batch_size",),
     COUNT: (
-        "k", "lanes", "shuffle_window", "log_every", "checkpoint_every", "keep_checkpoints",
+        "k", "num_streams", "shuffle_buffer", "log_every", "checkpoint_every", "keep_checkpoints",
     ),
-    MANY: ("warmup_steps", "num_corner", "skip_not_finite"),
+    MANY: ("warmup_steps", "num_corner", "max_nan_steps"),
     WORKERS: ("workers",),
     SEED: ("seed",),
     POSITIVE: ("learning_rate", "eps"),
     NOT_NEGATIVE: ("short_weight", "long_weight", "margin", "weight_decay"),
-    SHARE: ("label_smoothing", "alt_text_noise", "hallucination", "skip_broken"),
+    SHARE: ("label_smoothing", "alt_text_noise", "hallucination", "max_bad_fraction"),
 }  # fmt: skip
 """Fields by the numbers that they may have."""
 
 OPTIONAL_NUMBERS: dict[Numbers, tuple[str, ...]] = {
-    COUNT: ("steps", "epochs", "text_parts", "pairs", "token_limit", "micro_batch"),
+    COUNT: ("steps", "epochs", "length_buckets", "pairs", "token_limit", "micro_batch"),
     POSITIVE: ("max_grad_norm", "checkpoint_minutes"),
     LOGARITHM: ("start_logit_scale", "max_logit_scale"),
     BIAS: ("start_logit_bias",),
 }
 """Fields that may be None as well."""
-
-
-def check_numbers(recipe: Any) -> None:
-    """Raise LabError for the first field whose number makes no sense, saying which would."""
-    for numbers, fields in NUMBERS.items():
-        for field in fields:
-            numbers.check(f"A run's {field}", getattr(recipe, field))
-    for numbers, fields in OPTIONAL_NUMBERS.items():
-        for field in fields:
-            if getattr(recipe, field) is not None:
-                numbers.check(f"A run's {field}", getattr(recipe, field))
-
-
-def check(field: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
-    """Raise LabError unless `holds(value)`."""
-    try:
-        good = holds(value)
-    except TypeError:
-        good = False
-    if not good:
-        raise LabError(f"A run's {field} must be {expected}; came {value!r}.")
 
 
 def choice(field: str, value: str, known: Sequence[str]) -> None:
@@ -100,13 +79,13 @@ Captions = Literal["both", "short", "long"]
 Reduction = Literal["sum", "mean"]
 Precision = Literal["fp32", "bf16"]
 Sharding = Literal["none", "full"]
-ComponentsOf = Literal["process", "batch"]
+PcaScope = Literal["process", "batch"]
 Scale = Literal["tiny", "lab", "paper"]
 Preset = Literal["repository", "paper"]
 
 
-TEXT_PARTS = 4
-"""Parts that texts are sorted into where a recipe does not say."""
+LENGTH_BUCKETS = 4
+"""Length buckets where a recipe does not say."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +112,7 @@ class Recipe:
     captioners: tuple[str, ...] = ()
     """Captioners to draw sub-captions from; by default all that the data have."""
     rewrites: bool = False
-    """Draw the short text anew every epoch: one of the picture's captions, raw or rewritten
+    """Draw the short text anew every epoch: one of the image's captions, raw or rewritten
     (LaCLIP)."""
     short_weight: float = 1.0
     """Weight of the short captions' loss beside the long ones' 1."""
@@ -145,18 +124,18 @@ class Recipe:
     """hn-clip: how much the texts' own similarity widens the margin."""
     k: int = 32
     """Primary components kept, of the principal components of the global batch."""
-    faithful: bool = False
+    match_official: bool = False
     """Do as the official code does: primary components by SVD with its own gradient, weight decay
     on everything, logit scale starting at ln 100."""
-    components_of: ComponentsOf | None = None
-    """longclip: whose principal components: those of each process's pictures, as the official code
+    pca_scope: PcaScope | None = None
+    """longclip: whose principal components: those of each process's images, as the official code
     has it, or of the whole batch, so that the number of processes changes nothing. By default of
-    the batch, and of the process if faithful."""
+    the batch, and of the process if match_official."""
     label_smoothing: float = 0.1
     """Label smoothing of both losses."""
     mask_duplicates: bool = True
-    """Do not count a caption as a negative of a picture that carries the same words: siblings do,
-    and drawn sub-captions. Off if faithful; the official code counts them."""
+    """Do not count a caption as a negative of an image that carries the same words, as hard
+    negatives and drawn sub-captions do. Off if match_official; the official code counts them."""
     image_tower: str | None = None
     """Image tower of a new model; by default the recipe trains a model that is given."""
     text_tower: str | None = None
@@ -173,8 +152,8 @@ class Recipe:
     """LoTLIP's attention mask between corners and [CLS] (Table 3)."""
     lock_image: bool = False
     """Train the text tower alone (LiT)."""
-    store_features: bool = True
-    """Run a locked image tower once and read its features from then on."""
+    cache_image_features: bool = True
+    """Run a locked image tower once and read its cached features from then on."""
     batch_size: int = 128
     """Pairs in a global batch, over all processes together, at least 2; every pair is a negative
     for all others."""
@@ -187,7 +166,8 @@ class Recipe:
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     weight_decay: float = 1e-2
-    """AdamW's weight decay; spares norms, biases, positions and the logit scale unless faithful."""
+    """AdamW's weight decay; spares norms, biases, positions and the logit scale, unless
+    match_official."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments."""
     eps: float = 1e-8
@@ -195,8 +175,8 @@ class Recipe:
     max_grad_norm: float | None = None
     """Cut the gradient to this norm."""
     start_logit_scale: float | None = None
-    """Logarithm of the temperature's inverse to start from; by default ln 100 if faithful, else the
-    model's own. It is trained."""
+    """Logarithm of the temperature's inverse to start from; by default ln 100 if match_official,
+    else the model's own. It is trained."""
     max_logit_scale: float | None = None
     """Clamp that logarithm here after every step (CLIP: ln 100); by default it is free."""
     start_logit_bias: float | None = None
@@ -214,37 +194,37 @@ class Recipe:
     sharding: Sharding = "none"
     """full: every process holds only its share of weights, gradients and AdamW's moments (FSDP2)
     instead of all of them. Changes nothing but memory and time."""
-    text_parts: int | None = None
-    """Encode a batch's texts sorted by length in this many parts, each trimmed to its own longest.
+    length_buckets: int | None = None
+    """Encode a batch's texts sorted by length in this many parts, each padded to its own longest.
     By default 4; on a CPU end to end, without padding. Changes nothing but the time."""
     length_grouped: bool = False
     """Fill batches with texts of similar length. Saves more padding, but changes the negatives."""
-    siblings: int = 1
+    hard_negative_group: int = 1
     """Pairs that follow each other in the data and stay together in a batch. For data that are
     sorted so that neighbours are hard negatives of each other; must divide the batch size. On the
-    world, long captions gain from siblings and short ones lose: compare with 1."""
+    world, long captions gain from such groups and short ones lose: compare with 1."""
     seed: int = 0
     """Decides the order of the pairs and the texts that are drawn, together with the epoch and
     nothing else; and a new model's random weights."""
     pairs: int | None = 8000
     """Pairs to draw from the world when no data set is given."""
     alt_text_noise: float = 0.2
-    """Share of the world's raw short captions that belong to another picture, where sub-captions
-    are drawn; long captions by models are cleaner than what the web says of a picture."""
+    """Share of the world's raw short captions that belong to another image, where sub-captions
+    are drawn; long captions by models are cleaner than what the web says of an image."""
     hallucination: float = 0.0
     """Share of wrong facts in the world's long captions, where sub-captions are drawn."""
     workers: int = 0
-    """Processes that decode pictures from disk; 0 decodes in the training process."""
-    lanes: int = 8
+    """Processes that decode images from disk; 0 decodes in the training process."""
+    num_streams: int = 8
     """Shards are read in so many places at once, and a batch takes the same number of pairs from
     each; must divide the batch size, and the number of processes must divide it."""
-    shuffle_window: int = 1024
-    """Shards: pairs that a lane shuffles together. A lane holds these and the next ones, as files
-    in memory."""
+    shuffle_buffer: int = 1024
+    """Shards: pairs that a stream shuffles together. It holds these and the next ones, as files in
+    memory."""
     resample: bool = False
     """Shards: draw them with replacement for ever instead of every pair once an epoch; needs
     steps."""
-    skip_broken: float = 0.05
+    max_bad_fraction: float = 0.05
     """Shards: share of broken pairs, replaced by others, above which the run stops."""
     log_every: int = 1
     """Steps between two lines of log.jsonl."""
@@ -254,13 +234,19 @@ class Recipe:
     """Minutes after which a checkpoint is made in any case, however many steps that were."""
     keep_checkpoints: int = 2
     """Checkpoints that are kept; older ones are deleted."""
-    skip_not_finite: int = 0
+    max_nan_steps: int = 0
     """How many batches whose loss or gradient is not finite may be skipped before the run stops;
     their pairs are named in not-finite/."""
     tensorboard: bool = True
     """Write TensorBoard events beside the log."""
 
+    def __new__(cls, *values: Any, **named: Any) -> Recipe:
+        # Before Python says that there is no such argument, which helps nobody.
+        refuse_renamed(named)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
+        # The old name is the same recipe, and is recorded by its new name.
         if isinstance(self.objective, str):
             named = OLD_OBJECTIVES.get(self.objective, self.objective)
             object.__setattr__(self, "objective", named)
@@ -269,39 +255,54 @@ class Recipe:
                 f"A recipe needs either steps or epochs; came steps={self.steps} and "
                 f"epochs={self.epochs}. Set the other to None."
             )
-        check_numbers(self)
-        if self.subcaptions not in (None, "all"):
-            check(
-                "subcaptions",
-                self.subcaptions,
-                'a whole number of at least 1, or "all"',
-                lambda x: x in COUNT,
-            )
-        check("betas", self.betas, "two numbers", lambda x: len(x) == 2)
-        for field, value in zip(("betas[0]", "betas[1]"), self.betas, strict=True):
-            Numbers(at_least=0, below=1).check(f"A run's {field}", value)
-        siblings = f"a divisor of the batch size {self.batch_size}"
-        check(
-            "siblings",
-            self.siblings,
-            siblings,
-            lambda x: x in COUNT and self.batch_size % x == 0,
-        )
-        if self.siblings > 1 and self.length_grouped:
-            raise LabError(
-                "length_grouped sorts pairs by length and tears siblings apart. Choose one of them."
-            )
-        if self.resample and self.steps is None:
-            raise LabError("With resample there are no epochs: give steps.")
-        if self.subcaptions is not None and self.length_grouped:
-            raise LabError(
-                "length_grouped sorts pairs by the length of their long text, which is drawn anew "
-                "every epoch with subcaptions. Choose one of them."
-            )
+        for numbers, fields in NUMBERS.items():
+            for field in fields:
+                numbers.check(f"A run's {field}", getattr(self, field))
+        for numbers, fields in OPTIONAL_NUMBERS.items():
+            for field in fields:
+                if getattr(self, field) is not None:
+                    numbers.check(f"A run's {field}", getattr(self, field))
         for field, known in _CHOICES.items():
-            choice(field, getattr(self, field), get_args(known))
-        if self.components_of is not None:
-            choice("components_of", self.components_of, get_args(ComponentsOf))
+            if not (field == "pca_scope" and self.pca_scope is None):
+                choice(field, getattr(self, field), get_args(known))
+        group, size = self.hard_negative_group, self.batch_size
+        for field, good, expected in (
+            (
+                "subcaptions",
+                self.subcaptions in (None, "all") or self.subcaptions in COUNT,
+                'a whole number of at least 1, or "all"',
+            ),
+            ("betas", isinstance(self.betas, Sequence) and len(self.betas) == 2, "two numbers"),
+            (
+                "hard_negative_group",
+                group in COUNT and size % group == 0,
+                f"a divisor of the batch size {size}",
+            ),
+        ):
+            if not good:
+                raise LabError(
+                    f"A run's {field} must be {expected}; came {getattr(self, field)!r}."
+                )
+        for place, value in enumerate(self.betas):
+            Numbers(at_least=0, below=1).check(f"A run's betas[{place}]", value)
+        for fails, complaint in (
+            (
+                group > 1 and self.length_grouped,
+                "length_grouped sorts pairs by length and tears groups of hard negatives apart. "
+                "Choose one of them.",
+            ),
+            (
+                self.resample and self.steps is None,
+                "With resample there are no epochs: give steps.",
+            ),
+            (
+                self.subcaptions is not None and self.length_grouped,
+                "length_grouped sorts pairs by the length of their long text, which is drawn anew "
+                "every epoch with subcaptions. Choose one of them.",
+            ),
+        ):
+            if fails:
+                raise LabError(complaint)
 
     def total_steps(self, pairs: int) -> int:
         """Optimizer steps on a data set of `pairs` pairs.
@@ -329,6 +330,8 @@ class Recipe:
         >>> [round(recipe.learning_rate_at(step, 12), 3) for step in (0, 3, 4, 8, 11)]
         [0.25, 1.0, 1.0, 0.5, 0.038]
         """
+        # AdamW's second moments are estimates of few gradients at first: small steps until they
+        # settle.
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         share = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
@@ -341,4 +344,5 @@ _CHOICES = {
     "reduction": Reduction,
     "precision": Precision,
     "sharding": Sharding,
+    "pca_scope": PcaScope,
 }

@@ -1,8 +1,8 @@
 """Presets: Long-CLIP's, LoTLIP's and those of what LoTLIP is compared with.
 
 Published are: image tower ViT-B/16 (ImageNet-21k) and BERT, 224 x 224 pixels, 128 tokens, 3
-sub-captions, 10 epochs, a batch of 2,560 for 3M and of 16,384 for 100M pictures (section 5.1), 133
-days of an A100 with 80 GB for 100M pictures, in proportion for less (section 7.5). Its 12M and 30M
+sub-captions, 10 epochs, a batch of 2,560 for 3M and of 16,384 for 100M images (section 5.1), 133
+days of an A100 with 80 GB for 100M images, in proportion for less (section 7.5). Its 12M and 30M
 runs name no batch; ours take the larger one.
 
 Learning rate, weight decay, warm-up and optimizer are printed nowhere in the paper or its appendix:
@@ -10,7 +10,7 @@ Learning rate, weight decay, warm-up and optimizer are printed nowhere in the pa
 gives them for vision transformers ("params from paper", `open_clip_train/params.py`): AdamW with
 5e-4, betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.2. They were made for batches of 32,768; we
 do not scale them to smaller ones. The warm-up of 2,000 steps is our choice (there 10,000): ten
-epochs of 3M pictures are only some 12,000 steps. Sweep the rate before you trust a comparison.
+epochs of 3M images are only some 12,000 steps. Sweep the rate before you trust a comparison.
 
 No torch here, so that the command line can show a recipe's fields at once.
 """
@@ -20,11 +20,11 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from longclip_lab.training.recipe import Captions, Objective, Recipe, Scale, choice
+from longclip_lab.training.recipe import Preset, Recipe, Scale, choice
 
 # --- Presets of LoTLIP and of what it is compared with (NeurIPS 2024, Tables 2, 4, 5, 7 and ---
 
-DataScale = Literal["3M", "12M", "30M", "100M"]
+DatasetSize = Literal["3M", "12M", "30M", "100M"]
 
 _LN_100 = math.log(100)
 _TINY: dict[str, Any] = {
@@ -61,10 +61,10 @@ _LAB = {"image_tower": "ViT-B/32", "text_tower": "minilm", "batch_size": 1024, "
 _PAPER = {"image_tower": "ViT-B/16", "text_tower": "bert-base-uncased"}
 
 
-def lotlip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def lotlip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LoTLIP: a locked image tower; CLS and 2 corner tokens of 3 sub-captions, CLS of the alt-text.
 
-    tiny: the dense-supervised tower and the world's BERT, 8,000 pictures of the world with noisy
+    tiny: the dense-supervised tower and the world's BERT, 8,000 images of the world with noisy
     alt-texts and three captioners, batch 128.
         command   longclip-lab train lotlip --scale tiny --out runs/lotlip
         hardware  a laptop, minutes; `python benchmarks/locked_tower.py` times it; no cost
@@ -74,7 +74,7 @@ def lotlip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
         hardware  one GPU of 24 GB; not run here, so neither time, cost nor score is claimed
     paper: ViT-B/16 and BERT-base; `data` sets the batch.
         command   torchrun --nproc-per-node 8 -m longclip_lab.cli train lotlip --scale paper
-                  --data-scale 3M --data lotlip --root DIR --out runs/3M
+                  --dataset-size 3M --data lotlip --root DIR --out runs/3M
         hardware  A100s with 80 GB, 133 days of one of them for 100M, in proportion for less
                   (section 7.5); not run here
         cost      those days at your price
@@ -89,7 +89,7 @@ def lotlip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("lotlip", scale, data, num_corner=2)
 
 
-def lit(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def lit(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LiT: a locked image tower and the alt-texts alone; `captions="both"` adds long texts.
 
     tiny, lab, paper: towers, data and hardware as `lotlip`.
@@ -102,7 +102,7 @@ def lit(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("lit", scale, data, captions="short")
 
 
-def lit_longclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def lit_longclip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LiT trained with Long-CLIP's loss (primary component matching) on alt-texts and long texts.
 
     tiny, lab, paper: towers, data and hardware as `lotlip`.
@@ -112,7 +112,7 @@ def lit_longclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("lit-longclip", scale, data)
 
 
-def register(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def register(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LiT on alt-texts and long texts with 2 register tokens: no mask, and no loss of their own.
 
     tiny, lab, paper: towers, data and hardware as `lotlip`.
@@ -122,10 +122,10 @@ def register(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _locked("register", scale, data, num_corner=2, mask=False)
 
 
-def clip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def clip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """CLIP: both towers from random weights on alt-texts; `captions="both"` adds long texts.
 
-    tiny: the tiny towers; several times a locked tower's time, as pictures pass it every step.
+    tiny: the tiny towers; several times a locked tower's time, as images pass it every step.
     lab, paper: towers and data as `lotlip`, the image tower trained too.
         command   longclip-lab train clip --scale tiny [--captions both] --out runs/clip
         hardware  tiny: a laptop, minutes, no cost; lab, paper: not run here
@@ -135,7 +135,7 @@ def clip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("clip", scale, data)
 
 
-def siglip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def siglip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """SigLIP: as `clip`, with the pairwise sigmoid loss, scale from 10 and bias from -10.
 
     tiny, lab, paper: as `clip`.
@@ -147,7 +147,7 @@ def siglip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("siglip", scale, data, **start)
 
 
-def filip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def filip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """FILIP: as `clip`, every image token compared with every text token.
 
     tiny, lab, paper: as `clip`; the loss needs memory for images x texts x tokens x tokens.
@@ -158,7 +158,7 @@ def filip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("filip", scale, data)
 
 
-def laclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
+def laclip(scale: Scale = "tiny", data: DatasetSize = "3M") -> Recipe:
     """LaCLIP: as `clip`, the alt-text or one of its rewrites drawn anew every epoch.
 
     tiny, lab, paper: as `clip`. The world rewrites by rule; other data bring rewrites in
@@ -170,20 +170,20 @@ def laclip(scale: Scale = "tiny", data: DataScale = "3M") -> Recipe:
     return _unlocked("laclip", scale, data, rewrites=True)
 
 
-def _locked(method: str, scale: Scale, data: DataScale, **fields: Any) -> Recipe:
+def _locked(method: str, scale: Scale, data: DatasetSize, **fields: Any) -> Recipe:
     return _recipe(method, scale, data, {"lock_image": True, "subcaptions": 3, **fields})
 
 
-def _unlocked(method: str, scale: Scale, data: DataScale, **fields: Any) -> Recipe:
+def _unlocked(method: str, scale: Scale, data: DatasetSize, **fields: Any) -> Recipe:
     scratch = {"pretrained_towers": False, "captions": "short", "subcaptions": 3}
     if scale != "tiny":
         scratch["grad_checkpointing"] = True
     return _recipe(method, scale, data, {**scratch, **fields})
 
 
-def _recipe(method: str, scale: Scale, data: DataScale, fields: dict[str, Any]) -> Recipe:
+def _recipe(method: str, scale: Scale, data: DatasetSize, fields: dict[str, Any]) -> Recipe:
     choice("scale", scale, get_args(Scale))
-    choice("data scale", data, get_args(DataScale))
+    choice("data scale", data, get_args(DatasetSize))
     if scale == "tiny":
         return Recipe(name=f"{method}-tiny", objective=method, **{**_TINY, **fields})
     name = f"{method}-{scale}-{data}"
@@ -192,28 +192,6 @@ def _recipe(method: str, scale: Scale, data: DataScale, fields: dict[str, Any]) 
 
 
 # --- Presets: Long-CLIP's recipes, and every other by its method's name ---
-
-__all__ = [
-    "METHODS",
-    "Captions",
-    "DataScale",
-    "Objective",
-    "Preset",
-    "Recipe",
-    "Scale",
-    "clip",
-    "filip",
-    "laclip",
-    "lit",
-    "lit_longclip",
-    "longclip",
-    "lotlip",
-    "recipe_for",
-    "register",
-    "siglip",
-]
-
-Preset = Literal["repository", "paper"]
 
 # From the official train/train.md ("sorry about the typo of learning rate in the paper") and from
 # Table 4 of the paper's supplement; weight decay 1e-2, betas 0.9 and 0.999, eps 1e-8 in both.
@@ -226,9 +204,9 @@ _PUBLISHED: dict[str, dict[str, Any]] = {
 # asking for it in a short run hurts every score; random batches hold little that it confuses, so
 # siblings are its hard negatives, at a price for short captions. To see both: `longclip-lab train
 # longclip --steps 40 --warmup-steps 8 --batch-size 64 --pairs 3000 --objective mixed` with
-# --label-smoothing 0.1 or --siblings 1, and `longclip-lab eval` on what it wrote. These choices
-# were made on the pictures of world.SELECTION_SEED.
-_RECIPES_TINY: dict[str, Any] = {"label_smoothing": 0.0, "siblings": 2}
+# --label-smoothing 0.1 or --hard-negative-group 1, and `longclip-lab eval` on what it wrote. These
+# choices were made on the images of world.SELECTION_SEED.
+_TINY_FIELDS: dict[str, Any] = {"label_smoothing": 0.0, "hard_negative_group": 2}
 _TINY_PRESETS: dict[str, dict[str, Any]] = {
     "repository": {"learning_rate": 3e-4, "steps": 150},
     "paper": {"learning_rate": 1e-3, "steps": None, "epochs": 1},
@@ -274,7 +252,7 @@ def longclip(scale: Scale = "tiny", preset: Preset = "repository") -> Recipe:
     choice("preset", preset, get_args(Preset))
     name = f"longclip-{scale}-{preset}"
     if scale == "tiny":
-        return Recipe(name=name, **_RECIPES_TINY, **_TINY_PRESETS[preset])
+        return Recipe(name=name, **_TINY_FIELDS, **_TINY_PRESETS[preset])
     published = {**_PUBLISHED[preset], **({"batch_size": 512} if scale == "lab" else {})}
     return Recipe(name=name, **{**_REAL, **published})
 
@@ -294,7 +272,7 @@ METHODS = {
 
 
 def recipe_for(
-    method: str, scale: Scale = "tiny", preset: Preset = "repository", data: DataScale = "3M"
+    method: str, scale: Scale = "tiny", preset: Preset = "repository", data: DatasetSize = "3M"
 ) -> Recipe:
     """The preset of `method`: `preset` is read by longclip, `data` by the others.
 

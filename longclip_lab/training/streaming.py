@@ -4,12 +4,11 @@ FOLDER/broken/process-00000.json    what one process has found, over all restart
 FOLDER/broken-samples.json          what all processes have found, {name: why}
 FOLDER/run.json                     how many that are, under "broken"
 
-H W a picture's size.
-
 A global batch is a function of (recipe, shards, step): not of the number of processes, of their
-worker processes, or of where a run began. The order is `data.shards.Order`'s.
+worker processes, or of where a run began. The order is `data.shards.Order`'s. It calls a stream a
+lane.
 
-B pairs of one process, T tokens.
+B pairs of one process, H W an image's size.
 """
 
 from __future__ import annotations
@@ -37,12 +36,11 @@ from longclip_lab.images import ImageError, decode_image
 from longclip_lab.models import Clip, pixels
 from longclip_lab.training.data import (
     Batch,
+    CaptionSampler,
     Drawn,
-    Draws,
-    Texts,
+    TokenBatch,
     check_captioners,
-    token_limit,
-    tokenized,
+    joined,
 )
 from longclip_lab.training.recipe import Recipe
 
@@ -52,26 +50,8 @@ BROKEN, RECORD = "broken-samples.json", "run.json"
 _PARTS = "broken"
 
 
-class BrokenPairs:
-    """The broken pairs of one process, {name: why}; in a folder they survive its end."""
-
-    def __init__(self, folder: Path | None = None, rank: int = 0):
-        self.path = None if folder is None else folder / _PARTS / f"process-{rank:05d}.json"
-        self.pairs: dict[str, str] = {}
-        if self.path is not None and self.path.exists():
-            self.pairs = _read_pairs(self.path)
-
-    def add(self, news: dict[str, str]) -> None:
-        """Note more of them."""
-        new = {name: why for name, why in news.items() if name not in self.pairs}
-        if not new:
-            return
-        self.pairs |= new
-        if self.path is not None:
-            atomic_write(self.path, to_json(self.pairs, indent=1) + "\n")
-
-
-def _read_pairs(path: Path) -> dict[str, str]:
+def read_broken(path: Path) -> dict[str, str]:
+    """What one process has found, {name: why}. Raises LabError for a file of anything else."""
     pairs = read_json_object(path)
     if not all(isinstance(why, str) for why in pairs.values()):
         raise LabError(f"{path} does not say which pairs are broken, and why. Move it away.")
@@ -83,12 +63,13 @@ def all_broken(
 ) -> dict[str, str]:
     """What all processes have found, by name; with a folder, what was found before a restart too,
     by processes that there may be no more."""
+    # Every process knows what it has found itself; the folder knows what earlier ones have.
     parts = [pairs]
     if accelerator.num_processes > 1:
         parts = gather_object([pairs])
     if folder is not None:
         paths = sorted((folder / _PARTS).glob("process-*.json"))
-        parts += [_read_pairs(path) for path in paths]
+        parts += [read_broken(path) for path in paths]
     found = {name: why for part in parts for name, why in part.items()}
     found = dict(sorted(found.items()))
     if folder is not None and found and accelerator.is_main_process:
@@ -99,15 +80,15 @@ def all_broken(
     return found
 
 
-# --- What the lanes of a process read: windows of pairs, the broken ones replaced ---
+# --- What the streams of a process read: windows of pairs, the broken ones replaced ---
 
 
 class Part(NamedTuple):
-    """Some lanes' share of a batch, and the news: broken pairs found on the way, and counts.
+    """Some streams' part of a batch, and the news: broken pairs found on the way, and counts.
 
     `counts` are "read" (pairs read) and "lost" (of which broken); and of the first epoch "texts"
     (pairs in batches), "long" and "short" (texts that were cut), "drawn" and "fewer"
-    (`texts.Drawn`) and ("by", captioner).
+    (`data.Drawn`) and ("by", captioner).
     """
 
     batch: Batch
@@ -116,7 +97,7 @@ class Part(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """A pair on its way into a batch: its number among all, what it holds, its picture."""
+    """A pair on its way into a batch: its number among all, what it holds, its image."""
 
     number: int
     sample: Sample
@@ -124,8 +105,8 @@ class Chosen(NamedTuple):
 
 
 @dataclass
-class Lane:
-    """One lane's pairs, row by row; `broken` and `counts` hold what was found since last asked.
+class StreamReader:
+    """One stream's pairs, row by row; `broken` and `counts` hold what was found since last asked.
 
     While a window is used the next one is read, as many pairs as are handed out: reading it all at
     once would let everybody wait.
@@ -147,15 +128,17 @@ class Lane:
         self.coming: Iterator[Sample | Broken] | None = None
 
     def row(self, step: int) -> list[Chosen]:
-        """The lane's share of a step's batch. Raises LabError if a window has no good pair."""
+        """The stream's part of a step's batch. Raises LabError if a window has no good pair."""
         window, row = self.order.window_at(step)
         if window != self.window:
             self._load(window)
             self._look_ahead(step - row + window.rows)
         row = int(self.rows[row])
         share = self.order.share
+        # As many pairs of the next window as this batch takes: reading is spread evenly.
         self.ahead += islice(self.coming or (), share)
-        found = [self._picture(row, column) for column in range(share)]
+        found = [self._pair_at(row, column) for column in range(share)]
+        # A stand-in must not be in the batch twice: it would be its own negative.
         taken = {chosen.number for chosen in found if chosen is not None}
         for column, chosen in enumerate(found):
             if chosen is None:
@@ -167,6 +150,7 @@ class Lane:
         """Read a window, and find out what of it cannot be used without decoding anything."""
         self.window, order = window, self.order
         pieces = order.pieces(self.number, window)
+        # The first window of a run has nobody who has read ahead for it.
         if self.coming is None:
             self.coming = self._read(pieces)
         self.content: list[Sample | Broken | None] = [*self.ahead, *self.coming]
@@ -176,11 +160,12 @@ class Lane:
         self.rows = order.row_order(window, self.grouped)
         self.counts["read"] += len(self.content)
         for place, sample in enumerate(self.content):
+            # Found without decoding: its checksum is wrong, or its bytes are not there.
             if isinstance(sample, Broken):
                 self._lose(place, sample.name, sample.detail or sample.reason)
 
     def _look_ahead(self, step: int) -> None:
-        """Begin with the window of a step, unless the lane ends before it."""
+        """Begin with the window of a step, unless the stream ends before it."""
         self.ahead, self.coming = [], iter(())
         if step < self.last:
             self.coming = self._read(self.order.pieces(self.number, self.order.window_at(step)[0]))
@@ -189,24 +174,25 @@ class Lane:
         for piece in pieces:
             yield from self.reader.read(piece)
 
-    def _picture(self, row: int, column: int) -> Chosen | None:
+    def _pair_at(self, row: int, column: int) -> Chosen | None:
         """The pair in this place of the window's table; None if it is broken."""
         place = int(self.table[row, column])
         sample = self.content[place]
         if sample is None:
             return None
         try:
-            picture = decode_image(sample.image)
+            image = decode_image(sample.image)
+        # Only decoding shows that an image is broken whose bytes are as they were written.
         except ImageError as error:
             self._lose(place, self.shards.pair_name(int(self.numbers[place])), str(error))
             return None
-        return Chosen(int(self.numbers[place]), sample, self.to_pixels(picture))
+        return Chosen(int(self.numbers[place]), sample, self.to_pixels(image))
 
     def _stand_in(self, row: int, column: int, taken: set[int]) -> Chosen:
         """The first good pair that the batch does not have yet; a second time if there is none."""
         twice: Chosen | None = None
         for there in stand_ins(*self.table.shape, row, column):
-            chosen = self._picture(*there)
+            chosen = self._pair_at(*there)
             if chosen is not None and chosen.number not in taken:
                 return chosen
             twice = twice or chosen
@@ -214,7 +200,7 @@ class Lane:
             raise LabError(
                 f"All {self.table.size} pairs of a window are broken, such as "
                 f"{self.shards.pair_name(int(self.numbers[0]))}: `longclip-lab data check` names "
-                "them all. Write those shards anew, or read more at a time (--shuffle-window)."
+                "them all. Write those shards anew, or read more at a time (--shuffle-buffer)."
             )
         return twice
 
@@ -234,6 +220,7 @@ class _Reader:
 
     def read(self, piece: Piece) -> Iterator[Sample | Broken]:
         """The pairs of a piece."""
+        # A tar is read from front to back: a new start costs a request, going on costs none.
         if self.at != (piece.shard, piece.start):
             self.samples = self.shards.samples(piece.shard, piece.start)
         for place in range(piece.start, piece.stop):
@@ -248,8 +235,8 @@ def lengths_of(shards: ShardSet, pieces: Sequence[Piece]) -> np.ndarray:
 
 
 @dataclass
-class LaneReader:
-    """Batches of some lanes; made anew in every worker process."""
+class StreamGroup:
+    """Batches of some streams; read anew in every worker process."""
 
     clip: Clip
     shards: ShardSet
@@ -257,26 +244,30 @@ class LaneReader:
     order: Order
 
     def __post_init__(self) -> None:
-        self.limit = token_limit(self.clip, self.recipe)
-        # Turning pictures into pixels needs no weights, and worker processes are sent a copy.
+        self.sampler = CaptionSampler(self.clip, self.recipe)
+        # Turning images into pixels needs no weights, and worker processes are sent a copy.
         self.clip = replace(self.clip, model=nn.Identity())
-        self.draws = Draws(self.recipe)
 
-    def parts(self, lanes: Sequence[int], first: int, last: int) -> Iterator[Part | LabError]:
-        """What these lanes give to the batches of steps `first` to `last`; an error is the last."""
+    def parts(self, numbers: Sequence[int], first: int, last: int) -> Iterator[Part | LabError]:
+        """What these streams give to the batches of steps `first` to `last`; an error is the last.
+
+        Raised in a worker process, its message would arrive wrapped in a traceback.
+        """
         grouped = self.recipe.length_grouped
-        reading = [
-            Lane(self.shards, self.order, number, last, grouped, self._pixels) for number in lanes
+        streams = [
+            StreamReader(self.shards, self.order, number, last, grouped, self._pixels)
+            for number in numbers
         ]
         try:
             for step in range(first, last):
-                chosen = [one for lane in reading for one in lane.row(step)]
+                chosen = [one for stream in streams for one in stream.row(step)]
+                # News go along with the batch: worker processes share no memory with the run.
                 broken: dict[str, str] = {}
                 counts: Counter = Counter()
-                for lane in reading:
-                    broken |= lane.broken
-                    counts.update(lane.counts)
-                    lane.broken, lane.counts = {}, Counter()
+                for stream in streams:
+                    broken |= stream.broken
+                    counts.update(stream.counts)
+                    stream.broken, stream.counts = {}, Counter()
                 batch = self._batch(step, chosen, counts)
                 yield Part(batch, broken, counts)
         except LabError as error:
@@ -289,22 +280,27 @@ class LaneReader:
         if window.epoch > 0:
             counts = Counter()  # what is said of texts is said of the first epoch
         counts["texts"] += len(chosen)
-        long = short = None
-        if self.recipe.captions != "short":
-            long = self._texts("long", [self._long(epoch, one, counts) for one in chosen], counts)
-        if self.recipe.captions != "long":
-            short = self._texts("short", [self._short(epoch, one) for one in chosen], counts)
-        return Batch(torch.stack([one.pixels_3HW for one in chosen]), long, short)
+        texts: dict[str, TokenBatch | None] = {"long": None, "short": None}
+        for which, text_of, unread in (
+            ("long", self._long, "short"),
+            ("short", self._short, "long"),
+        ):
+            if self.recipe.captions != unread:
+                read = [text_of(epoch, one, counts) for one in chosen]
+                texts[which], cut = self.sampler.tokenize(read)
+                counts[which] += cut
+        return Batch(torch.stack([one.pixels_3HW for one in chosen]), **texts)
 
-    def _pixels(self, picture: Image.Image) -> torch.Tensor:
+    def _pixels(self, image: Image.Image) -> torch.Tensor:
         """Exactly what `TrainingPairs` makes of the same file, or of a drawn world's values."""
+        # Exactly what `TrainingPairs` makes of a world's values, bit by bit.
         if self.shards.pictures == "values":
-            return pixels(self.clip, np.array(picture)[None])[0]
-        return pixels(self.clip, [picture])[0]
+            return pixels(self.clip, np.array(image)[None])[0]
+        return pixels(self.clip, [image])[0]
 
     def _long(self, epoch: int, one: Chosen, counts: Counter) -> str:
         texts = one.sample.texts
-        if not self.draws.draws_long:
+        if not self.sampler.draws["long"]:
             return texts.long
         captions = texts.captioners or {"long": texts.long}
         if wanted := self.recipe.captioners:
@@ -312,22 +308,17 @@ class LaneReader:
         if not captions:
             name = self.shards.pair_name(one.number)
             raise LabError(f"{name} has no long caption by {' or '.join(wanted)}.")
-        text, who, parts = self.draws.long(epoch, one.number, captions)
+        text, who, parts = self.sampler.long(epoch, one.number, captions)
         counts["drawn"] += 1
-        counts["fewer"] += self.draws.count is not None and parts < self.draws.count
+        counts["fewer"] += self.sampler.count is not None and parts < self.sampler.count
         counts["by", who] += 1
         return text
 
-    def _short(self, epoch: int, one: Chosen) -> str:
+    def _short(self, epoch: int, one: Chosen, counts: Counter) -> str:
         texts = one.sample.texts
-        if not self.draws.draws_short:
+        if not self.sampler.draws["short"]:
             return texts.short
-        return self.draws.short(epoch, one.number, texts.long, texts.captions)
-
-    def _texts(self, which: str, texts: list[str], counts: Counter) -> Texts:
-        made, cut = tokenized(self.clip.tokenizer, texts, self.limit)
-        counts[which] += cut
-        return made
+        return self.sampler.short(epoch, one.number, texts.long, texts.captions)
 
 
 # --- Training on shards: the same batches as a stream, in any number of processes ---
@@ -338,11 +329,11 @@ _NAMED = 5
 
 
 class StreamedPairs:
-    """Pictures and texts of shards, handed out by whole batches, as `TrainingPairs` does.
+    """Images and texts of shards, handed out by whole batches, as `TrainingPairs` does.
 
     `broken` names the pairs that this process could not use, and why; another pair of the same
-    window stands in for each. Raises LabError for what streams cannot do: keep siblings together
-    and read stored features; and as `Order` does.
+    window stands in for each. Raises LabError for what streams cannot do: keep groups of hard
+    negatives together and read cached features; and as `Order` does.
     """
 
     stored = None
@@ -354,24 +345,19 @@ class StreamedPairs:
         self.order = Order(
             shards.counts,
             recipe.batch_size,
-            recipe.lanes,
-            recipe.shuffle_window,
+            recipe.num_streams,
+            recipe.shuffle_buffer,
             recipe.seed,
             recipe.resample,
         )
-        self.reader = LaneReader(clip, shards, recipe, self.order)
-        self.limit = token_limit(clip, recipe)
-        self.tokenizer = clip.tokenizer
+        self.reader = StreamGroup(clip, shards, recipe, self.order)
+        self.sampler = self.reader.sampler
         self.counts: Counter = Counter()
-        self.record = BrokenPairs()
+        self.broken: dict[str, str] = {}
+        self.broken_path: Path | None = None
 
     def __len__(self) -> int:
         return len(self.shards)
-
-    @property
-    def broken(self) -> dict[str, str]:
-        """What this process could not use so far, by name, and why."""
-        return self.record.pairs
 
     @property
     def lengths(self) -> np.ndarray:
@@ -384,17 +370,16 @@ class StreamedPairs:
     def num_truncated(self) -> dict[str, int | None]:
         """How many "long" and "short" texts do not fit: of all, where the manifest knows, else of
         those that this process has read of the first epoch; None if it has read none."""
-        draws, found = Draws(self.recipe), {}
-        drawn = {"long": draws.draws_long, "short": draws.draws_short}
-        unread = {"long": "short", "short": "long"}
-        for which, is_drawn in drawn.items():
-            if self.recipe.captions == unread[which]:
+        found: dict[str, int | None] = {}
+        counted = self.sampler.tokenizer.name == self.shards.tokens["tokenizer"]
+        for which, unread in (("long", "short"), ("short", "long")):
+            if self.recipe.captions == unread:
                 found[which] = 0
-            elif is_drawn or self.tokenizer.name != self.shards.tokens["tokenizer"]:
+            elif self.sampler.draws[which] or not counted:
                 found[which] = self.counts[which] if self.counts["texts"] else None
             else:
                 texts = self.shards.tokens[which]["texts_by_length"]
-                found[which] = longer_than(texts, self.limit)
+                found[which] = longer_than(texts, self.sampler.limit)
         return found
 
     @property
@@ -409,25 +394,31 @@ class StreamedPairs:
     def batches(
         self, first: int, last: int, rank: int = 0, processes: int = 1
     ) -> Iterable[Batch | LabError]:
-        """This process's share of the batches of steps `first`, `first` + 1, ... `last` - 1.
+        """This process's part of the batches of steps `first`, `first` + 1, ... `last` - 1.
 
-        An error is the last item: raised in a worker process, its message would arrive wrapped.
+        An error is the last item, as of `TrainingPairs`.
         """
-        lanes = self.order.lanes
-        if lanes % processes:
+        # Whole streams, so that the number of processes changes no batch.
+        count = self.order.lanes
+        if count % processes:
             yield LabError(
-                f"{lanes} lanes cannot be shared out evenly to {processes} processes; give a "
-                "multiple (--lanes), or fewer processes."
+                f"{count} streams cannot be shared out evenly to {processes} processes; give a "
+                "multiple (--num-streams), or fewer processes."
             )
             return
-        mine = range(rank * lanes // processes, (rank + 1) * lanes // processes)
+        mine = range(rank * count // processes, (rank + 1) * count // processes)
         for parts in self._parts(mine, first, last):
             error = next((part for part in parts if isinstance(part, LabError)), None)
             error = error or self._take(parts)
             if error is not None:
                 yield error
                 return
-            yield joined([part.batch for part in parts], int(self.tokenizer.pad_id))
+            batches = [part.batch for part in parts]
+            yield Batch(
+                torch.cat([batch.pixels_B3HW for batch in batches]),
+                joined([batch.long for batch in batches]),
+                joined([batch.short for batch in batches]),
+            )
 
     def members(self, step: int) -> list[str]:
         """The pairs of the global batch of a step, before any stand-in, for a record of what went
@@ -435,6 +426,7 @@ class StreamedPairs:
         names = []
         window, row = self.order.window_at(step)
         grouped = self.recipe.length_grouped
+        # Length-grouped windows take their rows in another order.
         row = int(self.order.row_order(window, grouped)[row])
         for lane in range(self.order.lanes):
             lengths = None
@@ -447,16 +439,19 @@ class StreamedPairs:
 
     def note_in(self, folder: Path, rank: int) -> None:
         """Write down in `folder`, as they are found, which pairs are broken."""
-        self.record = BrokenPairs(folder, rank)
+        self.broken_path = folder / _PARTS / f"process-{rank:05d}.json"
+        if self.broken_path.exists():
+            self.broken = read_broken(self.broken_path)
 
     def _parts(self, mine: range, first: int, last: int) -> Iterator[Sequence[Part | LabError]]:
-        """What the worker processes give for each step, in the order of their lanes."""
+        """What the worker processes give for each step, in the order of their streams."""
+        # A worker reads whole streams as well.
         workers = min(self.recipe.workers, len(mine))
         if workers == 0:
             yield from ((part,) for part in self.reader.parts(mine, first, last))
             return
         loader = DataLoader(
-            _Stream(self.reader, mine, first, last),
+            _WorkerStreams(self.reader, mine, first, last),
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=workers,
@@ -472,16 +467,22 @@ class StreamedPairs:
         """Note what is new; an error if too much is broken."""
         news: dict[str, str] = {}
         for part in parts:
-            news |= part.broken
+            news |= {name: why for name, why in part.broken.items() if name not in self.broken}
+            # Counts of all workers together decide whether too much is broken.
             self.counts.update(part.counts)
-        self.record.add(news)
+        self.broken |= news
+        if news and self.broken_path is not None:
+            # As it is found: what was found before a kill is known to the next start.
+            atomic_write(self.broken_path, to_json(self.broken, indent=1) + "\n")
         read, lost = self.counts["read"], self.counts["lost"]
-        if lost <= self.recipe.skip_broken * max(read, min(_FEW, len(self))):
+        # Against a thousand pairs at least, or the first broken one would stop the run.
+        if lost <= self.recipe.max_bad_fraction * max(read, min(_FEW, len(self))):
             return None
         some = ", ".join(f"{name} ({why})" for name, why in islice(self.broken.items(), _NAMED))
         return LabError(
-            f"{lost} of {read} pairs that were read are broken, more than skip_broken "
-            f"({self.recipe.skip_broken:g}) allows: {some}. `longclip-lab data check` names all."
+            f"{lost} of {read} pairs that were read are broken, more than max_bad_fraction "
+            f"({self.recipe.max_bad_fraction:g}) allows: {some}. `longclip-lab data check` names "
+            "all."
         )
 
 
@@ -490,56 +491,27 @@ def _as_it_is(part: Part | LabError) -> Part | LabError:
     return part
 
 
-class _Stream(IterableDataset):
-    """The parts of a worker process's own lanes."""
+class _WorkerStreams(IterableDataset):
+    """The parts of a worker process's own streams."""
 
-    def __init__(self, reader: LaneReader, lanes: range, first: int, last: int):
-        self.reader, self.lanes, self.first, self.last = reader, lanes, first, last
+    def __init__(self, reader: StreamGroup, numbers: range, first: int, last: int):
+        self.reader, self.numbers, self.first, self.last = reader, numbers, first, last
 
     def __iter__(self) -> Iterator[Part | LabError]:
         worker = get_worker_info()
-        own = np.array_split(np.asarray(self.lanes), worker.num_workers)[worker.id]
+        own = np.array_split(np.asarray(self.numbers), worker.num_workers)[worker.id]
         return self.reader.parts(own.tolist(), self.first, self.last)
 
 
-def joined(batches: Sequence[Batch], pad_id: int) -> Batch:
-    """Several lanes' batches as one, texts padded to the longest of all."""
-    if len(batches) == 1:
-        return batches[0]
-    pixels_B3HW = torch.cat([batch.pixels_B3HW for batch in batches])
-    long, short = (
-        _joined_texts([getattr(batch, which) for batch in batches], pad_id)
-        for which in ("long", "short")
-    )
-    return Batch(pixels_B3HW, long, short)
-
-
-def _joined_texts(parts: Sequence[Texts | None], pad_id: int) -> Texts | None:
-    if parts[0] is None:
-        return None
-    width = max(part.ids_BT.shape[1] for part in parts)
-    ids_BT = torch.cat(
-        [
-            torch.nn.functional.pad(part.ids_BT, (0, width - part.ids_BT.shape[1]), value=pad_id)
-            for part in parts
-        ]
-    )
-    return Texts(
-        ids_BT,
-        torch.cat([part.lengths_B for part in parts]),
-        torch.cat([part.identity_B for part in parts]),
-    )
-
-
 def _check(shards: ShardSet, recipe: Recipe) -> None:
-    if recipe.siblings > 1:
+    if recipe.hard_negative_group > 1:
         raise LabError(
-            "Shards are shuffled pair by pair and keep no siblings together: set siblings=1 "
-            "(--siblings 1)."
+            "Shards are shuffled pair by pair and keep no hard negatives together: set "
+            "hard_negative_group=1 (--hard-negative-group 1)."
         )
-    if recipe.lock_image and recipe.store_features:
+    if recipe.lock_image and recipe.cache_image_features:
         raise LabError(
-            "Pictures in shards have no stored features: set store_features=False "
-            "(--no-store-features) to run the locked tower every time."
+            "Pictures in shards have no cached features: set cache_image_features=False "
+            "(--no-cache-image-features) to run the locked tower every time."
         )
     check_captioners(recipe.captioners, shards.captioners or {"long": 0})

@@ -192,7 +192,7 @@ def shards(corpus: Corpus, rng: Random, given: Path, made: Path) -> Call:
         for number in range(len(found.shards)):
             list(found.samples(number))
 
-    quick = QUICK | {"batch_size": 2, "lanes": 1, "steps": 1, "warmup_steps": 0}
+    quick = QUICK | {"batch_size": 2, "num_streams": 1, "steps": 1, "warmup_steps": 0}
     model = ["--model", corpus.model, "--data", "shards", "--root", given]
     train = ["train", "longclip", *model, *_options(quick)]
     again = ["data", "shard", given, made / "again", "--data", "shards", "--no-progress"]

@@ -11,18 +11,20 @@ import torch.distributed as dist
 
 from longclip_lab.objectives import (
     OBJECTIVES,
-    ImageSide,
-    Settings,
-    Step,
-    TextSide,
+    ImageFeatures,
+    LossConfig,
+    LossInputs,
+    TextFeatures,
     gather,
     longclip_loss,
     objective_loss,
+    same_text,
 )
 from longclip_lab.objectives import contrastive as siglip
 from tests.processes import in_each
 
 PROCESSES, BATCH, DIM, K = 2, 9, 12, 4
+TEXTS = [f"text {i % 7}" for i in range(PROCESSES * BATCH)]
 
 
 def global_batch() -> list[torch.Tensor]:
@@ -33,10 +35,10 @@ def global_batch() -> list[torch.Tensor]:
     ]
 
 
-def loss_and_gradients(batch: list[torch.Tensor], faithful: bool) -> list[torch.Tensor]:
+def loss_and_gradients(batch: list[torch.Tensor], match_official: bool) -> list[torch.Tensor]:
     leaves = [part.clone().requires_grad_() for part in batch]
     log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-    parts = longclip_loss(*leaves, log_scale.exp(), k=K, faithful=faithful)
+    parts = longclip_loss(*leaves, log_scale.exp(), k=K, match_official=match_official)
     parts.total.backward()
     return [parts.total.detach(), log_scale.grad, *(leaf.grad for leaf in leaves)]
 
@@ -50,13 +52,15 @@ def family(mine: slice) -> dict[str, list[torch.Tensor]]:
         whole = torch.randn(size, *shape, generator=generator, dtype=torch.float64)
         return whole[mine].clone().requires_grad_()
 
-    image = ImageSide(draw(DIM), draw(3, DIM))
+    image = ImageFeatures(draw(DIM), draw(3, DIM))
     mask_BT = (torch.arange(4) <= torch.arange(size)[:, None] % 4)[mine]
     identity_B = (torch.arange(size) % 5)[mine]
-    short, long = (TextSide(draw(2, DIM), draw(4, DIM), mask_BT, identity_B) for _ in range(2))
+    short, long = (TextFeatures(draw(2, DIM), draw(4, DIM), mask_BT, identity_B) for _ in range(2))
     results = {}
     for name in OBJECTIVES:
-        loss = objective_loss(name, Step(image, short, long, 3.0, -2.0, Settings(k=K))).total
+        loss = objective_loss(
+            name, LossInputs(image, short, long, 3.0, -2.0, LossConfig(k=K))
+        ).total
         leaf = image.tokens_BPD if name == "filip" else image.features_BD
         results[name] = [loss.detach(), *torch.autograd.grad(loss, leaf)]
     return results
@@ -70,8 +74,9 @@ def process(rank: int, folder: str) -> None:
     mine = [part[rank * BATCH : (rank + 1) * BATCH] for part in global_batch()]
     result = {
         "gathered": gather(mine[0]),
-        "default": loss_and_gradients(mine, faithful=False),
-        "faithful": loss_and_gradients(mine, faithful=True),
+        "same text": same_text(TEXTS[rank * BATCH : (rank + 1) * BATCH]),
+        "default": loss_and_gradients(mine, match_official=False),
+        "match_official": loss_and_gradients(mine, match_official=True),
         "family": family(slice(rank * BATCH, (rank + 1) * BATCH)),
     }
     siglip.JUDGED_AT_ONCE = 4 * PROCESSES * BATCH
@@ -93,9 +98,10 @@ def whole_family() -> dict[str, list[torch.Tensor]]:
 
 
 def test_two_processes_equal_one(ranks):
-    total, scale_grad, *grads = loss_and_gradients(global_batch(), faithful=False)
+    total, scale_grad, *grads = loss_and_gradients(global_batch(), match_official=False)
     for result in ranks:
         assert torch.equal(result["gathered"], global_batch()[0])
+        assert torch.equal(result["same text"], same_text(TEXTS))
         torch.testing.assert_close(result["default"][0], total)
     # Averaged over processes, as data-parallel training does with what these give rise to.
     mean = sum(result["default"][1] for result in ranks) / PROCESSES
@@ -105,10 +111,10 @@ def test_two_processes_equal_one(ranks):
         torch.testing.assert_close(mine_GD, expected_GD)
 
 
-def test_faithful_takes_the_components_of_each_process(ranks):
-    whole = loss_and_gradients(global_batch(), faithful=True)[0]
-    assert ranks[0]["faithful"][0] == ranks[1]["faithful"][0]
-    assert abs(ranks[0]["faithful"][0] - whole) > 1e-3
+def test_match_official_takes_the_components_of_each_process(ranks):
+    whole = loss_and_gradients(global_batch(), match_official=True)[0]
+    assert ranks[0]["match_official"][0] == ranks[1]["match_official"][0]
+    assert abs(ranks[0]["match_official"][0] - whole) > 1e-3
 
 
 @pytest.mark.parametrize(

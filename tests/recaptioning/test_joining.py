@@ -72,7 +72,7 @@ def test_a_step_trains_on_them(described, pairs):
     joined = data.keep_known_words(with_captions(pairs, *described), clip.tokenizer)
     recipe = replace(
         recipes.longclip("tiny"), objective="mixed", batch_size=8, steps=1, warmup_steps=0,
-        log_every=1, subcaptions=1, captioners=("LLaVA", "InstructBLIP"), siblings=1,
+        log_every=1, subcaptions=1, captioners=("LLaVA", "InstructBLIP"), hard_negative_group=1,
     )  # fmt: skip
     run = training.train(clip, recipe, joined, progress=False)
     assert [np.isfinite(row["loss"]) for row in run.history] == [True]

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from longclip_lab.errors import LabError
-from longclip_lab.reproduction.arms import Arm
+from longclip_lab.reproduction.arms import TRUNKS, Arm
 from longclip_lab.reproduction.experiments import EXPERIMENTS, experiment
 from longclip_lab.training.recipes import filip, longclip
 
 RECIPE = replace(longclip("tiny"), steps=3, warmup_steps=1, batch_size=8, pairs=16, k=2)
 ARM = Arm("micro", RECIPE, start="tiny", stretch="kps")
+
+
+KEYS = Path(__file__).with_name("arm_keys.json")
+"""Folders of the ledger's arms and trunks, of seed 0, from before fields were renamed."""
+
+
+def test_arms_of_the_ledger_keep_their_names():
+    found = {
+        name: {e.label: e.arm.key(0) for e in experiment(name).entries} for name in EXPERIMENTS
+    }
+    found["trunks"] = {name: trunk.key() for name, trunk in TRUNKS.items()}
+    assert found == json.loads(KEYS.read_text(encoding="utf-8"))
 
 
 def test_names_and_display_do_not_make_another_arm():

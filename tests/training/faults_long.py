@@ -92,8 +92,17 @@ def test_shards_of_which_one_per_cent_is_broken(tmp_path):
     data.write_shards(world.pairs(400, seed=7), shards, 50)
     for number in BROKEN:
         change_picture(shards / f"shard-{number // 50:06d}.tar", f"{number:09d}")
-    stream = ("--data", "shards", "--root", shards, "--siblings", 1, "--token-limit", 32)
-    stream += ("--lanes", 4, "--shuffle-window", 16, "--workers", 1, "--skip-broken", 0.02)
+    stream = ("--data", "shards", "--root", shards, "--hard-negative-group", 1, "--token-limit", 32)
+    stream += (
+        "--num-streams",
+        4,
+        "--shuffle-buffer",
+        16,
+        "--workers",
+        1,
+        "--max-bad-fraction",
+        0.02,
+    )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     start = undisturbed(whole, kills.train(*stream, **STEPS, out=whole), kills.lab)
     commands = [kills.lab(*kills.train(*stream, **STEPS, out=killed))]

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
-import pickle
 import signal
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 
 from longclip_lab import models, objectives, world
 from longclip_lab.errors import LabError
-from longclip_lab.training import METHODS, Recipe, new_model, recipe_for, train
+from longclip_lab.training import METHODS, new_model, recipe_for, train
 from longclip_lab.training.data import StepSampler, TrainingPairs
 from longclip_lab.training.loop import parameter_groups, prepare
 from longclip_lab.training.recipe import Objective
 from tests.processes import run_script
+from tests.training.runs import same, script, weights
 
 FAMILY = [name for name in METHODS if name != "longclip"]
 SMALL = {
@@ -46,39 +44,24 @@ def run(recipe, data, **options):
     return train(None, recipe, data, progress=False, **options)
 
 
-def weights(clip):
-    return {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_a_recipe_may_ask_for_every_objective():
     assert set(get_args(Objective)) == set(objectives.OBJECTIVES)
 
 
 @pytest.mark.parametrize("method", FAMILY)
 def test_every_method_learns_and_its_model_can_be_read_back(method, web, tmp_path):
-    trained = run(small(method, steps=10), web, out=tmp_path / "run")
+    recipe = small(method, steps=10)
+    before = weights(new_model(recipe))
+    trained = run(recipe, web, out=tmp_path / "run")
     losses = [row["loss"] for row in trained.history]
     assert all(map(math.isfinite, losses))
     assert sum(losses[-3:]) < sum(losses[:3])
+    after = weights(trained.model)
     again = models.load(tmp_path / "run" / "model")
-    assert same(weights(trained.model), weights(again))
-    short = models.encode_texts(again, web.short[:3])
-    assert torch.isfinite(short.features_ND).all()
-
-
-@pytest.mark.parametrize("method", FAMILY)
-def test_what_is_trained_and_what_is_not(method, web):
-    recipe = small(method, steps=1)
-    before = weights(new_model(recipe))
-    trained = run(recipe, web).model
-    after = weights(trained)
+    assert same(after, weights(again))
+    assert torch.isfinite(models.encode_texts(again, web.short[:3]).features_ND).all()
     moved = {name for name, tensor in before.items() if not tensor.equal(after[name])}
-    pictures = {name for name in moved if name.startswith("visual.")}
-    assert bool(pictures) is not recipe.lock_image
+    assert any(name.startswith("visual.") for name in moved) is not recipe.lock_image
     assert ("text.corner_embedding" in moved) is (recipe.num_corner > 0)
     assert any(name.startswith("text.transformer") for name in moved)
 
@@ -119,11 +102,10 @@ def test_lotlips_loss_is_its_equations_on_the_models_features(web):
     rows = next(iter(StepSampler(recipe, pairs.lengths, 0, 1)))
     assert rows.epoch == 0
     image_BD = models.encode_images(clip, web.images[rows])
-    long_BCD = models.encode_text_corners(clip, pairs.long.batch(rows).ids_BT)
+    long_BCD = models.encode_text_corners(clip, pairs.texts("long", rows).padded(0))
     short_BD = models.encode_texts(clip, [web.short[i] for i in rows]).features_ND
     same_long, same_short = (
-        objectives.same_identity(texts.batch(rows).identity_B)
-        for texts in (pairs.long, pairs.short)
+        objectives.same_identity(pairs.texts(which, rows).identity_B) for which in ("long", "short")
     )
     expected = objectives.lotlip_loss(
         image_BD, long_BCD, short_BD, clip.model.logit_scale.exp(),
@@ -185,33 +167,10 @@ def test_the_worlds_alt_texts_are_the_default(tmp_path):
     assert trained.drawn.pictures == 8
 
 
-def hand_over(folder, web, recipe):
-    """Data and recipe in a file, in types that another process knows."""
-    path = folder / "web.pkl"
-    path.write_bytes(pickle.dumps((web, recipe)))
-    return path
-
-
-KILLED = """
-import os, pickle, signal, sys
-from longclip_lab.training import train
-
-web, recipe = pickle.load(open(sys.argv[1], "rb"))
-
-def kill(row):
-    if row["step"] == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train(None, recipe, web, out=sys.argv[2], progress=False, on_step=kill)
-"""
-
-
 def test_a_run_that_was_killed_ends_at_the_same_bits(web, tmp_path):
     """Six steps of 24 pairs by 8 are two epochs: what is drawn changes in between."""
     recipe = small("lotlip", rewrites=True)
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    codes, said = run_script(script, hand_over(tmp_path, web, recipe), tmp_path / "run")
+    codes, said = run_script(*script(tmp_path, recipe, web, new=True, kill_after=5))
     assert codes == [-signal.SIGKILL], said
     assert (tmp_path / "run" / "features" / "features.npy").exists()
     resumed = run(recipe, web, out=tmp_path / "run", resume=True)
@@ -220,21 +179,10 @@ def test_a_run_that_was_killed_ends_at_the_same_bits(web, tmp_path):
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
 
 
-TWO = """
-import pickle, sys
-from longclip_lab.training import train
-
-web, recipe = pickle.load(open(sys.argv[1], "rb"))
-train(None, recipe, web, out=sys.argv[2], progress=False)
-"""
-
-
 @pytest.mark.parametrize("method", ["lotlip", "siglip", "filip"])
 def test_two_processes_do_what_one_does(method, web, tmp_path, in_processes):
     recipe = small(method, steps=4, learning_rate=1e-4)
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    in_processes(2, script, hand_over(tmp_path, web, recipe), tmp_path / "run")
+    in_processes(2, *script(tmp_path, recipe, web, new=True))
     alone = run(recipe, web)
     both = models.load(tmp_path / "run" / "model")
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
@@ -265,76 +213,24 @@ def test_bad_input(method, changes, message, web):
         run(small(method, **changes), web)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"subcaptions": 0}, 'subcaptions must be a whole number of at least 1, or "all"; came 0'),
-        ({"num_corner": -1}, "num_corner must be a whole number from 0"),
-        ({"long_weight": -1.0}, "long_weight must be a finite number from 0 to 1,000,000"),
-        ({"hallucination": 2.0}, "hallucination must be a finite number from 0 to 1"),
-        ({"reduction": "men"}, "no reduction 'men'. Did you mean mean"),
-        ({"objective": "lotlpi"}, "no objective 'lotlpi'. Did you mean lotlip"),
-        ({"captions": "all"}, "no captions 'all'"),
-        ({"subcaptions": 3, "length_grouped": True}, "drawn anew"),
-    ],
-)
-def test_senseless_values_are_refused(change, message):
-    with pytest.raises(LabError, match=message):
-        Recipe(**change)
-
-
-def test_unknown_methods_and_data():
-    with pytest.raises(LabError, match=r"no method 'lotlpi'. Did you mean lotlip"):
-        recipe_for("lotlpi")
-    with pytest.raises(LabError, match="no data scale '4M'"):
-        recipe_for("lotlip", "paper", data="4M")
-    with pytest.raises(LabError, match="Did you mean paper"):
-        recipe_for("lit", "papr")
-
-
-@pytest.mark.parametrize("method", FAMILY)
-@pytest.mark.parametrize("scale", ["tiny", "lab", "paper"])
-def test_every_scale_is_a_recipe_and_says_how_to_run_it(method, scale):
-    recipe = recipe_for(method, scale)
-    assert recipe.objective == method
-    assert Recipe(**asdict(recipe)) == recipe
-    assert f"longclip-lab train {method}" in METHODS[method].__doc__
-
-
-def test_paper_scale_has_the_published_numbers():
-    # LoTLIP, section 5.1
-    for data, batch in (("3M", 2560), ("100M", 16384)):
-        recipe = recipe_for("lotlip", "paper", data=data)
-        assert (recipe.batch_size, recipe.epochs) == (batch, 10)
-        assert (recipe.subcaptions, recipe.token_limit, recipe.num_corner) == (3, 128, 2)
-        assert (recipe.image_tower, recipe.text_tower) == ("ViT-B/16", "bert-base-uncased")
-
-
-def test_tiny_is_left_alone(web):
-    clip = new_model(small("lotlip"))
-    before = copy.deepcopy(weights(clip))
-    train(clip, small("lotlip", steps=1), web, progress=False)
-    assert same(before, weights(clip))
-    assert np.array_equal(web.images, world.pairs(24, seed=5).images)
-
-
 @pytest.mark.parametrize("objective", ["longclip", "lit-longclip", "debias-clip"])
 def test_what_the_recipe_says_of_components_reaches_the_loss(objective, web):
-    """There were two ways to a loss, and `faithful` and `components_of` went one of them only."""
+    """There were two ways to a loss, and `match_official` and `pca_scope` went one of them only."""
     seen = {}
 
     def spy(features_BD, k):
         seen["batch"] = len(features_BD)
         return features_BD * 0.5
 
-    for faithful, name in ((False, "primary_components"), (True, "primary_components_svd")):
+    for match_official, name in ((False, "primary_components"), (True, "primary_components_svd")):
         seen.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(f"longclip_lab.objectives.longclip.{name}", spy)
-            changes = {"objective": objective, "faithful": faithful, "k": 2, "siblings": 1}
+            changes = {
+                "objective": objective,
+                "match_official": match_official,
+                "k": 2,
+                "hard_negative_group": 1,
+            }
             run(replace(small("lit-longclip", steps=1), **changes), web)
-        assert seen, f"{objective} with faithful={faithful} did not ask {name}"
-
-
-def test_the_old_name_of_an_objective_is_understood():
-    assert Recipe(objective="pcm") == Recipe(objective="longclip")
+        assert seen, f"{objective} with match_official={match_official} did not ask {name}"

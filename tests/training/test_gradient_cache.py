@@ -15,8 +15,8 @@ from longclip_lab.training import Recipe, recipe_for, train
 from tests.training import gradients as one_step
 
 QUICK = {"batch_size": 8, "steps": 1, "warmup_steps": 0, "k": 4, "tensorboard": False}
-LONGCLIP = Recipe(**QUICK, objective="longclip", siblings=2)
-UNLOCKED = {"lock_image": False, "store_features": False}
+LONGCLIP = Recipe(**QUICK, objective="longclip", hard_negative_group=2)
+UNLOCKED = {"lock_image": False, "cache_image_features": False}
 
 
 def family(method: str, **changes) -> Recipe:
@@ -31,7 +31,7 @@ CASES = {
     "lotlip": family("lotlip", **UNLOCKED),
     "filip": family("filip"),
     "pcm by SVD, of the whole batch": replace(
-        LONGCLIP, faithful=True, components_of="batch", siblings=1
+        LONGCLIP, match_official=True, pca_scope="batch", hard_negative_group=1
     ),
 }
 SHARDED = {
@@ -42,8 +42,10 @@ SHARDED = {
     "lotlip, cached": family("lotlip", sharding="full", micro_batch=2, **UNLOCKED),
 }
 ONE_PROCESS = {
-    "pcm, as the official code does it": replace(LONGCLIP, faithful=True, siblings=1),
-    "lotlip, locked": family("lotlip", store_features=False),
+    "pcm, as the official code does it": replace(
+        LONGCLIP, match_official=True, hard_negative_group=1
+    ),
+    "lotlip, locked": family("lotlip", cache_image_features=False),
     "lotlip, no mask": family("lotlip", mask=False, **UNLOCKED),
 }
 
@@ -130,7 +132,7 @@ def test_accumulating_losses_is_another_gradient(web, whole):
 
 
 def test_a_run_may_go_on_with_another_micro_batch(few, tiny, tmp_path):
-    recipe = replace(LONGCLIP, siblings=1, steps=2, checkpoint_every=1)
+    recipe = replace(LONGCLIP, hard_negative_group=1, steps=2, checkpoint_every=1)
     plain = train(tiny, recipe, few, progress=False)
     cached = train(tiny, replace(recipe, micro_batch=3), few, out=tmp_path / "run", progress=False)
     again = train(
@@ -146,7 +148,9 @@ def test_a_run_may_go_on_with_another_micro_batch(few, tiny, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_second_pass(few, tiny):
-    recipe = replace(LONGCLIP, siblings=1, steps=1, micro_batch=4, start_logit_scale=200.0)
+    recipe = replace(
+        LONGCLIP, hard_negative_group=1, steps=1, micro_batch=4, start_logit_scale=200.0
+    )
     with pytest.raises(LabError, match="Step 1: the loss is"):
         train(tiny, recipe, few, progress=False)
 

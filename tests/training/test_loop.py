@@ -1,25 +1,42 @@
-"""The loop: it learns, it records, it refuses, and a kill changes nothing."""
+"""The loop and its towers: it learns, it records, it refuses, and a kill changes nothing."""
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import pickle
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from longclip_lab import models
+from longclip_lab.cli import STOPPED
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.training import Recipe, train
 from longclip_lab.training.checkpoints import claim, load_checkpoint
-from longclip_lab.training.loop import RunLog
-from longclip_lab.training.streaming import BrokenPairs
+from longclip_lab.training.data import CaptionSampler
+from longclip_lab.training.loop import (
+    KeptPositions,
+    RunLog,
+    Towers,
+    encode_in_buckets,
+    parameter_groups,
+    prepare,
+)
+from longclip_lab.training.streaming import read_broken
 from tests.processes import run_script
+from tests.training.runs import same, script, weights
+
+# --- The loop: it learns, it records, it refuses, and a kill changes nothing ---
 
 QUICK = Recipe(
     name="quick",
@@ -31,14 +48,6 @@ QUICK = Recipe(
     checkpoint_every=2,
     tensorboard=False,
 )
-
-
-def weights(clip):
-    return {name: tensor.clone() for name, tensor in clip.model.state_dict().items()}
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def run(clip, few, recipe=QUICK, **options):
@@ -59,7 +68,7 @@ def test_training_lowers_the_loss_and_leaves_the_given_model_alone(tiny, few):
 
 
 def test_the_same_short_caption_is_no_negative_of_itself(tiny, few):
-    recipe = replace(QUICK, steps=1, siblings=2, objective="mixed")
+    recipe = replace(QUICK, steps=1, hard_negative_group=2, objective="mixed")
     official = replace(recipe, mask_duplicates=False)
     twins = replace(few, short=[few.short[i // 2] for i in range(len(few.short))])
 
@@ -71,7 +80,7 @@ def test_the_same_short_caption_is_no_negative_of_itself(tiny, few):
 
 
 def test_kept_positions_do_not_move(tiny, few):
-    trained = run(tiny, few, replace(QUICK, weight_decay=0.5, faithful=True))
+    trained = run(tiny, few, replace(QUICK, weight_decay=0.5, match_official=True))
     before_TW = tiny.model.positional_embedding
     after_TW = trained.model.model.positional_embedding
     assert torch.equal(after_TW[:20], before_TW[:20])
@@ -106,8 +115,10 @@ def test_the_callers_random_numbers_are_left_alone(tiny, few):
 
 def test_gradient_checkpointing_changes_nothing(tiny, few):
     # Texts in the same parts: AdamW makes much of what rounding does to a gradient of zero.
-    plain = run(tiny, few, replace(QUICK, steps=2, text_parts=4))
-    checkpointed = run(tiny, few, replace(QUICK, steps=2, text_parts=4, grad_checkpointing=True))
+    plain = run(tiny, few, replace(QUICK, steps=2, length_buckets=4))
+    checkpointed = run(
+        tiny, few, replace(QUICK, steps=2, length_buckets=4, grad_checkpointing=True)
+    )
     for name, tensor in weights(plain.model).items():
         assert torch.allclose(tensor, weights(checkpointed.model)[name], atol=1e-5), name
 
@@ -126,33 +137,8 @@ def test_the_folder_holds_log_events_checkpoints_and_a_loadable_model(tiny, few,
     assert same(weights(models.load(tmp_path / "run" / "model")), weights(trained.model))
 
 
-def hand_over(folder, few, recipe):
-    """Data and recipe in a file, in types that another process knows."""
-    path = folder / "few.pkl"
-    path.write_bytes(pickle.dumps((SimpleNamespace(**vars(few)), recipe)))
-    return path
-
-
-KILLED = """
-import os, pickle, signal, sys
-from longclip_lab import models
-from longclip_lab.training import train
-
-few, recipe = pickle.load(open(sys.argv[1], "rb"))
-
-def kill(row):
-    if row["step"] == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, recipe, few, out=sys.argv[2], progress=False, on_step=kill)
-"""
-
-
 def test_a_run_that_was_killed_ends_at_the_same_bits(tiny, few, tmp_path):
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    codes, said = run_script(script, hand_over(tmp_path, few, QUICK), tmp_path / "run")
+    codes, said = run_script(*script(tmp_path, QUICK, few, kill_after=5))
     assert codes == [-signal.SIGKILL], said
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["step-000002", "step-000004"]
@@ -209,7 +195,7 @@ def test_broken_pairs_that_are_none_are_named(content, tmp_path):
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(LabError, match=r"process-00000\.json"):
-        BrokenPairs(tmp_path)
+        read_broken(path)
 
 
 def test_a_state_of_another_form_is_named(tiny, tmp_path):
@@ -286,52 +272,206 @@ def test_data_that_do_not_fit_the_recipe(tiny, few):
         train(tiny, replace(QUICK, pairs=None), progress=False)
 
 
-TWO = """
-import pickle, sys
-from longclip_lab import models
-from longclip_lab.training import train
-
-few, recipe = pickle.load(open(sys.argv[1], "rb"))
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, recipe, few, out=sys.argv[2], progress=False)
-"""
-
-
-def without_key_bias(name, tensor):
-    """A key's bias adds the same to all of a query's scores, so its gradient is 0 but for rounding,
-    which Adam turns into steps of full size: it may differ, and makes no difference."""
-    if not name.endswith(("in_proj_bias", "qkv.bias")):
-        return tensor
-    query, _, value = tensor.chunk(3)
-    return torch.cat([query, value])
-
-
-def features(clip, few):
-    """What the model makes of pictures and texts, normalised."""
-    both = models.encode_images(clip, few.images), models.encode_texts(clip, few.long).features_ND
-    return [torch.nn.functional.normalize(features_ND, dim=1) for features_ND in both]
-
-
-def test_two_processes_do_what_one_does(tiny, few, tmp_path, in_processes):
-    # A larger epsilon: AdamW makes whole steps of what is rounding in a gradient near zero.
-    recipe = replace(QUICK, steps=3, learning_rate=1e-4, eps=1e-5)
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    in_processes(2, script, hand_over(tmp_path, few, recipe), tmp_path / "run")
-    both = weights(models.load(tmp_path / "run" / "model"))
-    alone = run(tiny, few, recipe)
-    for name, tensor in weights(alone.model).items():
-        one, other = (without_key_bias(name, t) for t in (both[name], tensor))
-        assert torch.allclose(one, other, atol=2e-5), name
-    for one_ND, other_ND in zip(features(models.load(tmp_path / "run" / "model"), few),
-                                features(alone.model, few), strict=True):  # fmt: skip
-        assert torch.allclose(one_ND, other_ND, atol=1e-4)
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
-    for row, expected in zip(log, alone.history, strict=True):
-        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
-
-
 def test_the_worlds_fine_tuning_set_is_the_default(tiny):
     trained = train(tiny, replace(QUICK, steps=1, pairs=8, batch_size=8), progress=False)
     assert trained.model.card["fine_tuned"][0]["data"]["dataset"] == "world"
     assert trained.folder is None
+
+
+# --- The towers in training: exact text parts, weight decay, frozen statistics, kept positions ---
+
+
+@pytest.mark.parametrize("parts", [1, 3, 4, 24])
+def test_parts_change_nothing_but_the_time(tiny, few, parts):
+    texts, _ = CaptionSampler(tiny, Recipe()).tokenize(few.long)
+    alone_BD = torch.cat([tiny.encode_text(ids_T[None]) for ids_T in texts.padded(0)])
+    assert torch.allclose(encode_in_buckets(tiny.model, texts, parts), alone_BD, atol=1e-5)
+
+
+def names_by_decay(model, recipe):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, recipe)
+    return [{names[id(parameter)] for parameter in group["params"]} for group in groups]
+
+
+def test_decay_spares_norms_biases_positions_and_scale_unless_match_official(tiny):
+    decayed, spared = names_by_decay(tiny.model, Recipe())
+    assert {"logit_scale", "positional_embedding", "ln_final.weight"} <= spared
+    assert {"visual.trunk.pos_embed", "transformer.resblocks.0.mlp.c_fc.bias"} <= spared
+    assert {"token_embedding.weight", "transformer.resblocks.0.mlp.c_fc.weight"} <= decayed
+    everything, nothing = names_by_decay(tiny.model, Recipe(match_official=True))
+    assert nothing == set()
+    assert everything == decayed | spared
+
+
+def test_locked_weights_are_not_given_to_the_optimizer(tiny):
+    model = copy.deepcopy(tiny.model)
+    model.visual.requires_grad_(False)
+    decayed, spared = names_by_decay(model, Recipe())
+    assert not any(name.startswith("visual") for name in decayed | spared)
+
+
+def test_logit_scale_starts_where_the_recipe_says(tiny):
+    def start(recipe):
+        clip = replace(tiny, model=copy.deepcopy(tiny.model))
+        return prepare(clip, recipe).model.logit_scale.item()
+
+    assert start(Recipe()) == tiny.model.logit_scale.item()
+    assert start(Recipe(match_official=True)) == pytest.approx(math.log(100))
+    assert start(Recipe(match_official=True, start_logit_scale=2.0)) == 2.0
+
+
+def test_running_statistics_stay_frozen():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    towers = Towers(model, Recipe()).train()
+    before = model[1].running_mean.clone()
+    model(torch.randn(2, 3, 8, 8))
+    assert towers.training
+    assert model[0].training
+    assert torch.equal(model[1].running_mean, before)
+
+
+@pytest.mark.parametrize(("freeze", "moved"), [(True, 0), (False, 20)])
+def test_kept_positions_hold_still_even_under_weight_decay(tiny, freeze, moved):
+    clip = replace(tiny, model=copy.deepcopy(tiny.model))
+    positions_TW = clip.model.positional_embedding
+    before_TW = positions_TW.detach().clone()
+    kept = KeptPositions(clip, Recipe(freeze_kept=freeze))
+    optimizer = torch.optim.AdamW([positions_TW], lr=0.1, weight_decay=0.5)
+    for _ in range(3):
+        positions_TW.grad = torch.ones_like(positions_TW)
+        kept.clear_gradient()
+        optimizer.step()
+        kept.restore()
+    changed_T = (positions_TW != before_TW).any(dim=1)
+    assert int(changed_T[:20].sum()) == moved
+    assert bool(changed_T[20:].all())
+
+
+@pytest.mark.parametrize("changes", [{"length_buckets": 4}, {"grad_checkpointing": True}])
+def test_texts_end_to_end_change_nothing_but_the_time(tiny, few, changes):
+    recipe = replace(Recipe(), **changes)
+    texts, _ = CaptionSampler(tiny, Recipe()).tokenize(few.long)
+    packed, by_parts = (
+        prepare(replace(tiny, model=copy.deepcopy(tiny.model)), r) for r in (Recipe(), recipe)
+    )
+    assert packed.packs
+    assert not by_parts.packs
+    one, other = (towers.text_features(texts).pooled_BD for towers in (packed, by_parts))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+# --- Faults: a machine that is taken away, batches whose loss is not a number ---
+
+NO_CHECKPOINTS = Recipe(
+    batch_size=8, steps=6, warmup_steps=0, learning_rate=1e-3, k=4, tensorboard=False,
+    checkpoint_every=100,
+)  # fmt: skip
+TAKEN_AWAY = """
+import os, pickle, signal, sys
+from longclip_lab import cli
+from longclip_lab import models, training
+
+few, recipe = pickle.load(open(sys.argv[1], "rb"))
+
+class Taken:
+    def run(self):
+        def take(row):
+            if row["step"] == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+        clip = models.stretch(models.new_tiny(seed=1))
+        training.train(clip, recipe, few, out=sys.argv[2], progress=False, on_step=take)
+
+cli._parse = lambda arguments: Taken()
+sys.exit(cli.main())
+"""
+
+
+def test_a_sigterm_saves_says_so_and_exits_with_a_code_of_its_own(tiny, few, tmp_path):
+    request = tmp_path / "few.pkl"
+    request.write_bytes(pickle.dumps((SimpleNamespace(**vars(few)), NO_CHECKPOINTS)))
+    arguments = [sys.executable, "-c", TAKEN_AWAY, str(request), str(tmp_path / "run")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240)
+    assert done.returncode == STOPPED == 75, done.stderr[-2000:]
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    (name,) = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    # The signal comes while step 3 is told, so it is heard after step 4.
+    assert name == "step-000004"
+    resumed = train(tiny, NO_CHECKPOINTS, few, out=tmp_path / "run", resume=True, progress=False)
+    whole = train(tiny, NO_CHECKPOINTS, few, progress=False)
+    for one, other in zip(
+        resumed.model.model.parameters(), whole.model.model.parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_the_handler_of_before_is_there_again(tiny, few):
+    before = signal.getsignal(signal.SIGTERM)
+    train(tiny, replace(NO_CHECKPOINTS, steps=1), few, progress=False)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_checkpoint_by_the_clock(tiny, few, tmp_path):
+    recipe = replace(NO_CHECKPOINTS, checkpoint_minutes=1e-6, keep_checkpoints=9, steps=3)
+    train(tiny, recipe, few, out=tmp_path / "run", progress=False)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["step-000001", "step-000002", "step-000003"]
+
+
+@pytest.fixture
+def poisoned(few, monkeypatch):
+    """Data of which pair 5 makes a loss that is not a number; stands for a broken kernel."""
+    from longclip_lab.training.data import TrainingPairs
+
+    plain = TrainingPairs.read_images
+
+    def read_images(self, indices):
+        pixels_B3HW = plain(self, indices).clone()
+        for row, index in enumerate(indices):
+            if index == 5:
+                pixels_B3HW[row] = np.nan
+        return pixels_B3HW
+
+    monkeypatch.setattr(TrainingPairs, "read_images", read_images)
+    return few
+
+
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_a_loss_that_is_no_number_names_its_pairs(micro_batch, tiny, poisoned, tmp_path):
+    recipe = replace(NO_CHECKPOINTS, micro_batch=micro_batch)
+    with pytest.raises(LabError, match=r"Step \d+: .*named in .*not-finite"):
+        train(tiny, recipe, poisoned, out=tmp_path / "run", progress=False)
+    (path,) = (tmp_path / "run" / "not-finite").iterdir()
+    facts = json.loads(path.read_text())
+    assert 5 in facts["pairs"]
+    assert len(facts["pairs"]) == 8
+    assert f"step-{facts['step']:06d}.json" == path.name
+
+
+def test_as_many_batches_as_allowed_are_skipped_and_counted(tiny, poisoned, tmp_path):
+    # 24 pairs in batches of 8: pair 5 comes once in every three steps.
+    recipe = replace(NO_CHECKPOINTS, max_nan_steps=2)
+    with pytest.warns(LabWarning, match="Skipped"):
+        run = train(tiny, recipe, poisoned, out=tmp_path / "run", progress=False)
+    assert len(run.skipped_steps) == 2
+    told = {row["step"] for row in run.history}
+    assert told == set(range(1, 7)) - set(run.skipped_steps)
+    assert all(torch.isfinite(p).all() for p in run.model.model.parameters())
+    with (
+        pytest.warns(LabWarning, match="Skipped"),
+        pytest.raises(LabError, match="not-finite"),
+    ):
+        train(tiny, replace(recipe, max_nan_steps=1), poisoned, out=tmp_path / "b",
+              progress=False)  # fmt: skip
+
+
+def test_what_is_no_number_is_null_in_the_log_and_nan_again(tmp_path):
+    log = RunLog(tmp_path, 0, tensorboard=False)
+    log.add({"step": 1, "loss": 0.5, "variance_kept": math.nan, "samples_per_s": math.inf})
+    log.close()
+    line = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
+    assert line == '{"step": 1, "loss": 0.5, "variance_kept": null, "samples_per_s": null}\n'
+    (row,) = RunLog(tmp_path, 1, tensorboard=False).history
+    assert math.isnan(row["variance_kept"])
+    assert (tmp_path / "log.jsonl").read_text(encoding="utf-8") == line

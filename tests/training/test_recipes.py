@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longclip_lab.cli import main
+from longclip_lab.constants import RENAMED
 from longclip_lab.errors import LabError
-from longclip_lab.training import Recipe, longclip
+from longclip_lab.training import METHODS, Recipe, longclip, recipe_for
+from longclip_lab.training.checkpoints import claim, describe
 
 
 def official_cosine(base_lr, warmup_length, steps, step):
@@ -72,11 +76,10 @@ def test_steps_and_epochs():
         ({"checkpoint_minutes": math.inf}, "checkpoint_minutes"),
         ({"learning_rate": 1e300}, "learning_rate"),
         ({"weight_decay": 1e39}, "weight_decay"),
-        ({"skip_broken": math.nan}, "skip_broken must be a finite number from 0 to 1"),
+        ({"max_bad_fraction": math.nan}, "max_bad_fraction must be a finite number from 0 to 1"),
         ({"betas": (0.9,)}, "betas must be two numbers"),
         ({"betas": (math.nan, 0.9)}, r"betas\[0\]"),
-        ({"subcaptions": 0}, "subcaptions"),
-        ({"siblings": math.nan}, "siblings"),
+        ({"hard_negative_group": math.nan}, "hard_negative_group"),
         ({"k": 0}, "k must be"),
         (
             {"learning_rate": 0.0},
@@ -94,6 +97,14 @@ def test_steps_and_epochs():
         ({"objective": {}}, "no objective {}"),
         ({"objective": "longclp"}, "no objective 'longclp'. Did you mean longclip"),
         ({"precision": "fp16"}, "no precision"),
+        ({"subcaptions": 0}, 'subcaptions must be a whole number of at least 1, or "all"; came 0'),
+        ({"num_corner": -1}, "num_corner must be a whole number from 0"),
+        ({"long_weight": -1.0}, "long_weight must be a finite number from 0 to 1,000,000"),
+        ({"hallucination": 2.0}, "hallucination must be a finite number from 0 to 1"),
+        ({"reduction": "men"}, "no reduction 'men'. Did you mean mean"),
+        ({"objective": "lotlpi"}, "no objective 'lotlpi'. Did you mean lotlip"),
+        ({"captions": "all"}, "no captions 'all'"),
+        ({"subcaptions": 3, "length_grouped": True}, "drawn anew"),
     ],
 )
 def test_senseless_values_are_refused(change, message):
@@ -101,8 +112,57 @@ def test_senseless_values_are_refused(change, message):
         replace(Recipe(), **change)
 
 
-def test_unknown_scale_and_preset():
-    with pytest.raises(LabError, match="Did you mean lab"):
-        longclip("lap")
-    with pytest.raises(LabError, match="no preset"):
-        longclip("tiny", "official")
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_name_is_refused_with_the_new_one(old, new, capsys):
+    flags = [f"--{name.replace('_', '-')}" for name in (old, new)]
+    for method in ("train", "plan"):
+        assert main([method, "longclip", flags[0], "1"]) == 2
+        assert f"{flags[0]} is now called {flags[1]}." in capsys.readouterr().err
+    if hasattr(Recipe, new):
+        with pytest.raises(LabError, match=f"^{old} is now called {new}.$"):
+            replace(Recipe(), **{old: 1})
+
+
+def test_a_run_that_was_written_down_with_old_names_goes_on(tmp_path, tiny):
+    recipe = Recipe(hard_negative_group=2, num_streams=4)
+    new = describe(recipe, {}, tiny.model)
+    before = {name: old for old, name in RENAMED.items()}
+    old = {before.get(name, name): value for name, value in new["recipe"].items()}
+    (tmp_path / "run.json").write_text(json.dumps({**new, "recipe": {**old, "objective": "pcm"}}))
+    claim(tmp_path, new, {}, resume=True)
+    with pytest.raises(LabError, match=r"different run \(hard_negative_group: 2 there, 1 now\)"):
+        claim(tmp_path, describe(Recipe(num_streams=4), {}, tiny.model), {}, resume=True)
+
+
+def test_the_old_name_of_an_objective_is_understood():
+    assert Recipe(objective="pcm") == Recipe(objective="longclip")
+
+
+def test_unknown_names_list_near_ones():
+    for ask, message in (
+        (lambda: longclip("lap"), "Did you mean lab"),
+        (lambda: longclip("tiny", "official"), "no preset"),
+        (lambda: recipe_for("lotlpi"), "no method 'lotlpi'. Did you mean lotlip"),
+        (lambda: recipe_for("lotlip", "paper", data="4M"), "no data scale '4M'"),
+        (lambda: recipe_for("lit", "papr"), "Did you mean paper"),
+    ):
+        with pytest.raises(LabError, match=message):
+            ask()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "longclip"])
+@pytest.mark.parametrize("scale", ["tiny", "lab", "paper"])
+def test_every_scale_is_a_recipe_and_says_how_to_run_it(method, scale):
+    recipe = recipe_for(method, scale)
+    assert recipe.objective == method
+    assert Recipe(**asdict(recipe)) == recipe
+    assert f"longclip-lab train {method}" in METHODS[method].__doc__
+
+
+def test_lotlip_has_the_published_numbers():
+    # LoTLIP, section 5.1
+    for data, batch in (("3M", 2560), ("100M", 16384)):
+        recipe = recipe_for("lotlip", "paper", data=data)
+        assert (recipe.batch_size, recipe.epochs) == (batch, 10)
+        assert (recipe.subcaptions, recipe.token_limit, recipe.num_corner) == (3, 128, 2)
+        assert (recipe.image_tower, recipe.text_tower) == ("ViT-B/16", "bert-base-uncased")

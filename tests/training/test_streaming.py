@@ -17,15 +17,16 @@ from longclip_lab import data, models, world
 from longclip_lab.cli import main
 from longclip_lab.errors import LabError
 from longclip_lab.training import Recipe, train
-from longclip_lab.training.data import Rows, TrainingPairs
+from longclip_lab.training.data import BatchIndices, TrainingPairs
 from longclip_lab.training.streaming import StreamedPairs
 from tests.processes import run_script
+from tests.training.runs import same, script, weights
 
 QUICK = Recipe(
     name="quick",
     batch_size=8,
-    lanes=4,
-    shuffle_window=8,
+    num_streams=4,
+    shuffle_buffer=8,
     steps=10,
     warmup_steps=0,
     learning_rate=1e-3,
@@ -99,16 +100,6 @@ def equal(first, second):
     return pictures and all(torch.equal(one, other) for one, other in texts)
 
 
-def same_batch(streamed, table):
-    """As `equal`, but identities, which number texts otherwise in a table."""
-    assert torch.equal(streamed.pixels_B3HW, table.pixels_B3HW)
-    for one, other in ((streamed.long, table.long), (streamed.short, table.short)):
-        assert torch.equal(one.ids_BT, other.ids_BT)
-        assert torch.equal(one.lengths_B, other.lengths_B)
-        pairs = (texts.identity_B[:, None] == texts.identity_B for texts in (one, other))
-        assert torch.equal(*pairs)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -123,8 +114,8 @@ def test_batches_are_those_of_a_table(tiny, web, shards, changes):
     table, streamed = TrainingPairs(tiny, web, recipe), StreamedPairs(tiny, shards, recipe)
     assert len(streamed) == len(table) == 100
     for step, batch in enumerate(whole(streamed.batches(0, 24))):
-        rows = Rows(numbers(streamed.members(step)), epoch=step // 12)
-        same_batch(batch, table.__getitems__(rows))
+        rows = BatchIndices(numbers(streamed.members(step)), epoch=step // 12)
+        assert equal(batch, table.__getitems__(rows))
 
 
 def test_picture_files_are_decoded_as_from_a_table(tiny, web, tmp_path):
@@ -136,7 +127,8 @@ def test_picture_files_are_decoded_as_from_a_table(tiny, web, tmp_path):
     shards = data.write_shards(pairs, tmp_path / "shards", 6)
     streamed = StreamedPairs(tiny, shards, QUICK)
     (batch,) = whole(streamed.batches(1, 2))
-    same_batch(batch, TrainingPairs(tiny, pairs, QUICK).__getitems__(numbers(streamed.members(1))))
+    rows = numbers(streamed.members(1))
+    assert equal(batch, TrainingPairs(tiny, pairs, QUICK).__getitems__(rows))
 
 
 def test_an_epoch_has_every_pair_once(tiny, shards):
@@ -148,7 +140,7 @@ def test_an_epoch_has_every_pair_once(tiny, shards):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_neither_processes_nor_workers_nor_the_first_step_matter(tiny, damaged, way):
-    recipe = replace(WAYS[way], skip_broken=0.5)
+    recipe = replace(WAYS[way], max_bad_fraction=0.5)
     expected = whole(StreamedPairs(tiny, damaged, recipe).batches(0, 26))
     assert all(len(batch.pixels_B3HW) == 8 for batch in expected)
     for processes, workers, first in ((1, 0, 7), (1, 2, 3), (2, 0, 0), (2, 1, 13), (4, 0, 5)):
@@ -168,7 +160,7 @@ def test_neither_processes_nor_workers_nor_the_first_step_matter(tiny, damaged, 
 
 
 def test_broken_pairs_are_named_and_replaced_within_the_window(tiny, web, damaged):
-    recipe = replace(QUICK, skip_broken=0.1)
+    recipe = replace(QUICK, max_bad_fraction=0.1)
     streamed = StreamedPairs(tiny, damaged, recipe)
     known = {models.pixels(tiny, image[None])[0].numpy().tobytes(): n
              for n, image in enumerate(web.images)}  # fmt: skip
@@ -193,7 +185,7 @@ def test_one_per_cent_of_broken_pairs_trains_to_the_end_and_is_counted(tiny, tmp
     for name in names:
         path = tmp_path / "shards" / name.partition("/")[0]
         change_picture(path, name.partition("/")[2])
-    recipe = replace(QUICK, batch_size=10, lanes=2, shuffle_window=20, token_limit=16)
+    recipe = replace(QUICK, batch_size=10, num_streams=2, shuffle_buffer=20, token_limit=16)
     recipe = replace(recipe, steps=None, epochs=1)
     trained = train(tiny, recipe, shards, tmp_path / "run", progress=False)
     assert len(trained.history) == 20
@@ -204,8 +196,8 @@ def test_one_per_cent_of_broken_pairs_trains_to_the_end_and_is_counted(tiny, tmp
 
 
 def test_too_much_that_is_broken_stops_the_run(tiny, damaged):
-    with pytest.raises(LabError, match=r"more than skip_broken \(0\.01\) allows: shard-00000"):
-        train(tiny, replace(QUICK, skip_broken=0.01), damaged, progress=False)
+    with pytest.raises(LabError, match=r"more than max_bad_fraction \(0\.01\) allows: shard-00000"):
+        train(tiny, replace(QUICK, max_bad_fraction=0.01), damaged, progress=False)
 
 
 def test_a_window_without_a_good_pair_stops_the_run(tiny, damaged):
@@ -213,43 +205,15 @@ def test_a_window_without_a_good_pair_stops_the_run(tiny, damaged):
         with open(shard.url, "r+b") as file:
             file.write(bytes(shard.bytes))
     with pytest.raises(LabError, match="All 8 pairs of a window are broken"):
-        train(tiny, replace(QUICK, skip_broken=1.0), damaged, progress=False)
-
-
-def weights(clip):
-    return clip.model.state_dict()
-
-
-def same(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-KILLED = """
-import os, pickle, signal, sys
-from longclip_lab import data, models
-from longclip_lab.training import Recipe, train
-
-def kill(row):
-    if row["step"] == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-url, out, recipe = sys.argv[1], sys.argv[2], eval(sys.argv[3])
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, recipe, data.open_shards(url), out=out, progress=False, on_step=kill)
-"""
+        train(tiny, replace(QUICK, max_bad_fraction=1.0), damaged, progress=False)
 
 
 def test_killed_in_the_middle_of_damaged_shards_it_ends_at_the_same_bits(tiny, damaged, tmp_path):
-    recipe = replace(QUICK, steps=13, skip_broken=0.1, token_limit=16)
+    recipe = replace(QUICK, steps=13, max_bad_fraction=0.1, token_limit=16)
     expected = train(tiny, recipe, damaged, out=tmp_path / "whole", progress=False)
-    folder = damaged.shards[0].url.rpartition("/")[0]
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    codes, said = run_script(script, folder, tmp_path / "run", repr(recipe))
+    codes, said = run_script(*script(tmp_path, recipe, damaged, kill_after=7))
     assert codes == [-signal.SIGKILL], said
-    resumed = train(
-        tiny, recipe, data.open_shards(folder), tmp_path / "run", resume=True, progress=False
-    )
+    resumed = train(tiny, recipe, damaged, tmp_path / "run", resume=True, progress=False)
     assert same(weights(resumed.model), weights(expected.model))
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in expected.history]
     for run in (resumed, expected):
@@ -262,22 +226,11 @@ def test_killed_in_the_middle_of_damaged_shards_it_ends_at_the_same_bits(tiny, d
         assert [record[name] for name in BROKEN] == [*reasons, *["not to be found in the tar"] * 2]
 
 
-TWO = """
-import sys
-from longclip_lab import data, models
-from longclip_lab.training import Recipe, train
-
-clip = models.stretch(models.new_tiny(seed=1))
-train(clip, eval(sys.argv[3]), data.open_shards(sys.argv[1]), out=sys.argv[2], progress=False)
-"""
-
-
 def test_two_processes_do_what_one_does(tiny, damaged, tmp_path, in_processes):
-    recipe = replace(QUICK, steps=4, learning_rate=1e-4, eps=1e-5, skip_broken=0.2, token_limit=32)
-    folder = damaged.shards[0].url.rpartition("/")[0]
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    in_processes(2, script, folder, tmp_path / "run", repr(recipe))
+    recipe = replace(
+        QUICK, steps=4, learning_rate=1e-4, eps=1e-5, max_bad_fraction=0.2, token_limit=32
+    )
+    in_processes(2, *script(tmp_path, recipe, damaged))
     alone = train(tiny, recipe, damaged, progress=False)
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
     for row, expected in zip(log, alone.history, strict=True):
@@ -288,9 +241,9 @@ def test_two_processes_do_what_one_does(tiny, damaged, tmp_path, in_processes):
 def test_similar_lengths_save_padding(tiny, shards):
     def padding(recipe):
         batches = whole(StreamedPairs(tiny, shards, recipe).batches(0, 12))
-        return sum(int((batch.long.ids_BT == 0).sum()) for batch in batches)
+        return sum(int((batch.long.padded(-1) == -1).sum()) for batch in batches)
 
-    wide = replace(QUICK, shuffle_window=24)
+    wide = replace(QUICK, shuffle_buffer=24)
     assert padding(replace(wide, length_grouped=True)) < 0.8 * padding(wide)
 
 
@@ -327,11 +280,11 @@ def test_what_is_cut_and_drawn_is_counted(tiny, web, shards, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"siblings": 2}, r"--siblings 1"),
-        ({"objective": "lit", "lock_image": True}, r"--no-store-features"),
+        ({"hard_negative_group": 2}, r"--hard-negative-group 1"),
+        ({"objective": "lit", "lock_image": True}, r"--no-cache-image-features"),
         ({"captioners": ("surveyer",), "subcaptions": 2}, "no captioner 'surveyer'. Did you mean"),
-        ({"lanes": 3}, "8 cannot be taken evenly from 3 lanes"),
-        ({"shuffle_window": 3}, r"--shuffle-window"),
+        ({"num_streams": 3}, "8 cannot be taken evenly from 3 lanes"),
+        ({"shuffle_buffer": 3}, r"--shuffle-buffer"),
     ],
 )
 def test_what_streams_cannot_do(tiny, shards, changes, message):
@@ -345,7 +298,7 @@ def test_what_only_streams_can_do(tiny, few, shards):
     with pytest.raises(LabError, match="no epochs: give steps"):
         replace(QUICK, resample=True, steps=None, epochs=2)
     (error,) = StreamedPairs(tiny, shards, QUICK).batches(0, 2, 0, 8)
-    assert "4 lanes cannot be shared out evenly to 8 processes" in str(error)
+    assert "4 streams cannot be shared out evenly to 8 processes" in str(error)
 
 
 def test_from_the_command_line(tmp_path, capsys):
@@ -354,7 +307,7 @@ def test_from_the_command_line(tmp_path, capsys):
     assert "40 pairs in 1 shards" in capsys.readouterr().out
     quick = ["--steps", "1", "--batch-size", "16", "--warmup-steps", "0", "--no-progress"]
     command = ["train", "longclip", "--data", "shards", "--root", shards, *quick]
-    assert main([*command, "--k", "4", "--siblings", "1", "--out", out]) == 0
+    assert main([*command, "--k", "4", "--hard-negative-group", "1", "--out", out]) == 0
     assert "shards of world: 40 pairs" in capsys.readouterr().out
     assert main(command) == 2
-    assert "--siblings 1" in capsys.readouterr().err
+    assert "--hard-negative-group 1" in capsys.readouterr().err

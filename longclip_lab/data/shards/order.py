@@ -65,13 +65,13 @@ class Order:
         if batch_size % lanes:
             raise LabError(
                 f"A batch of {batch_size} cannot be taken evenly from {lanes} lanes; give lanes "
-                "(--lanes) that divide it."
+                "(--num-streams) that divide it."
             )
         self.share = batch_size // lanes
         if window < 2 * self.share:
             raise LabError(
                 f"A lane gives {self.share} pairs to a batch and shuffles {window}; give a "
-                f"shuffle_window (--shuffle-window) of at least {2 * self.share}."
+                f"shuffle_buffer (--shuffle-buffer) of at least {2 * self.share}."
             )
         if self.pairs < batch_size:
             raise LabError(f"A batch of {batch_size} is larger than the data, {self.pairs} pairs.")

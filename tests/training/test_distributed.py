@@ -82,9 +82,9 @@ os._exit(0)
 """
 LAUNCHED = """
 import time
-from longclip_lab.training.distributed import minding_launcher
+from longclip_lab.training.distributed import exit_with_parent
 
-@minding_launcher(every=0.1)
+@exit_with_parent(every=0.1)
 def train():
     print("there", flush=True)
     time.sleep(60)

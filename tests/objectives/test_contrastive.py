@@ -1,4 +1,4 @@
-"""SigLIP, FILIP and HN-CLIP against literal loops, and the registry.
+"""Contrastive losses against literal loops; duplicate captions; pulls and pushes.
 
 Shapes: B batch, P image tokens, T text tokens, C text features, D embedding.
 """
@@ -19,21 +19,114 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from longclip_lab.errors import LabError
 from longclip_lab.objectives import (
     OBJECTIVES,
-    ImageSide,
-    Settings,
-    Step,
-    TextSide,
+    ImageFeatures,
+    LossConfig,
+    LossInputs,
+    TextFeatures,
     contrastive_loss,
     filip_loss,
     hard_negative_loss,
     longclip_loss,
     lotlip_loss,
     objective_loss,
+    pulls,
+    same_identity,
     same_text,
     sigmoid_loss,
 )
 from longclip_lab.objectives import contrastive as filip
 from longclip_lab.objectives import contrastive as siglip
+
+# --- Duplicate captions: literal loop, properties ---
+
+DUPLICATES = ["a red cat", "a dog", "a red cat", "A red cat", "a dog", "a red cat", "sky", "a tree"]
+
+
+def features(batch: int, seed: int, dim: int = 5) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, dim, generator=generator, dtype=torch.float64)
+
+
+def literal(image_BD, text_BD, scale: float, smoothing: float, texts: list[str]) -> float:
+    """The definition, one pair and one answer at a time."""
+    image_BD, text_BD = F.normalize(image_BD), F.normalize(text_BD)
+    total = 0.0
+    for asked_BD, answers_BD in ((image_BD, text_BD), (text_BD, image_BD)):
+        for i, text in enumerate(texts):
+            answers = [j for j, other in enumerate(texts) if j == i or other != text]
+            logits = {j: scale * float(asked_BD[i] @ answers_BD[j]) for j in answers}
+            log_sum = math.log(sum(math.exp(logit) for logit in logits.values()))
+            total += (1 - smoothing) * (log_sum - logits[i])
+            total += smoothing * sum(log_sum - logit for logit in logits.values()) / len(answers)
+    return total / (2 * len(texts))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    texts=st.lists(st.sampled_from("abcde"), min_size=1, max_size=8),
+    scale=st.floats(0.1, 50),
+    smoothing=st.sampled_from([0.0, 0.1, 0.5]),
+)
+def test_literal_loop(texts, scale, smoothing):
+    image_BD, text_BD = features(len(texts), 0), features(len(texts), 1)
+    loss = contrastive_loss(image_BD, text_BD, scale, smoothing, same_text(texts))
+    assert loss.item() == pytest.approx(literal(image_BD, text_BD, scale, smoothing, texts))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_without_twins_nothing_changes(smoothing):
+    image_BD, text_BD = features(6, 0), features(6, 1)
+    plain = contrastive_loss(image_BD, text_BD, 10.0, smoothing)
+    for same_BB in (torch.eye(6, dtype=torch.bool), torch.zeros(6, 6, dtype=torch.bool)):
+        masked = contrastive_loss(image_BD, text_BD, 10.0, smoothing, same_BB)
+        torch.testing.assert_close(masked, plain)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradients_without_duplicates(smoothing):
+    inputs = [features(8, seed).requires_grad_() for seed in range(2)]
+    same_BB = same_text(DUPLICATES)
+
+    def loss(image_BD, text_BD):
+        return contrastive_loss(image_BD, text_BD, 3.0, smoothing, same_BB)
+
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+def test_a_batch_of_one_text_has_nothing_to_learn():
+    inputs = [features(4, seed).requires_grad_() for seed in range(2)]
+    loss = contrastive_loss(*inputs, 10.0, 0.1, same_text(["sky"] * 4))
+    loss.backward()
+    assert loss == 0
+    assert all(torch.equal(leaf.grad, torch.zeros(4, 5).double()) for leaf in inputs)
+
+
+def test_same_text_compares_characters():
+    expected = torch.tensor([[a == b for b in DUPLICATES] for a in DUPLICATES])
+    assert torch.equal(same_text(DUPLICATES), expected)
+
+
+@pytest.mark.parametrize("mask", [torch.eye(3), torch.zeros(2, 2, dtype=torch.bool)])
+def test_refuses_a_mask_that_does_not_fit(mask):
+    with pytest.raises(LabError, match=r"same_GG: expected a bool mask \[3, 3\]"):
+        contrastive_loss(features(3, 0), features(3, 1), 1.0, same_GG=mask)
+
+
+@pytest.mark.parametrize("texts", ["sky", []])
+def test_refuses_no_texts(texts):
+    with pytest.raises(LabError, match="one text a pair"):
+        same_text(texts)
+
+
+@pytest.mark.parametrize(
+    "identity_B", [torch.ones(3), torch.ones(2, 2).long(), torch.ones(0).int()]
+)
+def test_refuses_what_is_no_identity(identity_B):
+    with pytest.raises(LabError, match="one whole number a pair"):
+        same_identity(identity_B)
+
+
+# --- SigLIP, FILIP and HN-CLIP against literal loops, and the registry ---
 
 QUICK = settings(deadline=None, max_examples=25)
 TEXTS = ["sky", "sea", "sky", "a cat", "sea", "a dog"]
@@ -229,9 +322,9 @@ def test_gradients(loss):
     assert torch.autograd.gradcheck(loss, inputs)
 
 
-def text_side(seed: int, identity: bool = False) -> TextSide:
+def text_side(seed: int, identity: bool = False) -> TextFeatures:
     lengths_B = torch.tensor([4, 1, 2, 3, 4, 2])
-    return TextSide(
+    return TextFeatures(
         draw(6, 3, 5, seed=seed),
         draw(6, 4, 5, seed=seed + 10),
         torch.arange(4) < lengths_B[:, None],
@@ -239,14 +332,14 @@ def text_side(seed: int, identity: bool = False) -> TextSide:
     )
 
 
-def whole_step(identity: bool = False) -> Step:
-    return Step(
-        ImageSide(draw(6, 5), draw(6, 4, 5, seed=7)),
+def whole_step(identity: bool = False) -> LossInputs:
+    return LossInputs(
+        ImageFeatures(draw(6, 5), draw(6, 4, 5, seed=7)),
         text_side(1, identity),
         text_side(2),
         logit_scale=6.0,
         logit_bias=-3.0,
-        settings=Settings(short_weight=0.5, label_smoothing=0.1, k=2, margin=0.7),
+        config=LossConfig(short_weight=0.5, label_smoothing=0.1, k=2, margin=0.7),
     )
 
 
@@ -312,7 +405,7 @@ def test_short_captions_alone():
         ("lotlp", {}, "no objective 'lotlp'. Did you mean lotlip?"),
         ("lotlip", {"long": None}, "'lotlip' needs long"),
         ("siglip", {"logit_bias": None}, "'siglip' needs logit_bias"),
-        ("filip", {"image": ImageSide(draw(6, 5))}, "'filip' needs tokens"),
+        ("filip", {"image": ImageFeatures(draw(6, 5))}, "'filip' needs tokens"),
         ("clip", {"short": None, "long": None}, "needs short or long texts"),
     ],
 )
@@ -339,3 +432,59 @@ def test_what_is_missing_is_named(name, change, words):
 def test_filip_refuses(text_BTD, mask_BT, words):
     with pytest.raises(LabError, match=words):
         filip_loss(torch.randn(3, 5, 2), text_BTD, mask_BT, 1.0)
+
+
+# --- Pulls and pushes against the derivatives on paper ---
+
+sizes, scales, seeds = st.integers(2, 6), st.floats(1, 30), st.integers(0, 100)
+
+
+def cosines(size: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (0.6 / size**0.5) * torch.rand(size, size, generator=generator, dtype=torch.float64)
+
+
+def softmax_pulls(logits_BB: torch.Tensor, scale: float) -> torch.Tensor:
+    """Of the mean of both cross-entropies."""
+    own = torch.eye(len(logits_BB), dtype=logits_BB.dtype)
+    return scale / len(own) * (own - (logits_BB.softmax(0) + logits_BB.softmax(1)) / 2)
+
+
+@QUICK
+@given(size=sizes, scale=scales, seed=seeds)
+def test_softmax(size, scale, seed):
+    table = cosines(size, seed)
+    for name in ("clip", "lit", "laclip", "register"):
+        torch.testing.assert_close(pulls(name, table, scale), softmax_pulls(scale * table, scale))
+
+
+@QUICK
+@given(size=sizes, scale=scales, seed=seeds, bias=st.floats(-12, 2))
+def test_sigmoid(size, scale, seed, bias):
+    table = cosines(size, seed)
+    own = torch.eye(size, dtype=table.dtype)
+    expected = scale / size * (own - torch.sigmoid(scale * table + bias))
+    torch.testing.assert_close(pulls("siglip", table, scale, bias), expected)
+
+
+@QUICK
+@given(size=sizes, scale=scales, seed=seeds, margin=st.floats(0, 2))
+def test_hard_negatives(size, scale, seed, margin):
+    table = cosines(size, seed)
+    alike = 0.95 * torch.eye(size, dtype=table.dtype) + 0.05 + 0 * table
+    shifted = scale * (table + margin * alike.clone().fill_diagonal_(0))
+    # the loss reads both directions off one table and its transpose
+    found = pulls("hn-clip", table, scale, text_cosines_BB=alike, config=LossConfig(margin=margin))
+    torch.testing.assert_close(found, softmax_pulls(shifted, scale))
+
+
+def test_what_has_no_such_pull_is_refused():
+    table = cosines(3, 0)
+    with pytest.raises(LabError, match="one feature"):
+        pulls("filip", table, 10.0)
+    with pytest.raises(LabError, match="clip"):
+        pulls("clipp", table, 10.0)
+    with pytest.raises(LabError, match="unit vectors"):
+        pulls("clip", torch.full((3, 3), 0.9), 10.0)
+    with pytest.raises(LabError, match="as many"):
+        pulls("clip", table[:2], 10.0)
