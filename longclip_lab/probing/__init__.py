@@ -20,11 +20,9 @@ from longclip_lab.probing.linear_probe import Readout, presence_readout
 from longclip_lab.probing.overshadowing import Overshadowing, overshadowing
 from longclip_lab.probing.truncation import (
     CONTROLS,
-    ReadAlong,
     TruncationCurve,
     default_cuts,
     randomise_positions,
-    read_along,
     truncation_curve,
 )
 
@@ -35,7 +33,6 @@ __all__ = [
     "Hallucination",
     "Overshadowing",
     "PairScores",
-    "ReadAlong",
     "Readout",
     "SentenceScores",
     "TruncationCurve",
@@ -51,7 +48,6 @@ __all__ = [
     "pair_scores",
     "presence_readout",
     "randomise_positions",
-    "read_along",
     "sentence_scores",
     "truncation_curve",
     "truth_margin",

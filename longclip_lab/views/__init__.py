@@ -41,7 +41,6 @@ from longclip_lab.views.overshadowing import (
     pointing_figure,
 )
 from longclip_lab.views.reading import (
-    along_html,
     effective_length_figure,
     published_figure,
     readers_figure,
@@ -60,7 +59,6 @@ __all__ = [
     "PALETTE",
     "Html",
     "add_curve",
-    "along_html",
     "attention_figure",
     "attention_from_figure",
     "belief_figure",

@@ -92,11 +92,11 @@ def caption_html(
     tokens = get_tokenizer(tokenizer).tokenize(text)
     read = len(text) if context_length is None else tokens.characters_read(context_length)
     known = getattr(caption, "facts", ()) if facts else ()
-    body = _marked(text, known, 0, read)
+    body = marked(text, known, 0, read)
     if read < len(text):
         body += (
             f'<span class="cut">{cut_mark(tokens, context_length)}</span>'
-            f'<span class="unread">{_marked(text, known, read, len(text))}</span>'
+            f'<span class="unread">{marked(text, known, read, len(text))}</span>'
         )
     key = _legend({fact.attribute for fact in known}) if legend and known else ""
     return Html(f'{_STYLE}<div class="lc-caption">{body}{key}</div>')
@@ -108,7 +108,7 @@ def cut_mark(tokens: TokenizedText, context_length: int) -> str:
     return "an end token ends the text here" if ended else f"{context_length} positions end here"
 
 
-def _marked(text: str, facts: Sequence[Any], start: int, end: int) -> str:
+def marked(text: str, facts: Sequence[Any], start: int, end: int) -> str:
     """text[start:end] as HTML with the facts in it underlined."""
     pieces, at = [], start
     for fact in sorted(facts, key=lambda fact: fact.span):

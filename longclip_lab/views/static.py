@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 # --- Views without a kernel: every state that the controls can reach stands in the page ---
 
 STYLE = """<style>
+.lc-view .fact {border-bottom: .16em solid var(--fact)}
 .lc-view {--lc-paper: var(--jp-layout-color0, #fff);
   --lc-soft: var(--jp-content-font-color2, #595959); --lc-line: #8886;
   --jp-widgets-font-size: 16px; --jp-widgets-inline-height: 34px;

@@ -15,7 +15,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.evaluation import retrieval
 from longclip_lab.models import encode_images, encode_texts, load, stretch
 from longclip_lab.objectives import primary_components, rank_meter
-from longclip_lab.probing import counterfactual_probe, read_along
+from longclip_lab.probing import counterfactual_probe
 from longclip_lab.probing.stretching import LONG, StretchingTest
 from longclip_lab.views.widgets import Components, CounterfactualBrowser, ReadingCut, Stretcher
 
@@ -52,17 +52,32 @@ def page_data(page: str) -> dict:
     return json.loads(found.group(1))
 
 
-def test_the_cut_moves_the_rank_as_read_along_finds_it(clip, pairs):
+def test_the_cut_moves_the_rank_to_that_of_the_text_cut_there(clip, pairs):
     view = ReadingCut(clip, pairs, index=2)
     view.refresh()
-    along = read_along(clip, pairs, index=2)
-    for cut in (1, 4, 20, 75):
+    images = F.normalize(encode_images(clip, pairs.images), dim=1)
+    words = pairs.long[2].replace(".", "").replace(",", "").split()
+    for cut in (1, 4, 6):  # before any punctuation: a word is a token
         view.cut.value = cut
-        assert view.reading.rank == along.ranks[cut - 1]
-        assert list(view.reading.found) == along.found[cut - 1].tolist()
-        assert f"number {along.ranks[cut - 1]} of 50" in shown(view)
+        text = F.normalize(encode_texts(clip, [" ".join(words[:cut])]).features_ND[0], dim=0)
+        cosines = images @ text
+        rank = int((cosines >= cosines[2] - 1e-6).sum())
+        assert view.reading.rank == rank
+        assert view.reading.found[0] == int(cosines.argmax())
+        assert f"number {rank} of 50" in shown(view)
         unread = re.search(r'class="unread">(.*?)<', view._panel.value).group(1)
         assert pairs.long[2][len(view.reading.read) :].startswith(unread)
+
+
+def test_the_right_picture_stays_in_front_from_the_first_cut_found(clip, pairs):
+    view = ReadingCut(clip, pairs, index=1)
+    view.refresh()
+    ranks = []
+    for cut in range(1, view.cut.max + 1):
+        view.cut.value = cut
+        ranks.append(view.reading.rank)
+    stays = [cut for cut in range(1, len(ranks) + 1) if set(ranks[cut - 1 :]) == {1}]
+    assert view.first_found == (stays[0] if stays else None)
 
 
 def test_a_typed_text_is_read_and_a_chosen_picture_brings_its_caption(clip, pairs):

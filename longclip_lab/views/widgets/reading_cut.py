@@ -21,7 +21,7 @@ from longclip_lab.evaluation.retrieval import SAME_SCORE
 from longclip_lab.models import Clip, encode_images
 from longclip_lab.probing.truncation import cuts_share_states, encode_cuts
 from longclip_lab.text import TokenizedText
-from longclip_lab.views.html import Html, as_pool, cut_mark
+from longclip_lab.views.html import Html, as_pool, cut_mark, marked
 from longclip_lab.views.static import (
     Chart,
     Control,
@@ -141,6 +141,16 @@ class ReadingCut(Panel):
         """What the present cut of the present caption finds."""
         return self._reading(self._current(), self.cut.value)
 
+    @property
+    def first_found(self) -> int | None:
+        """The first cut from which on the right picture stays in front; None if it does not.
+
+        Of the cuts that were read: with a causal tower all of them.
+        """
+        ranks = self._current().ranks(self.choice.value)
+        missed = [cut for cut, rank in ranks.items() if rank > 1]
+        return min((cut for cut in ranks if not missed or cut > missed[-1]), default=None)
+
     def _current(self) -> _Caption:
         text = self.text.value
         if self._caption is None or self._caption.text != text:
@@ -190,16 +200,23 @@ class ReadingCut(Panel):
         )
 
     def _text(self, caption: _Caption, cut: int) -> str:
-        """The caption, grey beyond the cut, with a mark where the model's positions end."""
+        """The caption, grey beyond the cut, with a mark where the model's positions end.
+
+        What the drawn world knows of it, its facts, is underlined.
+        """
         text, at = caption.text, caption.read_to(cut)
         context = self.clip.context_length
         end = caption.tokenized.characters_read(context)
         ends = cut_mark(caption.tokenized, context)
         mark = f'<span class="mark">{ends}</span>' if end < len(text) else ""
+        known = self.pool.long_captions[self.choice.value] if self.pool.long_captions else None
+        facts = known.facts if known is not None and str(known) == text else ()
+        read, ahead, behind = (
+            marked(text, facts, *span) for span in ((0, at), (at, end), (end, len(text)))
+        )
         return (
-            f'<div class="text">{html.escape(text[:at])}<span class="unread">'
-            f'{html.escape(text[at:end])}</span>{mark}<span class="unread">'
-            f"{html.escape(text[end:])}</span></div>"
+            f'<div class="text">{read}<span class="unread">{ahead}</span>{mark}'
+            f'<span class="unread">{behind}</span></div>'
         )
 
     def _thumbnails(self, reading: Reading) -> str:
