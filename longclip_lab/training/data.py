@@ -90,7 +90,7 @@ class BatchIndices(list[int]):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class CaptionCounts:
     """What the first epoch's draw of long texts gave, on the first 10,000 images at most.
 
     `fewer` images' captions have fewer sub-captions than asked for, all of which are used;
@@ -252,7 +252,7 @@ class TrainingPairs(Dataset):
         self.sampler = sampler = CaptionSampler(clip, recipe)
         self.num_truncated = {"long": 0, "short": 0}
         self.tables: dict[str, TokenBatch] = {}
-        self.drawn: Drawn | None = None
+        self.drawn: CaptionCounts | None = None
         self.captions: list[dict[str, str]] = []
         self.data = data
         for which, unread in (("long", "short"), ("short", "long")):
@@ -265,10 +265,10 @@ class TrainingPairs(Dataset):
             self.drawn = self._look_at_long()
             self.num_truncated["long"] = self.drawn.truncated
 
-    def _look_at_long(self) -> Drawn:
+    def _look_at_long(self) -> CaptionCounts:
         """What the run reads of the long texts, before it starts."""
         if "long" in self.tables:
-            return Drawn(len(self), 0, {}, self.num_truncated["long"])
+            return CaptionCounts(len(self), 0, {}, self.num_truncated["long"])
         self.captions = captions_of(self.data, self.recipe.captioners)
         texts, chosen, fewer = [], Counter(), 0
         for index in range(min(COUNTED, len(self))):
@@ -279,7 +279,7 @@ class TrainingPairs(Dataset):
             texts.append(text)
             chosen[who] += 1
             fewer += self.sampler.count is not None and parts < self.sampler.count
-        return Drawn(
+        return CaptionCounts(
             len(texts), fewer, dict(sorted(chosen.items())), self.sampler.tokenize(texts)[1]
         )
 

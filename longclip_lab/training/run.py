@@ -36,7 +36,7 @@ from longclip_lab.images import READING
 from longclip_lab.models import Clip, build_lotlip, load, save
 from longclip_lab.models.corner_tokens import Kind
 from longclip_lab.training.checkpoints import claim, describe
-from longclip_lab.training.data import Drawn, TrainingPairs, stored_features
+from longclip_lab.training.data import CaptionCounts, TrainingPairs, stored_features
 from longclip_lab.training.distributed import LOST, exit_with_parent, handle_sigterm, lost
 from longclip_lab.training.loop import Loop, advance, needs, progress_bar
 from longclip_lab.training.recipe import Recipe
@@ -103,7 +103,7 @@ class Run:
     num_truncated: dict[str, int | None]
     """How many "long" and "short" texts did not fit the model's context; of shards whose tokens
     were counted otherwise, of those that were read."""
-    drawn: Drawn | None = None
+    drawn: CaptionCounts | None = None
     """What the first epoch's draw of sub-captions gave; None where none are drawn."""
     skipped_steps: list[int] = field(default_factory=list)
     """Steps whose loss or gradient was not finite, left out as `Recipe.max_nan_steps` allows."""

@@ -36,8 +36,8 @@ from longclip_lab.images import ImageError, decode_image
 from longclip_lab.models import Clip, pixels
 from longclip_lab.training.data import (
     Batch,
+    CaptionCounts,
     CaptionSampler,
-    Drawn,
     TokenBatch,
     check_captioners,
     joined,
@@ -88,7 +88,7 @@ class Part(NamedTuple):
 
     `counts` are "read" (pairs read) and "lost" (of which broken); and of the first epoch "texts"
     (pairs in batches), "long" and "short" (texts that were cut), "drawn" and "fewer"
-    (`data.Drawn`) and ("by", captioner).
+    (`data.CaptionCounts`) and ("by", captioner).
     """
 
     batch: Batch
@@ -96,7 +96,7 @@ class Part(NamedTuple):
     counts: Counter
 
 
-class Chosen(NamedTuple):
+class DecodedPair(NamedTuple):
     """A pair on its way into a batch: its number among all, what it holds, its image."""
 
     number: int
@@ -127,7 +127,7 @@ class StreamReader:
         self.ahead: list[Sample | Broken] = []
         self.coming: Iterator[Sample | Broken] | None = None
 
-    def row(self, step: int) -> list[Chosen]:
+    def row(self, step: int) -> list[DecodedPair]:
         """The stream's part of a step's batch. Raises LabError if a window has no good pair."""
         window, row = self.order.window_at(step)
         if window != self.window:
@@ -174,7 +174,7 @@ class StreamReader:
         for piece in pieces:
             yield from self.reader.read(piece)
 
-    def _pair_at(self, row: int, column: int) -> Chosen | None:
+    def _pair_at(self, row: int, column: int) -> DecodedPair | None:
         """The pair in this place of the window's table; None if it is broken."""
         place = int(self.table[row, column])
         sample = self.content[place]
@@ -186,11 +186,11 @@ class StreamReader:
         except ImageError as error:
             self._lose(place, self.shards.pair_name(int(self.numbers[place])), str(error))
             return None
-        return Chosen(int(self.numbers[place]), sample, self.to_pixels(image))
+        return DecodedPair(int(self.numbers[place]), sample, self.to_pixels(image))
 
-    def _stand_in(self, row: int, column: int, taken: set[int]) -> Chosen:
+    def _stand_in(self, row: int, column: int, taken: set[int]) -> DecodedPair:
         """The first good pair that the batch does not have yet; a second time if there is none."""
-        twice: Chosen | None = None
+        twice: DecodedPair | None = None
         for there in stand_ins(*self.table.shape, row, column):
             chosen = self._pair_at(*there)
             if chosen is not None and chosen.number not in taken:
@@ -273,7 +273,7 @@ class StreamGroup:
         except LabError as error:
             yield error
 
-    def _batch(self, step: int, chosen: list[Chosen], counts: Counter) -> Batch:
+    def _batch(self, step: int, chosen: list[DecodedPair], counts: Counter) -> Batch:
         window, _ = self.order.window_at(step)
         # Resampled there are no epochs, and a pair that comes again should be drawn anew.
         epoch = window.number if self.order.resample else window.epoch
@@ -298,7 +298,7 @@ class StreamGroup:
             return pixels(self.clip, np.array(image)[None])[0]
         return pixels(self.clip, [image])[0]
 
-    def _long(self, epoch: int, one: Chosen, counts: Counter) -> str:
+    def _long(self, epoch: int, one: DecodedPair, counts: Counter) -> str:
         texts = one.sample.texts
         if not self.sampler.draws["long"]:
             return texts.long
@@ -314,7 +314,7 @@ class StreamGroup:
         counts["by", who] += 1
         return text
 
-    def _short(self, epoch: int, one: Chosen, counts: Counter) -> str:
+    def _short(self, epoch: int, one: DecodedPair, counts: Counter) -> str:
         texts = one.sample.texts
         if not self.sampler.draws["short"]:
             return texts.short
@@ -383,13 +383,13 @@ class StreamedPairs:
         return found
 
     @property
-    def drawn(self) -> Drawn | None:
+    def drawn(self) -> CaptionCounts | None:
         """What the first epoch's draw of long texts gave, as far as this process has read it."""
         if not self.counts["texts"] or self.recipe.captions == "short":
             return None
         by = {key[1]: count for key, count in self.counts.items() if isinstance(key, tuple)}
         read, fewer = self.counts["drawn"], self.counts["fewer"]
-        return Drawn(read, fewer, dict(sorted(by.items())), self.num_truncated["long"] or 0)
+        return CaptionCounts(read, fewer, dict(sorted(by.items())), self.num_truncated["long"] or 0)
 
     def batches(
         self, first: int, last: int, rank: int = 0, processes: int = 1
