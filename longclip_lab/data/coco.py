@@ -5,23 +5,120 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from longclip_lab.data.captions import (
-    CaptionFile,
-    check_id,
-    file_names,
-    identity_under,
-    read_captions,
-    records_under,
-)
 from longclip_lab.data.pairs import Pairs
-from longclip_lab.data.validation import complaint, content_hash, usable_pictures
+from longclip_lab.data.validation import (
+    Defects,
+    caption_defect,
+    content_hash,
+    format_errors,
+    inside,
+    usable_images,
+)
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.files import json_kind, parse_json, readable
+from longclip_lab.files import json_kind, parse_json, read_json, readable
 from longclip_lab.images import image_names
+
+# --- COCO's caption files: read, checked, and turned into captions by picture ---
+
+CAPTION_FORM = (
+    'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], '
+    '"annotations": [{"id": 1, "image_id": 1, "caption": "..."}, ...]}'
+)
+
+
+class CaptionFile(NamedTuple):
+    """The images of a caption file in its order, their captions, and what is wrong with them."""
+
+    captions: dict[str, list[str]]
+    defects: Defects
+
+
+def read_captions(path: Path) -> CaptionFile:
+    """Read a COCO caption file (UTF-8 JSON); captions keep the file's order, ends stripped.
+
+    Collects as defects: captions that are empty, missing (null, NaN) or no text, captions of a
+    picture that is not listed. Raises LabError for a file that is missing, empty, not UTF-8, not
+    JSON, of another form, that lists a picture twice, or whose file names leave the folder.
+    """
+    content = read_json(path, allow_nan=True)
+    if not isinstance(content, dict):
+        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {CAPTION_FORM}.")
+    names = file_names(path, records_under(path, content, "images"))
+    captions: dict[str, list[str]] = {name: [] for name in names.values()}
+    defects: Defects = {}
+    seen: set[int | str] = set()
+    for position, record in records_under(path, content, "annotations"):
+        where = f"{path}: annotations[{position}]"
+        image_id = identity_under(record, "image_id", where)
+        if "caption" not in record:
+            raise LabError(f'{where} has no text under "caption"; expected {CAPTION_FORM}.')
+        check_id(record, where, seen)
+        if image_id not in names:
+            unlisted = defects.setdefault("caption of a picture that is not listed", [])
+            unlisted.append(f"image_id {image_id}")
+        elif defect := caption_defect(record["caption"]):
+            defects.setdefault(defect, []).append(names[image_id])
+        else:
+            captions[names[image_id]].append(record["caption"].strip())
+    return CaptionFile(captions, defects)
+
+
+def records_under(
+    path: Path, content: dict, key: str, form: str = CAPTION_FORM
+) -> Iterator[tuple[int, dict]]:
+    """The objects of the list `key` with their positions. Raises LabError for anything else."""
+    if not isinstance(content.get(key), list):
+        raise LabError(f'{path} has no list "{key}"; expected {form}.')
+    for position, record in enumerate(content[key]):
+        if not isinstance(record, dict):
+            raise LabError(f"{path}: {key}[{position}] is not an object; expected {form}.")
+        yield position, record
+
+
+def check_id(record: dict, where: str, seen: set[int | str], form: str = CAPTION_FORM) -> None:
+    """Add the id of an annotation, where it has one. Raises LabError for one that is known."""
+    if "id" not in record:
+        return
+    identity = identity_under(record, "id", where, form)
+    if identity in seen:
+        raise LabError(f"{where} repeats the annotation id {identity}; ids must differ.")
+    seen.add(identity)
+
+
+def identity_under(record: dict, key: str, where: str, form: str = CAPTION_FORM) -> int | str:
+    """A picture's or an annotation's id. Raises LabError for anything but a number or a text."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise LabError(f'{where} has no number under "{key}"; expected {form}.')
+    return value
+
+
+def file_names(
+    path: Path, records: Iterator[tuple[int, dict]], form: str = CAPTION_FORM
+) -> dict[int | str, str]:
+    """The pictures' names by id, every id and every name once. Raises LabError otherwise."""
+    names: dict[int | str, str] = {}
+    listed: set[str] = set()
+    for position, record in records:
+        where = f"{path}: images[{position}]"
+        identity = identity_under(record, "id", where, form)
+        name = record.get("file_name")
+        name = inside(name, where) if isinstance(name, str) else ""
+        if not name:
+            raise LabError(f'{where} has no file\'s name under "file_name"; expected {form}.')
+        if identity in names:
+            raise LabError(f"{where} repeats the image id {identity}; every image once, please.")
+        if name in listed:
+            raise LabError(f"{where} repeats the file {name}; every image once, please.")
+        names[identity] = name
+        listed.add(name)
+    return names
+
 
 # --- COCO's own layout: ROOT/{split}/*.jpg and ROOT/annotations/captions_{split}.json ---
 
@@ -54,11 +151,14 @@ def coco(
     root = Path(root)
     folder, caption_path = locate(root, split)
     listing = read_captions(caption_path)
-    defects = dict(listing.defects)
-    kept = _with_captions(listing, defects)
-    digests = usable_pictures(folder, kept, verify, defects, progress)
+    defects = listing.defects
+    bare = [name for name, texts in listing.captions.items() if not texts]
+    if bare:
+        defects[CAPTIONLESS] = bare
+    kept = [name for name, texts in listing.captions.items() if texts]
+    digests = usable_images(folder, kept, verify, defects, progress)
     if defects and not skip_bad:
-        raise LabError(complaint(caption_path, defects))
+        raise LabError(format_errors(caption_path, defects))
     skipped = dict(defects)
     unlisted = sorted(set(image_names(folder)) - set(listing.captions))
     if unlisted:
@@ -106,16 +206,9 @@ def locate(root: Path, split: str, kind: str = "captions") -> tuple[Path, Path]:
     return folder, path
 
 
-def _with_captions(listing: CaptionFile, defects: dict[str, list[str]]) -> list[str]:
-    bare = [name for name, texts in listing.captions.items() if not texts]
-    if bare:
-        defects[CAPTIONLESS] = bare
-    return [name for name, texts in listing.captions.items() if texts]
-
-
 # --- COCO's things with their boxes: ROOT/{split}/*.jpg, ---
 
-FORM = (
+INSTANCES_FORM = (
     'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], "categories": [{"id": 1, '
     '"name": "cat"}, ...], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": '
     '[x, y, width, height], "area": 9.0}, ...]}'
@@ -167,7 +260,7 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
     raw = path.read_bytes()
     content = parse_json(raw, str(path))
     if not isinstance(content, dict):
-        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {FORM}.")
+        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {INSTANCES_FORM}.")
     found = _by_picture(path, content)
     skipped: dict[str, list[str]] = {}
     images, things = [], []
@@ -175,7 +268,14 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
         if not (folder / name).is_file():
             skipped.setdefault(MISSING, []).append(name)
             continue
-        boxed = _things(name, by_category, skipped)
+        boxed = []
+        for category, boxes in by_category.items():
+            if any(is_crowd for is_crowd, _, _ in boxes):
+                skipped.setdefault(CROWD, []).append(f"{name}: {category}")
+                continue
+            largest = max(area for _, area, _ in boxes)
+            size = "small" if largest < SMALL else "medium" if largest < MEDIUM else "large"
+            boxed.append(BoxedThing(category, tuple(box for _, _, box in boxes), size))
         if boxed:
             images.append(folder / name)
             things.append(boxed)
@@ -188,15 +288,15 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
 
 def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list[tuple]]]:
     """For each picture and category: (is it a crowd?, area, box)."""
-    names = file_names(path, records_under(path, content, "images", FORM), FORM)
+    names = file_names(path, records_under(path, content, "images", INSTANCES_FORM), INSTANCES_FORM)
     categories = _categories(path, content)
     found: dict[str, dict[str, list[tuple]]] = {}
     seen: set[int | str] = set()
-    for position, annotation in records_under(path, content, "annotations", FORM):
+    for position, annotation in records_under(path, content, "annotations", INSTANCES_FORM):
         where = f"{path}: annotations[{position}]"
-        check_id(annotation, where, seen, FORM)
-        image_id = identity_under(annotation, "image_id", where, FORM)
-        category_id = identity_under(annotation, "category_id", where, FORM)
+        check_id(annotation, where, seen, INSTANCES_FORM)
+        image_id = identity_under(annotation, "image_id", where, INSTANCES_FORM)
+        category_id = identity_under(annotation, "category_id", where, INSTANCES_FORM)
         if image_id not in names:
             raise LabError(f"{where} is of the image id {image_id}, which images does not list.")
         if category_id not in categories:
@@ -204,7 +304,7 @@ def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list
         x, y, width, height = _numbers(annotation.get("bbox"), 4, where, "bbox")
         (area,) = _numbers([annotation.get("area")], 1, where, "area")
         if not (width >= 0 and height >= 0 and area >= 0):
-            raise LabError(f"{where} has a box or an area below zero; expected {FORM}.")
+            raise LabError(f"{where} has a box or an area below zero; expected {INSTANCES_FORM}.")
         one = (bool(annotation.get("iscrowd", 0)), area, (x, y, x + width, y + height))
         by_category = found.setdefault(names[image_id], {})
         by_category.setdefault(categories[category_id], []).append(one)
@@ -213,11 +313,11 @@ def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list
 
 def _categories(path: Path, content: dict[str, Any]) -> dict[int | str, str]:
     categories: dict[int | str, str] = {}
-    for position, record in records_under(path, content, "categories", FORM):
+    for position, record in records_under(path, content, "categories", INSTANCES_FORM):
         where = f"{path}: categories[{position}]"
-        identity, name = identity_under(record, "id", where, FORM), record.get("name")
+        identity, name = identity_under(record, "id", where, INSTANCES_FORM), record.get("name")
         if not isinstance(name, str) or not name.strip():
-            raise LabError(f'{where} has no text under "name"; expected {FORM}.')
+            raise LabError(f'{where} has no text under "name"; expected {INSTANCES_FORM}.')
         if identity in categories:
             raise LabError(f"{where} repeats the category id {identity}; every one once, please.")
         categories[identity] = name
@@ -231,19 +331,5 @@ def _numbers(values: Any, count: int, where: str, name: str) -> list[float]:
         numbers = []
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         what = "number" if count == 1 else f"list of {count} numbers"
-        raise LabError(f'{where} has no {what} under "{name}"; expected {FORM}.')
+        raise LabError(f'{where} has no {what} under "{name}"; expected {INSTANCES_FORM}.')
     return numbers
-
-
-def _things(
-    name: str, categories: dict[str, list[tuple]], skipped: dict[str, list[str]]
-) -> list[BoxedThing]:
-    things = []
-    for category, found in categories.items():
-        if any(crowd for crowd, _, _ in found):
-            skipped.setdefault(CROWD, []).append(f"{name}: {category}")
-            continue
-        largest = max(area for _, area, _ in found)
-        size = "small" if largest < SMALL else "medium" if largest < MEDIUM else "large"
-        things.append(BoxedThing(category, tuple(box for _, _, box in found), size))
-    return things

@@ -27,6 +27,8 @@ from longclip_lab.files import (
     checked_fields,
     json_kind,
     parse_json,
+    read_json,
+    read_json_object,
     readable,
     to_json,
 )
@@ -216,6 +218,54 @@ def _git(folder: Path, *arguments: str) -> str:
 def versions() -> dict[str, str]:
     """Of this library and of torch."""
     return {"longclip_lab": __version__, "torch": torch.__version__}
+
+
+# --- Records read back: one file, or a folder of them ---
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file. Raises LabError for a file that holds anything else."""
+    try:
+        return _whole(read_json_object(path))
+    except LabError as error:
+        raise LabError(
+            f"{path} is not a record of an evaluation ({error}). Move it away, or give another "
+            "folder."
+        ) from error
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """The records in a folder, by file name; files of several, as `--out FILE.json` writes, too.
+
+    Raises LabError for a folder without records and for a JSON file that holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LabError(f"There is no folder {folder}; expected one that `eval --out` wrote.")
+    records = [record for path in sorted(folder.glob("*.json")) for record in _records_of(path)]
+    if not records:
+        raise LabError(
+            f"{folder} holds no records (*.json); write some with `eval --out {folder}`."
+        )
+    return records
+
+
+def _whole(values: Any) -> Record:
+    """A record that can be compared with others. Raises LabError for anything else."""
+    record = Record.from_dict(values)
+    aspects(record)
+    return record
+
+
+def _records_of(path: Path) -> list[Record]:
+    try:
+        content = read_json(path)
+        values = content.get("records", [content]) if isinstance(content, dict) else content
+        if not isinstance(values, list):
+            raise LabError("It holds no list of records.")
+        return [_whole(value) for value in values]
+    except LabError as error:
+        raise LabError(f"{path} is not a record of an evaluation ({error}).") from error
 
 
 # --- Which conditions a score was measured under, and in what two scores differ ---

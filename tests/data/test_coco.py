@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from longclip_lab.data import coco, open_data
-from longclip_lab.data.validation import check_picture
+from longclip_lab.data.validation import check_image
 from longclip_lab.errors import LabError
 
 CAPTIONS = {
@@ -230,9 +230,9 @@ def test_every_truncated_jpeg_is_found(tmp_path_factory, keep):
     path = tmp_path_factory.mktemp("cut") / "a.jpg"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
-    assert not check_picture(path).defect
+    assert not check_image(path).defect
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    assert check_picture(path).defect
+    assert check_image(path).defect
 
 
 def test_subset_keeps_the_four_fields_together(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from longclip_lab import world
-from longclip_lab.data.benchmarks import catalogue as drawn_benchmarks
+from longclip_lab.data.benchmarks import load as benchmarks
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import BENCHMARKS, Evaluation, Record, evaluate, retrieval
 from longclip_lab.evaluation.records import data_hash, model_hash
@@ -68,8 +68,8 @@ def test_own_pairs_are_scored_long_and_short(clip, drawn):
 
 
 def test_named_benchmarks_on_smaller_pools(clip, monkeypatch):
-    monkeypatch.setattr(drawn_benchmarks, "_pairs", lambda siblings: world.pairs(8))
-    monkeypatch.setattr(drawn_benchmarks, "_single", lambda: world.single_objects(8))
+    monkeypatch.setattr(benchmarks, "drawn_pairs", lambda siblings: world.pairs(8))
+    monkeypatch.setattr(benchmarks, "drawn_objects", lambda: world.single_objects(8))
     result = evaluate(clip)
     assert [record.protocol for record in result] == list(BENCHMARKS)
     assert list(result["world/kind"].scores) == ["top-1", "top-5"]

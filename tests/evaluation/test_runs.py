@@ -16,19 +16,13 @@ from PIL import Image
 
 from longclip_lab import models, world
 from longclip_lab.cli import main
+from longclip_lab.data import Benchmark, keep_known_words
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Scorer, evaluate, read_records
 from longclip_lab.evaluation import image_features as picture_features
 from longclip_lab.evaluation import scoring as runs
-from longclip_lab.evaluation.scoring import (
-    ClassificationTask,
-    RetrievalTask,
-    long_retrieval,
-    read_record,
-    readable_task,
-    run,
-    run_path,
-)
+from longclip_lab.evaluation.records import read_record
+from longclip_lab.evaluation.scoring import run, run_path, tasks
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +49,10 @@ def urban(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def task(urban) -> RetrievalTask:
+def task(urban) -> Benchmark:
     pairs = world.pairs(60, seed=5)
     files = [urban / "image" / f"{i}.jpg" for i in range(1, 61)]
-    return replace(long_retrieval(pairs), images=files)
+    return replace(tasks(pairs)[0], images=files)
 
 
 @pytest.fixture
@@ -282,15 +276,15 @@ def test_a_length_in_python(clip, task):
 
 def test_a_model_of_few_words_gets_what_it_can_read(clip, task):
     photographs = replace(task, texts=["A boat at dawn.", *task.texts[1:]])
-    read = readable_task(photographs, clip.tokenizer)
+    read = keep_known_words(photographs, clip.tokenizer)
     assert read.texts[0] == "A boat at ."
     assert read.source["words"]["left_out"] == 1
-    assert readable_task(task, clip.tokenizer) is task
+    assert keep_known_words(task, clip.tokenizer) is task
     pictures = world.single_objects(4)
-    classes = ClassificationTask(
-        "c", pictures.images, np.zeros(4, int), ("boat", "airplane"), ("a photo of a {}.",), {}
-    )
-    read = readable_task(classes, clip.tokenizer)
+    names, templates = ("boat", "airplane"), ("a photo of a {}.",)
+    shared = {"class_names": names, "templates": templates}
+    classes = Benchmark("c", pictures.images, labels=np.zeros(4, int), **shared)
+    read = keep_known_words(classes, clip.tokenizer)
     assert read.class_names == ("boat", ".")
     assert Scorer(clip).record(read).counts["texts"] == 2
 

@@ -175,6 +175,8 @@ class ShardSet:
 
     def known_to(self, words: Sequence[str]) -> ShardSet:
         """The same pairs with only these words in their texts (`data.keep_known_words`)."""
+        if self.pictures == "values":  # the drawn world's texts have no others
+            return self
         source = {**self.source, "words": {"known": len(set(words))}}
         return replace(self, words=frozenset(words), source=source)
 

@@ -12,8 +12,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from longclip_lab import world
 from longclip_lab.data import PROTOCOLS, get_protocol, open_benchmark, verify
-from longclip_lab.data.captions import read_rows
-from longclip_lab.data.validation import check_picture
+from longclip_lab.data.layouts import read_rows
+from longclip_lab.data.validation import check_image
 from longclip_lab.errors import LabError
 
 
@@ -21,7 +21,7 @@ def test_a_whole_benchmark_opens(layout, tmp_path):
     layout.write(tmp_path, layout.entries)
     benchmark = open_benchmark(layout.protocol, tmp_path)
     assert sorted(path.name for path in benchmark.images) == ["1.jpg", "10.jpg", "2.jpg"]
-    assert all(not check_picture(path).defect for path in benchmark.images)
+    assert all(not check_image(path).defect for path in benchmark.images)
     assert not benchmark.partial
     assert benchmark.skipped == {}
     assert len(benchmark.texts) == layout.protocol.num_texts

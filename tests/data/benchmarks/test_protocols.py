@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from longclip_lab.data import PROTOCOLS, get_protocol
 from longclip_lab.data.benchmarks import differing_facts
-from longclip_lab.data.benchmarks.protocol import PROCESSING, SUBCAPTIONS, class_names
+from longclip_lab.data.benchmarks.catalogue import PROCESSING, SUBCAPTIONS, class_names
 from longclip_lab.data.benchmarks.readers import READERS
 from longclip_lab.errors import LabError
 from longclip_lab.text import split_subcaptions
