@@ -329,7 +329,7 @@ def comparable(one: Record, other: Record) -> list[str]:
         for record in (one, other)
     )
     found = [
-        f"{name}: {told(mine[name])} against {told(theirs[name])}"
+        f"{name}: {in_words(mine[name])} against {in_words(theirs[name])}"
         for name in differing(mine, theirs)
         if name not in named and not (name == "data" and facts)
     ]
@@ -343,7 +343,7 @@ def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name != "data" or not of_data & set(names)]
 
 
-def told(value: Any) -> str:
+def in_words(value: Any) -> str:
     """The value of an aspect in words."""
     if value is UNKNOWN:
         return "not stated"

@@ -304,6 +304,7 @@ class Scorer:
     def record(self, task: Benchmark, length: int | None = None) -> Record:
         """The score with its conditions; texts are cut at `length` tokens."""
         start = time.perf_counter()
+        # Only the reader of texts is cut: images and weights are the same at every length.
         reader, how = at_length(self.clip, length), self.how
         if task.labels is None:
             texts = how.encode_texts(reader, task.texts, progress=self.progress)
