@@ -83,6 +83,7 @@ def class_features(
     Raises LabError for no class, an empty name, a template without exactly one "{}".
     """
     check_prompts(class_names, templates)
+    # Class by class, templates inside: `view` below relies on this order.
     prompts = [template.format(name) for name in class_names for template in templates]
     encoded = encode_texts(clip, prompts, progress=progress)
     # Normalised before the mean, so that no template counts more for its feature's length, and

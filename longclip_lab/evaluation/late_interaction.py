@@ -92,11 +92,14 @@ class LateInteraction:
         first_M = mask_MT.int().argmax(dim=1)
         some_M1D = texts_MTD[torch.arange(len(texts_MTD)), first_M][:, None]
         self.texts_MTD = torch.where(mask_MT[..., None], texts_MTD, some_M1D)
+        # 1 / number of tokens at each token: the mean of equation 4 becomes a weighted sum.
         self.weights_MT = mask_MT.to(texts_MTD) / mask_MT.sum(dim=1, keepdim=True)
         positions_T = torch.arange(1, mask_MT.shape[1] + 1, device=mask_MT.device)
+        # The last token's place, not their number: a mask may have holes.
         self.lengths_M = (mask_MT * positions_T).amax(dim=1)
 
     def own(self, image_of_text_M: torch.Tensor, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+        # So many pairs that their similarities of tokens fit into the cache.
         pairs = max(1, min(chunk, AT_ONCE // (self.images_NPD.shape[1] * self.texts_MTD.shape[1])))
         parts = []
         for start in range(0, self.num_texts, pairs):
@@ -119,6 +122,7 @@ class LateInteraction:
             length = int(lengths_C[some_S].max())
             texts_STD = self.texts_MTD[columns][some_S, :length]
             weights_ST = self.weights_MT[columns][some_S, :length]
+            # The same bound, for a block of images by a group of texts.
             images = max(1, AT_ONCE // (rows_RPD.shape[1] * weights_ST.numel()))
             for start in range(0, len(rows_RPD), images):
                 part = slice(start, start + images)
@@ -259,6 +263,7 @@ def get_similarity(clip: Clip, name: SimilarityName | None = None) -> Similarity
     'pooled'
     """
     if name is None:
+        # The last run decides: its loss trained one of the two, and may have spoilt the other.
         trained = getattr(clip, "card", {}).get("fine_tuned") or [{}]
         objective = trained[-1].get("recipe", {}).get("objective")
         name = "late" if objective in TOKEN_WISE else "pooled"

@@ -56,6 +56,8 @@ class ShorterTexts:
 
     def tokenize(self, texts: str | Sequence[str]) -> Tokens:
         """Token ids [B, T] with T = `context_length`; what is longer is cut and counted."""
+        # Cut as tokens, the end token at the cut: words have one or several tokens, so a string that
+        # is cut has no certain length.
         tokens, n = self.clip.tokenize(texts), self.context_length
         tokenizer = self.clip.tokenizer
         ids_BT = cut_tokens(
@@ -118,6 +120,7 @@ def contamination(card: Mapping[str, Any], training_sets: Sequence[str]) -> Cont
     >>> contamination({"trained_on": "openai"}, ["sharegpt4v"])
     Contamination(state='unknown', why='the card says of its training data only: openai')
     """
+    # The worst of what is known counts: one training set that holds the images is enough.
     found = [_of_one(card, name) for name in training_sets]
     return min(found, key=lambda one: ORDER.index(one.state), default=None)
 
@@ -131,6 +134,7 @@ def _of_words(card: Mapping[str, Any], wanted: str) -> Contamination:
     """From the sentence on what the starting weights were trained on."""
     if "trained_on" not in card:
         return Contamination("unknown", "the card does not say what the model was trained on")
+    # A sentence, not a list: released weights come with no more than what their paper says.
     said = card["trained_on"]
     if said is None:
         return Contamination("no", "the weights that it started from were random")
@@ -166,6 +170,7 @@ def _names(said: Any, name: str) -> bool:
 
     Not inside of other words: "dci" is not in "red circle".
     """
+    # Papers spell one set in many ways, so anything may stand between its letters and digits.
     letters = r"[^a-z0-9]*".join(re.escape(one) for one in name.lower() if one.isalnum())
     return bool(re.search(rf"(?<![a-z])(?:ms)?{letters}(?![a-z])", str(said).lower()))
 
@@ -224,6 +229,7 @@ def _of_pairs(name: str, pairs: Any, captions: list[list[str]]) -> Benchmark:
     skipped = dict(pairs.skipped)
     # All of them stay as they are: the same object is encoded once for both benchmarks.
     if len(captioned) < len(images):
+        # As a distractor, an image without a text would make this pool larger than the long one's.
         bare = [f"picture {index}" for index, texts in enumerate(captions) if not texts]
         skipped["no caption in the benchmark"] = bare
         is_array = isinstance(images, np.ndarray)
@@ -257,6 +263,7 @@ class Scorer:
         SEED.check("The seed of the bootstrap", seed)
         self.clip, self.seed, self.progress = clip, seed, progress
         self.how = get_similarity(clip, similarity)
+        # Once a model, not once a record: hashing a large tower takes seconds.
         self.weights = model_hash(clip.model)
         self.features = PictureFeatures(clip, self.how, features, progress)
 
@@ -266,6 +273,7 @@ class Scorer:
         Raises LabError for a `length` that the model does not read.
         """
         texts, clip, facts = task.encoded_texts(), self.clip, task.facts
+        # Stated with the score, where a reader of the record cannot miss it.
         seen = contamination(clip.card, facts.get("contaminated_by", ()))
         settings: dict[str, Any] = {
             "bootstrap": BOOTSTRAP,
@@ -312,6 +320,7 @@ class Scorer:
             options = {"tie": task.tie, "bootstrap": BOOTSTRAP, "seed": self.seed}
             scores = how.retrieval(images, texts, task.image_of_text, **options)
         else:
+            # The classifier's weights are the classes' averaged prompts (CLIP, section 3.1.4).
             texts = how.class_features(reader, task.class_names, task.templates, self.progress)
             images = self.features(task.images)
             scores = how.classify(images, texts, task.labels, BOOTSTRAP, self.seed)
@@ -360,6 +369,7 @@ def evaluate(
     need not make them. Raises LabError for an unknown name, an object without the fields, an empty
     caption, a broken picture, a length that the model does not read.
     """
+    # Opened first, all of them: a folder that is missing shows before anything is scored.
     planned = [
         task
         for benchmark in benchmarks or BENCHMARKS
@@ -464,6 +474,7 @@ def run(
 
 def differing_runs(record: Record, conditions: Mapping[str, Any]) -> list[str]:
     """In what a record differs from what would be measured now; [] if it is the same run."""
+    # Through JSON, as the record on disk went: there tuples are lists.
     now = json.loads(json.dumps({name: conditions[name] for name in CHECKED}))
     names = [what for name, what in CHECKED.items() if getattr(record, name) != now[name]]
     if differing_facts(record.facts, json.loads(json.dumps(conditions["facts"]))):

@@ -146,6 +146,7 @@ def score_table(
     by_column: dict[Column, list[dict[str, Any]]] = {
         (b, score): [] for b in names for score in shown
     }
+    # Once a record: they are compared with every column that the record is in.
     conditions = [aspects(record) for record in records]
     for record, mine in zip(records, conditions, strict=True):
         for score in record.scores.keys() & set(shown):
@@ -164,6 +165,7 @@ def score_table(
         notes.extend(one for one in dict.fromkeys(sentences) if one not in notes)
         return Cell(score, tuple(sorted(notes.index(one) + 1 for one in sentences)))
 
+    # A line is a model with its weights at a length: two models may share a name.
     measured: dict[tuple[Any, ...], dict[Column, Cell]] = {}
     for record, mine in zip(records, conditions, strict=True):
         cells = {}
@@ -178,6 +180,7 @@ def score_table(
         while cells.keys() & measured.get((*key, again), {}).keys():
             again += 1
         measured.setdefault((*key, again), {}).update(cells)
+    # Models in the order of the records, each with all its lengths together.
     models = [record.model for record in records]
     ordered = sorted(measured, key=lambda key: models.index(key[0]))
     rows = [Row(*key[:3], False, measured[key]) for key in ordered]
@@ -206,6 +209,7 @@ def percent(score: Interval) -> str:
 def _reference(conditions: list[dict[str, Any]], benchmark: str) -> dict[str, Any]:
     """What most scores of a column share; what the protocol says, where it does."""
     common = {name: _commonest([one[name] for one in conditions]) for name in conditions[0]}
+    # A column stands for the whole benchmark, even if nobody has scored all of it.
     common |= {"partial": False, "words left out": 0}
     if benchmark in PROTOCOLS:
         protocol = PROTOCOLS[benchmark]
@@ -247,6 +251,7 @@ def _stated(one: PublishedScore, reference: dict[str, Any]) -> list[str]:
     mine = {name: one.stated.get(name, UNKNOWN) for name in reference}
     # A paper's number is of the whole set and of texts as they are, unless it says otherwise.
     mine |= {"benchmark": one.benchmark, "partial": False, "words left out": 0}
+    # No paper states the hash of its images.
     names = [name for name in differing(mine, reference) if name != "data"]
     said = [_difference(name, mine, reference) for name in names if mine[name] is not UNKNOWN]
     unstated = [name for name in names if mine[name] is UNKNOWN]
