@@ -56,8 +56,8 @@ class ShorterTexts:
 
     def tokenize(self, texts: str | Sequence[str]) -> Tokens:
         """Token ids [B, T] with T = `context_length`; what is longer is cut and counted."""
-        # Cut as tokens, the end token at the cut: words have one or several tokens, so a string that
-        # is cut has no certain length.
+        # Cut as tokens, the end token at the cut: words have one or several tokens, so that a
+        # string that is cut has no certain length.
         tokens, n = self.clip.tokenize(texts), self.context_length
         tokenizer = self.clip.tokenizer
         ids_BT = cut_tokens(
