@@ -171,15 +171,11 @@ def read_listing(found: Listing, protocol: Protocol) -> Listing:
 # --- What every reader asks of a file ---
 
 
-def check_folder(path: Path) -> None:
-    """Raise LabError if a file stands where a folder should be."""
-    if not path.is_dir():
+def check_kind(path: Path, is_folder: bool) -> None:
+    """Raise LabError if a file stands where a folder should be, or the other way round."""
+    if is_folder and not path.is_dir():
         raise LabError(f"{path} is a file, not a folder: is it an archive? Unpack it.")
-
-
-def check_file(path: Path) -> None:
-    """Raise LabError if a folder stands where a file should be."""
-    if not path.is_file():
+    if not is_folder and not path.is_file():
         raise LabError(f"{path} is a folder; expected a file of that name.")
 
 
@@ -210,7 +206,7 @@ _TOKEN_LINE = re.compile(r"(?P<picture>[^\t#]+)#(?P<number>\d+)\t(?P<text>.*)")
 def read_urban(found: Listing, protocol: Protocol) -> None:
     """image/N.jpg and caption/N.txt: a picture belongs to the caption file of its name."""
     (captions,), (images,) = found.files, found.folders
-    check_folder(captions)
+    check_kind(captions, is_folder=True)
     names = image_names(images) if images.is_dir() else []
     pictures = _by_stem(found, images, names)
     files = [path.name for path in captions.iterdir() if path.suffix.lower() == ".txt"]
@@ -286,7 +282,7 @@ def _sentences(row: dict[str, Any], where: str) -> list[Any]:
 def read_flickr(found: Listing, protocol: Protocol) -> None:
     """results_20130124.token: lines of picture#number, a tab and a caption."""
     (path,), (images,) = found.files, found.folders
-    check_file(path)
+    check_kind(path, is_folder=False)
     captions: dict[str, list[str]] = {}
     places: dict[str, int] = {}
     seen: set[str] = set()
@@ -320,7 +316,7 @@ def read_flickr(found: Listing, protocol: Protocol) -> None:
 def read_sharegpt4v(found: Listing, protocol: Protocol) -> None:
     """The first `num_images` entries of a JSON list; no more of a file of a gigabyte is read."""
     (path,) = found.files
-    check_file(path)
+    check_kind(path, is_folder=False)
     count = 0
     for place_of, row in islice(read_rows(path), protocol.num_images):
         count += 1
@@ -423,13 +419,22 @@ def read_folders(found: Listing, protocol: Protocol) -> None:
     labels; otherwise all of the protocol's. `options["per_class"]` is how many pictures each has.
     """
     (home,) = found.files
-    check_folder(home)
+    check_kind(home, is_folder=True)
     names = protocol.class_names
     known = {str(i): i for i in range(len(names))} if protocol.options.get("numbers") else _wnids()
     folders = sorted(path for path in home.iterdir() if path.is_dir())
     labels = {path: known[path.name] for path in folders if path.name in known}
     if not labels:
-        raise LabError(_no_classes(home, folders))
+        if folders:
+            has = ", ".join(path.name for path in folders[:_NAMED])
+            raise LabError(f"{home} has no folder called as a class; it has {has}.")
+        if pictures := image_names(home):
+            raise LabError(
+                f"{home} holds {len(pictures):,} pictures side by side, such as {pictures[0]}: "
+                "their classes cannot be known from that. Sort them into folders of classes, "
+                "n01440764/ and so on (soumith/imagenetloader.torch's valprep.sh does it)."
+            )
+        raise LabError(f"{home} is empty; expected a folder for each class, with its pictures.")
     for path in folders:
         if path not in labels:
             found.note("folder that is no class", path.name)
@@ -457,20 +462,6 @@ def _wnids() -> dict[str, int]:
     return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
 
 
-def _no_classes(home: Path, folders: list[Path]) -> str:
-    if folders:
-        has = ", ".join(path.name for path in folders[:_NAMED])
-        return f"{home} has no folder called as a class; it has {has}."
-    pictures = image_names(home)
-    if pictures:
-        return (
-            f"{home} holds {len(pictures):,} pictures side by side, such as {pictures[0]}: their "
-            "classes cannot be known from that. Sort them into folders of classes, n01440764/ and "
-            "so on (soumith/imagenetloader.torch's valprep.sh does it)."
-        )
-    return f"{home} is empty; expected a folder for each class, with its pictures."
-
-
 def read_cifar(found: Listing, protocol: Protocol) -> None:
     """The test batch of CIFAR's Python version: a pickled dictionary of NumPy's arrays.
 
@@ -478,7 +469,7 @@ def read_cifar(found: Listing, protocol: Protocol) -> None:
     is unpickled.
     """
     (path,) = found.files
-    check_file(path)
+    check_kind(path, is_folder=False)
     content = path.read_bytes()
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if digest != protocol.options["md5"]:

@@ -38,7 +38,6 @@ from longclip_lab.text import get_tokenizer
 PER_SHARD = 2000
 _OURS = re.compile(r"manifest\.json|shard-\d{6,}\.(tar|json)")
 _UNFINISHED = re.compile(rf"\.({_OURS.pattern})\..*\.part")
-_AT_ONCE = 2**20
 _WORK: _Work
 """What a worker process writes shards of."""
 
@@ -192,7 +191,7 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     whole = hashlib.sha256()
     with path.open("rb") as file:
-        while content := file.read(_AT_ONCE):
+        while content := file.read(2**20):
             whole.update(content)
     return whole.hexdigest()
 
@@ -248,5 +247,5 @@ def _whole(path: Path) -> Sidecar | None:
 
 
 def _brief(value: Any) -> str:
-    told_value = str(value)
-    return told_value if len(told_value) <= 200 else f"{told_value[:200]}.."
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}.."
