@@ -20,15 +20,77 @@ from longclip_lab.data.validation import (
     usable_images,
 )
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.files import json_kind, parse_json, read_json, readable
+from longclip_lab.files import json_kind, read_json, readable
 from longclip_lab.images import image_names
 
-# --- COCO's caption files: read, checked, and turned into captions by picture ---
+# --- COCO's files of annotations: read, checked, and turned into captions by image ---
 
 CAPTION_FORM = (
     'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], '
     '"annotations": [{"id": 1, "image_id": 1, "caption": "..."}, ...]}'
 )
+Identity = int | str
+
+
+class AnnotationFile:
+    """One of COCO's JSON files; every method raises LabError, with the place, for another form."""
+
+    def __init__(self, path: Path, form: str, allow_nan: bool = False):
+        self.path, self.form, self.content = path, form, read_json(path, allow_nan)
+        if not isinstance(self.content, dict):
+            raise LabError(f"{path} holds a JSON {json_kind(self.content)}; expected {form}.")
+
+    def records(self, key: str) -> Iterator[tuple[str, dict]]:
+        """The objects of the list `key`, each with where it stands."""
+        if not isinstance(self.content.get(key), list):
+            raise LabError(f'{self.path} has no list "{key}"; expected {self.form}.')
+        for position, record in enumerate(self.content[key]):
+            where = f"{self.path}: {key}[{position}]"
+            if not isinstance(record, dict):
+                raise LabError(f"{where} is not an object; expected {self.form}.")
+            yield where, record
+
+    def identity(self, record: dict, key: str, where: str) -> Identity:
+        """The id of an image, a category or an annotation: a number or a text."""
+        value = record.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise LabError(f'{where} has no number under "{key}"; expected {self.form}.')
+        return value
+
+    def images(self) -> dict[Identity, str]:
+        """The images' names by id, every id and every name once."""
+        names: dict[Identity, str] = {}
+        listed: set[str] = set()
+        for where, record in self.records("images"):
+            identity, name = self.identity(record, "id", where), record.get("file_name")
+            name = inside(name, where) if isinstance(name, str) else ""
+            if not name:
+                raise LabError(
+                    f'{where} has no file\'s name under "file_name"; expected {self.form}.'
+                )
+            if identity in names:
+                raise LabError(
+                    f"{where} repeats the image id {identity}; every image once, please."
+                )
+            if name in listed:
+                raise LabError(f"{where} repeats the file {name}; every image once, please.")
+            names[identity] = name
+            listed.add(name)
+        return names
+
+    def annotations(self) -> Iterator[tuple[str, dict, Identity]]:
+        """The annotations with the ids of their images; those that have an id have it once."""
+        seen: set[Identity] = set()
+        for where, record in self.records("annotations"):
+            image_id = self.identity(record, "image_id", where)
+            if "id" in record:
+                identity = self.identity(record, "id", where)
+                if identity in seen:
+                    raise LabError(
+                        f"{where} repeats the annotation id {identity}; ids must differ."
+                    )
+                seen.add(identity)
+            yield where, record, image_id
 
 
 class CaptionFile(NamedTuple):
@@ -45,19 +107,13 @@ def read_captions(path: Path) -> CaptionFile:
     picture that is not listed. Raises LabError for a file that is missing, empty, not UTF-8, not
     JSON, of another form, that lists a picture twice, or whose file names leave the folder.
     """
-    content = read_json(path, allow_nan=True)
-    if not isinstance(content, dict):
-        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {CAPTION_FORM}.")
-    names = file_names(path, records_under(path, content, "images"))
+    file = AnnotationFile(path, CAPTION_FORM, allow_nan=True)
+    names = file.images()
     captions: dict[str, list[str]] = {name: [] for name in names.values()}
     defects: Defects = {}
-    seen: set[int | str] = set()
-    for position, record in records_under(path, content, "annotations"):
-        where = f"{path}: annotations[{position}]"
-        image_id = identity_under(record, "image_id", where)
+    for where, record, image_id in file.annotations():
         if "caption" not in record:
             raise LabError(f'{where} has no text under "caption"; expected {CAPTION_FORM}.')
-        check_id(record, where, seen)
         if image_id not in names:
             unlisted = defects.setdefault("caption of a picture that is not listed", [])
             unlisted.append(f"image_id {image_id}")
@@ -66,58 +122,6 @@ def read_captions(path: Path) -> CaptionFile:
         else:
             captions[names[image_id]].append(record["caption"].strip())
     return CaptionFile(captions, defects)
-
-
-def records_under(
-    path: Path, content: dict, key: str, form: str = CAPTION_FORM
-) -> Iterator[tuple[int, dict]]:
-    """The objects of the list `key` with their positions. Raises LabError for anything else."""
-    if not isinstance(content.get(key), list):
-        raise LabError(f'{path} has no list "{key}"; expected {form}.')
-    for position, record in enumerate(content[key]):
-        if not isinstance(record, dict):
-            raise LabError(f"{path}: {key}[{position}] is not an object; expected {form}.")
-        yield position, record
-
-
-def check_id(record: dict, where: str, seen: set[int | str], form: str = CAPTION_FORM) -> None:
-    """Add the id of an annotation, where it has one. Raises LabError for one that is known."""
-    if "id" not in record:
-        return
-    identity = identity_under(record, "id", where, form)
-    if identity in seen:
-        raise LabError(f"{where} repeats the annotation id {identity}; ids must differ.")
-    seen.add(identity)
-
-
-def identity_under(record: dict, key: str, where: str, form: str = CAPTION_FORM) -> int | str:
-    """A picture's or an annotation's id. Raises LabError for anything but a number or a text."""
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise LabError(f'{where} has no number under "{key}"; expected {form}.')
-    return value
-
-
-def file_names(
-    path: Path, records: Iterator[tuple[int, dict]], form: str = CAPTION_FORM
-) -> dict[int | str, str]:
-    """The pictures' names by id, every id and every name once. Raises LabError otherwise."""
-    names: dict[int | str, str] = {}
-    listed: set[str] = set()
-    for position, record in records:
-        where = f"{path}: images[{position}]"
-        identity = identity_under(record, "id", where, form)
-        name = record.get("file_name")
-        name = inside(name, where) if isinstance(name, str) else ""
-        if not name:
-            raise LabError(f'{where} has no file\'s name under "file_name"; expected {form}.')
-        if identity in names:
-            raise LabError(f"{where} repeats the image id {identity}; every image once, please.")
-        if name in listed:
-            raise LabError(f"{where} repeats the file {name}; every image once, please.")
-        names[identity] = name
-        listed.add(name)
-    return names
 
 
 # --- COCO's own layout: ROOT/{split}/*.jpg and ROOT/annotations/captions_{split}.json ---
@@ -257,11 +261,7 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
     are none, for names that lead out of the folder, and if nothing is left.
     """
     folder, path = locate(Path(root), split, "instances")
-    raw = path.read_bytes()
-    content = parse_json(raw, str(path))
-    if not isinstance(content, dict):
-        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {INSTANCES_FORM}.")
-    found = _by_picture(path, content)
+    found = _by_image(AnnotationFile(path, INSTANCES_FORM))
     skipped: dict[str, list[str]] = {}
     images, things = [], []
     for name, by_category in sorted(found.items()):
@@ -282,21 +282,24 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
     if not images:
         raise LabError(f"{path} leaves no picture with a boxed thing in {folder}.")
     source = {"dataset": "coco/instances", "split": split, "pictures": len(images)}
-    source["hash"] = hashlib.sha256(raw).hexdigest()[:16]
+    source["hash"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return BoxedPictures(f"coco/{split}", images, things, skipped, source)
 
 
-def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list[tuple]]]:
-    """For each picture and category: (is it a crowd?, area, box)."""
-    names = file_names(path, records_under(path, content, "images", INSTANCES_FORM), INSTANCES_FORM)
-    categories = _categories(path, content)
+def _by_image(file: AnnotationFile) -> dict[str, dict[str, list[tuple]]]:
+    """For each image and category: (is it a crowd?, area, box)."""
+    names = file.images()
+    categories: dict[Identity, str] = {}
+    for where, record in file.records("categories"):
+        identity, name = file.identity(record, "id", where), record.get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise LabError(f'{where} has no text under "name"; expected {INSTANCES_FORM}.')
+        if identity in categories:
+            raise LabError(f"{where} repeats the category id {identity}; every one once, please.")
+        categories[identity] = name
     found: dict[str, dict[str, list[tuple]]] = {}
-    seen: set[int | str] = set()
-    for position, annotation in records_under(path, content, "annotations", INSTANCES_FORM):
-        where = f"{path}: annotations[{position}]"
-        check_id(annotation, where, seen, INSTANCES_FORM)
-        image_id = identity_under(annotation, "image_id", where, INSTANCES_FORM)
-        category_id = identity_under(annotation, "category_id", where, INSTANCES_FORM)
+    for where, annotation, image_id in file.annotations():
+        category_id = file.identity(annotation, "category_id", where)
         if image_id not in names:
             raise LabError(f"{where} is of the image id {image_id}, which images does not list.")
         if category_id not in categories:
@@ -309,19 +312,6 @@ def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list
         by_category = found.setdefault(names[image_id], {})
         by_category.setdefault(categories[category_id], []).append(one)
     return found
-
-
-def _categories(path: Path, content: dict[str, Any]) -> dict[int | str, str]:
-    categories: dict[int | str, str] = {}
-    for position, record in records_under(path, content, "categories", INSTANCES_FORM):
-        where = f"{path}: categories[{position}]"
-        identity, name = identity_under(record, "id", where, INSTANCES_FORM), record.get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise LabError(f'{where} has no text under "name"; expected {INSTANCES_FORM}.')
-        if identity in categories:
-            raise LabError(f"{where} repeats the category id {identity}; every one once, please.")
-        categories[identity] = name
-    return categories
 
 
 def _numbers(values: Any, count: int, where: str, name: str) -> list[float]:
