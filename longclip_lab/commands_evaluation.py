@@ -18,7 +18,6 @@ from longclip_lab.commands import (
     readable_data,
     say,
     say_skipped,
-    warn_of_words,
     write_json,
 )
 from longclip_lab.errors import COUNT, LabError, LabWarning
@@ -64,12 +63,14 @@ class Eval(Files):
 
         named = self.benchmark or (() if files else evaluation.BENCHMARKS)
         opened = list(self._opened(named))
-        tasks = [evaluation.scoring.benchmark_task(benchmark) for benchmark in opened]
         folder = self.out if self._is_folder() else None
         features = None if folder is None else folder / evaluation.scoring.FEATURES
         records = []
         plans = [
-            [*(_readable_task(clip, task) for task in tasks), *_pairs_tasks(clip, files)]
+            [
+                *(readable_data(clip, task) for task in opened),
+                *(task for pairs in files for task in evaluation.tasks(readable_data(clip, pairs))),
+            ]
             for clip in clips
         ]
         for clip, plan, at in zip(clips, plans, lengths, strict=True):
@@ -154,20 +155,6 @@ class Eval(Files):
         return done.record
 
 
-def _readable_task(clip: Any, task: Any) -> Any:
-    from longclip_lab.evaluation.scoring import readable_task
-
-    found = readable_task(task, clip.tokenizer)
-    warn_of_words(clip, task.name, found.source.get("words", {}))
-    return found
-
-
-def _pairs_tasks(clip: Any, files: Sequence[Any]) -> list[Any]:
-    from longclip_lab.evaluation.scoring import tasks
-
-    return [task for pairs in files for task in tasks(readable_data(clip, pairs))]
-
-
 @dataclass(kw_only=True)
 class Table:
     """The records of a folder side by side, with the papers' numbers; differences are named."""
@@ -184,8 +171,8 @@ class Table:
     """File to write; by default it is printed."""
 
     def run(self) -> None:
+        from longclip_lab.evaluation import read_records
         from longclip_lab.evaluation import table as comparison
-        from longclip_lab.evaluation.scoring import read_records
 
         records = read_records(self.folder)
         published = ()

@@ -9,6 +9,9 @@ from longclip_lab.errors import LabError
 OLD_OBJECTIVES: Mapping[str, str] = {"pcm": "longclip"}
 """Objectives by a name that they had before, still understood wherever one is named."""
 
+CONTEXTS = (77, 128, 248)
+"""Tokens that CLIP, LoTLIP and Long-CLIP read of a text, start and end included."""
+
 RENAMED: Mapping[str, str] = {
     "siblings": "hard_negative_group",
     "lanes": "num_streams",

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, features
 
 from longclip_lab import images, models, search, world
 from longclip_lab.data import Pairs, check_shards, coco, open_shards, write_shards
-from longclip_lab.data.validation import check_picture
+from longclip_lab.data.validation import check_image
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import comparable, evaluate
 from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, open_image
@@ -151,7 +151,7 @@ def tiff(tags, data):
 def test_values_without_a_white_are_refused(image, reason, tmp_path):
     path = tmp_path / "depth.tif"
     path.write_bytes(saved(image, "TIFF"))
-    assert reason in check_picture(path).defect
+    assert reason in check_image(path).defect
     with pytest.raises(LabError, match=rf"depth\.tif is not a picture that can be read: {reason}"):
         open_image(path)
     with pytest.raises(LabError, match=reason):
@@ -290,7 +290,7 @@ def test_what_is_cut_short_is_damaged(kind, tmp_path):
     content = saved(rng.integers(0, 256, (64, 96, 3), np.uint8), kind)
     path = tmp_path / "whatever.jpg"
     path.write_bytes(content[: len(content) // 2])
-    assert check_picture(path).defect.startswith("damaged")
+    assert check_image(path).defect.startswith("damaged")
     with pytest.raises(LabError, match=r"whatever\.jpg is not a picture that can be read: damaged"):
         open_image(path)
 
@@ -490,7 +490,7 @@ def test_a_camera_s_raw_file_is_no_thumbnail(tmp_path):
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path):
     missing = tmp_path / ("x" * 300 + ".png")
-    assert check_picture(missing).defect == "missing"
+    assert check_image(missing).defect == "missing"
     with pytest.raises(LabError, match="is not a picture that can be read"):
         open_image(missing)
     with pytest.raises(LabError, match="is not a picture that can be read: Is a directory"):

@@ -5,23 +5,124 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from longclip_lab.data.captions import (
-    CaptionFile,
-    check_id,
-    file_names,
-    identity_under,
-    read_captions,
-    records_under,
-)
 from longclip_lab.data.pairs import Pairs
-from longclip_lab.data.validation import complaint, content_hash, usable_pictures
+from longclip_lab.data.validation import (
+    Defects,
+    caption_defect,
+    content_hash,
+    format_errors,
+    inside,
+    usable_images,
+)
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.files import json_kind, parse_json, readable
+from longclip_lab.files import json_kind, read_json, readable
 from longclip_lab.images import image_names
+
+# --- COCO's files of annotations: read, checked, and turned into captions by image ---
+
+CAPTION_FORM = (
+    'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], '
+    '"annotations": [{"id": 1, "image_id": 1, "caption": "..."}, ...]}'
+)
+Identity = int | str
+
+
+class AnnotationFile:
+    """One of COCO's JSON files; every method raises LabError, with the place, for another form."""
+
+    def __init__(self, path: Path, form: str, allow_nan: bool = False):
+        self.path, self.form, self.content = path, form, read_json(path, allow_nan)
+        if not isinstance(self.content, dict):
+            raise LabError(f"{path} holds a JSON {json_kind(self.content)}; expected {form}.")
+
+    def records(self, key: str) -> Iterator[tuple[str, dict]]:
+        """The objects of the list `key`, each with where it stands."""
+        if not isinstance(self.content.get(key), list):
+            raise LabError(f'{self.path} has no list "{key}"; expected {self.form}.')
+        for position, record in enumerate(self.content[key]):
+            where = f"{self.path}: {key}[{position}]"
+            if not isinstance(record, dict):
+                raise LabError(f"{where} is not an object; expected {self.form}.")
+            yield where, record
+
+    def identity(self, record: dict, key: str, where: str) -> Identity:
+        """The id of an image, a category or an annotation: a number or a text."""
+        value = record.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise LabError(f'{where} has no number under "{key}"; expected {self.form}.')
+        return value
+
+    def images(self) -> dict[Identity, str]:
+        """The images' names by id, every id and every name once."""
+        names: dict[Identity, str] = {}
+        listed: set[str] = set()
+        for where, record in self.records("images"):
+            identity, name = self.identity(record, "id", where), record.get("file_name")
+            name = inside(name, where) if isinstance(name, str) else ""
+            if not name:
+                raise LabError(
+                    f'{where} has no file\'s name under "file_name"; expected {self.form}.'
+                )
+            if identity in names:
+                raise LabError(
+                    f"{where} repeats the image id {identity}; every image once, please."
+                )
+            if name in listed:
+                raise LabError(f"{where} repeats the file {name}; every image once, please.")
+            names[identity] = name
+            listed.add(name)
+        return names
+
+    def annotations(self) -> Iterator[tuple[str, dict, Identity]]:
+        """The annotations with the ids of their images; those that have an id have it once."""
+        seen: set[Identity] = set()
+        for where, record in self.records("annotations"):
+            image_id = self.identity(record, "image_id", where)
+            if "id" in record:
+                identity = self.identity(record, "id", where)
+                if identity in seen:
+                    raise LabError(
+                        f"{where} repeats the annotation id {identity}; ids must differ."
+                    )
+                seen.add(identity)
+            yield where, record, image_id
+
+
+class CaptionFile(NamedTuple):
+    """The images of a caption file in its order, their captions, and what is wrong with them."""
+
+    captions: dict[str, list[str]]
+    defects: Defects
+
+
+def read_captions(path: Path) -> CaptionFile:
+    """Read a COCO caption file (UTF-8 JSON); captions keep the file's order, ends stripped.
+
+    Collects as defects: captions that are empty, missing (null, NaN) or no text, captions of a
+    picture that is not listed. Raises LabError for a file that is missing, empty, not UTF-8, not
+    JSON, of another form, that lists a picture twice, or whose file names leave the folder.
+    """
+    file = AnnotationFile(path, CAPTION_FORM, allow_nan=True)
+    names = file.images()
+    captions: dict[str, list[str]] = {name: [] for name in names.values()}
+    defects: Defects = {}
+    for where, record, image_id in file.annotations():
+        if "caption" not in record:
+            raise LabError(f'{where} has no text under "caption"; expected {CAPTION_FORM}.')
+        if image_id not in names:
+            unlisted = defects.setdefault("caption of a picture that is not listed", [])
+            unlisted.append(f"image_id {image_id}")
+        elif defect := caption_defect(record["caption"]):
+            defects.setdefault(defect, []).append(names[image_id])
+        else:
+            captions[names[image_id]].append(record["caption"].strip())
+    return CaptionFile(captions, defects)
+
 
 # --- COCO's own layout: ROOT/{split}/*.jpg and ROOT/annotations/captions_{split}.json ---
 
@@ -54,11 +155,14 @@ def coco(
     root = Path(root)
     folder, caption_path = locate(root, split)
     listing = read_captions(caption_path)
-    defects = dict(listing.defects)
-    kept = _with_captions(listing, defects)
-    digests = usable_pictures(folder, kept, verify, defects, progress)
+    defects = listing.defects
+    bare = [name for name, texts in listing.captions.items() if not texts]
+    if bare:
+        defects[CAPTIONLESS] = bare
+    kept = [name for name, texts in listing.captions.items() if texts]
+    digests = usable_images(folder, kept, verify, defects, progress)
     if defects and not skip_bad:
-        raise LabError(complaint(caption_path, defects))
+        raise LabError(format_errors(caption_path, defects))
     skipped = dict(defects)
     unlisted = sorted(set(image_names(folder)) - set(listing.captions))
     if unlisted:
@@ -106,16 +210,9 @@ def locate(root: Path, split: str, kind: str = "captions") -> tuple[Path, Path]:
     return folder, path
 
 
-def _with_captions(listing: CaptionFile, defects: dict[str, list[str]]) -> list[str]:
-    bare = [name for name, texts in listing.captions.items() if not texts]
-    if bare:
-        defects[CAPTIONLESS] = bare
-    return [name for name, texts in listing.captions.items() if texts]
-
-
 # --- COCO's things with their boxes: ROOT/{split}/*.jpg, ---
 
-FORM = (
+INSTANCES_FORM = (
     'COCO\'s form {"images": [{"id": 1, "file_name": "a.jpg"}, ...], "categories": [{"id": 1, '
     '"name": "cat"}, ...], "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": '
     '[x, y, width, height], "area": 9.0}, ...]}'
@@ -164,39 +261,45 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
     are none, for names that lead out of the folder, and if nothing is left.
     """
     folder, path = locate(Path(root), split, "instances")
-    raw = path.read_bytes()
-    content = parse_json(raw, str(path))
-    if not isinstance(content, dict):
-        raise LabError(f"{path} holds a JSON {json_kind(content)}; expected {FORM}.")
-    found = _by_picture(path, content)
+    found = _by_image(AnnotationFile(path, INSTANCES_FORM))
     skipped: dict[str, list[str]] = {}
     images, things = [], []
     for name, by_category in sorted(found.items()):
         if not (folder / name).is_file():
             skipped.setdefault(MISSING, []).append(name)
             continue
-        boxed = _things(name, by_category, skipped)
+        boxed = []
+        for category, boxes in by_category.items():
+            if any(is_crowd for is_crowd, _, _ in boxes):
+                skipped.setdefault(CROWD, []).append(f"{name}: {category}")
+                continue
+            largest = max(area for _, area, _ in boxes)
+            size = "small" if largest < SMALL else "medium" if largest < MEDIUM else "large"
+            boxed.append(BoxedThing(category, tuple(box for _, _, box in boxes), size))
         if boxed:
             images.append(folder / name)
             things.append(boxed)
     if not images:
         raise LabError(f"{path} leaves no picture with a boxed thing in {folder}.")
     source = {"dataset": "coco/instances", "split": split, "pictures": len(images)}
-    source["hash"] = hashlib.sha256(raw).hexdigest()[:16]
+    source["hash"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return BoxedPictures(f"coco/{split}", images, things, skipped, source)
 
 
-def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list[tuple]]]:
-    """For each picture and category: (is it a crowd?, area, box)."""
-    names = file_names(path, records_under(path, content, "images", FORM), FORM)
-    categories = _categories(path, content)
+def _by_image(file: AnnotationFile) -> dict[str, dict[str, list[tuple]]]:
+    """For each image and category: (is it a crowd?, area, box)."""
+    names = file.images()
+    categories: dict[Identity, str] = {}
+    for where, record in file.records("categories"):
+        identity, name = file.identity(record, "id", where), record.get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise LabError(f'{where} has no text under "name"; expected {INSTANCES_FORM}.')
+        if identity in categories:
+            raise LabError(f"{where} repeats the category id {identity}; every one once, please.")
+        categories[identity] = name
     found: dict[str, dict[str, list[tuple]]] = {}
-    seen: set[int | str] = set()
-    for position, annotation in records_under(path, content, "annotations", FORM):
-        where = f"{path}: annotations[{position}]"
-        check_id(annotation, where, seen, FORM)
-        image_id = identity_under(annotation, "image_id", where, FORM)
-        category_id = identity_under(annotation, "category_id", where, FORM)
+    for where, annotation, image_id in file.annotations():
+        category_id = file.identity(annotation, "category_id", where)
         if image_id not in names:
             raise LabError(f"{where} is of the image id {image_id}, which images does not list.")
         if category_id not in categories:
@@ -204,24 +307,11 @@ def _by_picture(path: Path, content: dict[str, Any]) -> dict[str, dict[str, list
         x, y, width, height = _numbers(annotation.get("bbox"), 4, where, "bbox")
         (area,) = _numbers([annotation.get("area")], 1, where, "area")
         if not (width >= 0 and height >= 0 and area >= 0):
-            raise LabError(f"{where} has a box or an area below zero; expected {FORM}.")
+            raise LabError(f"{where} has a box or an area below zero; expected {INSTANCES_FORM}.")
         one = (bool(annotation.get("iscrowd", 0)), area, (x, y, x + width, y + height))
         by_category = found.setdefault(names[image_id], {})
         by_category.setdefault(categories[category_id], []).append(one)
     return found
-
-
-def _categories(path: Path, content: dict[str, Any]) -> dict[int | str, str]:
-    categories: dict[int | str, str] = {}
-    for position, record in records_under(path, content, "categories", FORM):
-        where = f"{path}: categories[{position}]"
-        identity, name = identity_under(record, "id", where, FORM), record.get("name")
-        if not isinstance(name, str) or not name.strip():
-            raise LabError(f'{where} has no text under "name"; expected {FORM}.')
-        if identity in categories:
-            raise LabError(f"{where} repeats the category id {identity}; every one once, please.")
-        categories[identity] = name
-    return categories
 
 
 def _numbers(values: Any, count: int, where: str, name: str) -> list[float]:
@@ -231,19 +321,5 @@ def _numbers(values: Any, count: int, where: str, name: str) -> list[float]:
         numbers = []
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         what = "number" if count == 1 else f"list of {count} numbers"
-        raise LabError(f'{where} has no {what} under "{name}"; expected {FORM}.')
+        raise LabError(f'{where} has no {what} under "{name}"; expected {INSTANCES_FORM}.')
     return numbers
-
-
-def _things(
-    name: str, categories: dict[str, list[tuple]], skipped: dict[str, list[str]]
-) -> list[BoxedThing]:
-    things = []
-    for category, found in categories.items():
-        if any(crowd for crowd, _, _ in found):
-            skipped.setdefault(CROWD, []).append(f"{name}: {category}")
-            continue
-        largest = max(area for _, area, _ in found)
-        size = "small" if largest < SMALL else "medium" if largest < MEDIUM else "large"
-        things.append(BoxedThing(category, tuple(box for _, _, box in found), size))
-    return things

@@ -1,14 +1,23 @@
-"""`Pairs`: images on disk with their short and long texts."""
+"""`Pairs`: images on disk with their short and long texts, and which text a step trains with.
+
+Every draw depends on (seed, epoch, image) and on nothing that was drawn before, so that a
+resumed run sees what the killed one would have seen.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from longclip_lab.errors import LabError
+from longclip_lab.text import split_subcaptions
 
 # --- `Pairs`: pictures on disk with their short and long texts ---
 
@@ -75,6 +84,20 @@ class Pairs:
             source={**self.source, "subset": {"of": len(self), "pairs": len(chosen)}},
         )
 
+    def known_to(self, words: Collection[str]) -> Pairs:
+        """The same images with only these words in their texts (`keep_known_words`)."""
+        known = KnownWords(words)
+        captions = [[known(text) for text in texts] for texts in self.captions]
+        captioners = [{who: known(text) for who, text in by.items()} for by in self.captioners]
+        return replace(
+            self,
+            captions=captions,
+            captioners=captioners,
+            source={**self.source, "words": known.counts.copy()},
+            short=[known(text) for text in self.short],
+            long=[known(text) for text in self.long],
+        )
+
 
 # --- Real captions for a model that knows only the drawn world's words ---
 
@@ -113,31 +136,117 @@ class KnownWords:
         return kept or NOTHING_KNOWN
 
 
-def keep_known_words(pairs: Any, tokenizer: Any) -> Any:
+def keep_known_words(data: Any, tokenizer: Any) -> Any:
     """Leave out the words that a word-level tokenizer does not have, and count them.
 
     The world's tokenizer refuses a caption with a word that the world does not have, so the tiny
     models cannot read photographs' captions as they are. This makes the whole path run on them;
-    scores mean nothing. `source["words"]` holds how many words there were and how many were left
-    out. A caption of which nothing is left becomes a full stop. The world's own pairs come back as
-    they are, and so do pairs for any other tokenizer. Shards of photographs lose their words as
-    they are read, uncounted.
+    scores mean nothing. `data` are `Pairs`, a `Benchmark` or shards; `source["words"]` holds how
+    many words there were and how many were left out. A caption of which nothing is left becomes a
+    full stop. The world's own come back as they are, and so does everything for any other
+    tokenizer. Shards of photographs lose their words as they are read, uncounted.
     """
-    if hasattr(pairs, "known_to") and hasattr(tokenizer, "words"):
-        return pairs if pairs.pictures == "values" else pairs.known_to(tokenizer.words)
-    if not isinstance(pairs, Pairs) or not hasattr(tokenizer, "words"):
-        return pairs
-    filtered = KnownWords(tokenizer.words)
-    captions = [[filtered(text) for text in texts] for texts in pairs.captions]
-    captioners = [
-        {who: filtered(text) for who, text in of_picture.items()} for of_picture in pairs.captioners
-    ]
-    source = {**pairs.source, "words": filtered.counts.copy()}
-    return replace(
-        pairs,
-        short=[filtered(text) for text in pairs.short],
-        long=[filtered(text) for text in pairs.long],
-        captions=captions,
-        captioners=captioners,
-        source=source,
-    )
+    if not hasattr(tokenizer, "words") or not hasattr(data, "known_to"):
+        return data
+    return data.known_to(tokenizer.words)
+
+
+# --- Which of several long captions a picture is trained with, and which part of it ---
+
+SUBCAPTIONS = 3
+"""How many LoTLIP trains with (section 5.1)."""
+
+
+@dataclass(frozen=True)
+class DrawnTexts:
+    """One long text a picture, and how the draw went.
+
+    `fewer` counts the pictures whose chosen caption has fewer sub-captions than asked for, all of
+    which were used; `by_captioner` counts whose captions were chosen.
+    """
+
+    texts: list[str]
+    fewer: int
+    by_captioner: dict[str, int]
+
+
+def sample_subcaptions(
+    captions_by_captioner: Mapping[str, str],
+    n: int | None = SUBCAPTIONS,
+    seed: int | np.random.Generator = 0,
+) -> str:
+    """`n` consecutive sub-captions of one captioner's long caption, as one text.
+
+    LoTLIP's rule (section 5.1 and appendix 7.2.1): choose a captioner evenly, then where to start
+    evenly; the sub-captions (`text.split_subcaptions`) are joined by ". ", which its text tower
+    reads as [SEP]. Of a caption with fewer all are used; n=None means all. The paper does not say
+    whether a captioner is chosen first or all captions are strung together; choosing first keeps
+    sub-captions of one text together.
+    Raises LabError for n below 1 and for a picture without any long caption.
+
+    >>> captions = {"A": "A cat. It sits. It is red. It looks up.", "B": "A red cat"}
+    >>> sample_subcaptions(captions, 2, seed=0), sample_subcaptions(captions, 2, seed=1)
+    ('A red cat', 'It sits. It is red')
+    """
+    return draw_subcaptions(captions_by_captioner, n, np.random.default_rng(seed))[0]
+
+
+def draw_texts(
+    captions: Sequence[Mapping[str, str]],
+    n: int | None = SUBCAPTIONS,
+    seed: int = 0,
+    epoch: int = 0,
+) -> DrawnTexts:
+    """`sample_subcaptions` for every picture of one epoch (`Pairs.captioners`), with counts.
+
+    Raises LabError as `sample_subcaptions` does, naming the picture's number.
+    """
+    texts, fewer, chosen = [], 0, Counter()
+    for index, of_picture in enumerate(captions):
+        try:
+            drawn = draw_subcaptions(of_picture, n, np.random.default_rng((seed, epoch, index)))
+        except LabError as error:
+            raise LabError(f"Picture {index}: {error}") from None
+        texts.append(drawn[0])
+        chosen[drawn[1]] += 1
+        fewer += n is not None and drawn[2] < n
+    return DrawnTexts(texts, fewer, dict(sorted(chosen.items())))
+
+
+def choose_caption(captions: Sequence[str], seed: int | np.random.Generator = 0) -> str:
+    """One of a picture's short captions, evenly: the raw one or one of its rewrites.
+
+    LaCLIP's text augmentation (Fan et al. 2023, section 3.3, equation 4). Raises LabError for none.
+
+    >>> choose_caption(["a cat", "one cat", "cat"], seed=1)
+    'one cat'
+    """
+    if not captions:
+        raise LabError("There is no caption to choose from.")
+    return captions[int(np.random.default_rng(seed).integers(len(captions)))]
+
+
+@lru_cache(maxsize=32_768)
+def _split(text: str) -> tuple[str, ...]:
+    """Small sets come back every epoch, and splitting is a sixth of a tiny tower's step."""
+    return tuple(split_subcaptions(text))
+
+
+def draw_subcaptions(
+    captions: Mapping[str, str], n: int | None, rng: np.random.Generator
+) -> tuple[str, str, int]:
+    """What `sample_subcaptions` gives, whose caption it is of, and how many that one has."""
+    if n is not None and n < 1:
+        raise LabError(
+            f"Sub-captions: expected at least 1 (or None for all), got {n}; to train without long "
+            "captions choose an objective that needs none."
+        )
+    split = {name: _split(text) for name, text in captions.items()}
+    names = [name for name, parts in split.items() if parts]
+    if not names:
+        raise LabError("no captioner has a long caption with any text.")
+    name = names[int(rng.integers(len(names)))]
+    parts = split[name]
+    count = len(parts) if n is None else min(n, len(parts))
+    start = int(rng.integers(len(parts) - count + 1))
+    return ". ".join(parts[start : start + count]), name, len(parts)

@@ -23,7 +23,7 @@ MISSING = "missing"
 
 
 @dataclass(frozen=True)
-class PictureCheck:
+class ImageCheck:
     """What one picture file turned out to be: its SHA-256, or what is wrong with it."""
 
     path: Path
@@ -31,13 +31,13 @@ class PictureCheck:
     defect: str = ""
 
 
-def check_presence(path: Path) -> PictureCheck:
+def check_presence(path: Path) -> ImageCheck:
     """Say whether `path` is a file, without opening it."""
     # A name that no file can have is missing too: os.path, unlike pathlib, says so.
-    return PictureCheck(path, defect="" if os.path.isfile(path) else MISSING)
+    return ImageCheck(path, defect="" if os.path.isfile(path) else MISSING)
 
 
-def check_picture(path: Path) -> PictureCheck:
+def check_image(path: Path) -> ImageCheck:
     """Read `path` and decode it to the last byte, without making the whole picture."""
     if (found := check_presence(path)).defect:
         return found
@@ -45,17 +45,17 @@ def check_picture(path: Path) -> PictureCheck:
         content = path.read_bytes()
         decode_image(content, draft=True)
     except ImageError as error:
-        return PictureCheck(path, defect=str(error))
+        return ImageCheck(path, defect=str(error))
     except OSError as error:
-        return PictureCheck(path, defect=f"cannot be read: {error.strerror}")
-    return PictureCheck(path, digest=hashlib.sha256(content).hexdigest())
+        return ImageCheck(path, defect=f"cannot be read: {error.strerror}")
+    return ImageCheck(path, digest=hashlib.sha256(content).hexdigest())
 
 
-def check_pictures(
+def check_images(
     paths: Sequence[Path],
-    check: Callable[[Path], PictureCheck] = check_picture,
+    check: Callable[[Path], ImageCheck] = check_image,
     progress: bool = False,
-) -> list[PictureCheck]:
+) -> list[ImageCheck]:
     """The `check` of every path, in order, on a few threads (decoding releases the lock)."""
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
@@ -63,14 +63,14 @@ def check_pictures(
         return list(tqdm(checks, "checking pictures", len(paths), disable=not progress))
 
 
-# --- What a list of captions promises and the picture folder keeps: defects, complaints, ---
+# --- What a list of captions promises and the image folder keeps ---
 
 NAMED_IN_ERROR = 5
 
 Defects = dict[str, list[str]]
 
 
-def usable_pictures(
+def usable_images(
     folder: Path, names: list[str], verify: bool, defects: Defects, progress: bool
 ) -> dict[str, str]:
     """The pictures that can be used, in order, with their SHA-256 (empty unless `verify`).
@@ -79,30 +79,30 @@ def usable_pictures(
     """
     digests: dict[str, str] = {}
     paths = [folder / name for name in names]
-    check = check_picture if verify else check_presence
-    for name, found in zip(names, check_pictures(paths, check, progress), strict=True):
+    check = check_image if verify else check_presence
+    for name, found in zip(names, check_images(paths, check, progress), strict=True):
         if not found.defect:
             digests[name] = found.digest
         elif found.defect == MISSING:
             defects.setdefault("missing picture", []).append(readable(name))
         else:
-            told_name = f"{readable(name)} ({found.defect})"
-            defects.setdefault("broken picture", []).append(told_name)
+            broken = defects.setdefault("broken picture", [])
+            broken.append(f"{readable(name)} ({found.defect})")
     return digests
 
 
-def complaint(listing: Path, defects: Defects) -> str:
+def format_errors(listing: Path, defects: Defects) -> str:
     """One message that counts every kind of defect and names the first few of each."""
     return (
-        f"{listing} and its pictures do not fit together. {told(defects)}. Repair them, "
+        f"{listing} and its pictures do not fit together. {summarize(defects)}. Repair them, "
         "or leave them out, counted and named, with skip_bad=True (--skip-bad)."
     )
 
 
-def told(defects: Defects) -> str:
+def summarize(defects: Defects) -> str:
     """Every kind of defect counted, with the first few names.
 
-    >>> told({"empty caption": ["1.txt", "592.txt"]})
+    >>> summarize({"empty caption": ["1.txt", "592.txt"]})
     '2 x empty caption: 1.txt, 592.txt'
     """
     parts = []

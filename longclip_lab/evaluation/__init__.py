@@ -12,7 +12,7 @@ from longclip_lab.evaluation.late_interaction import (
     late_interaction_classify,
     late_interaction_retrieval,
 )
-from longclip_lab.evaluation.records import Evaluation, Record, comparable
+from longclip_lab.evaluation.records import Evaluation, Record, comparable, read_records
 from longclip_lab.evaluation.retrieval import RetrievalScores, retrieval
 from longclip_lab.evaluation.scoring import (
     BENCHMARKS,
@@ -22,7 +22,6 @@ from longclip_lab.evaluation.scoring import (
     at_length,
     contamination,
     evaluate,
-    read_records,
     run,
     tasks,
 )
@@ -30,34 +29,12 @@ from longclip_lab.evaluation.table import PublishedScore, ScoreTable, score_tabl
 from longclip_lab.stats import Interval, bootstrap_mean
 
 __all__ = [
-    "BENCHMARKS",
-    "ClassificationScores",
-    "Contamination",
-    "Evaluation",
-    "Interval",
-    "LongCLIPScore",
-    "PublishedScore",
-    "Record",
-    "RetrievalScores",
-    "Run",
-    "ScoreTable",
-    "Scorer",
-    "Similarity",
-    "at_length",
-    "bootstrap_mean",
-    "comparable",
-    "contamination",
-    "evaluate",
-    "get_similarity",
-    "late_interaction_classify",
-    "late_interaction_retrieval",
-    "read_records",
-    "retrieval",
-    "run",
-    "score_table",
-    "tasks",
-    "zero_shot",
-]
+    "BENCHMARKS", "ClassificationScores", "Contamination", "Evaluation", "Interval",
+    "LongCLIPScore", "PublishedScore", "Record", "RetrievalScores", "Run", "ScoreTable", "Scorer",
+    "Similarity", "at_length", "bootstrap_mean", "comparable", "contamination", "evaluate",
+    "get_similarity", "late_interaction_classify", "late_interaction_retrieval", "read_records",
+    "retrieval", "run", "score_table", "tasks", "zero_shot",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -83,8 +83,11 @@ def class_features(
     Raises LabError for no class, an empty name, a template without exactly one "{}".
     """
     check_prompts(class_names, templates)
+    # Class by class, templates inside: `view` below relies on this order.
     prompts = [template.format(name) for name in class_names for template in templates]
     encoded = encode_texts(clip, prompts, progress=progress)
+    # Normalised before the mean, so that no template counts more for its feature's length, and
+    # after it, so that the product is a cosine again (CLIP, section 3.1.4).
     prompts_CPD = F.normalize(encoded.features_ND, dim=-1).view(
         len(class_names), len(templates), -1
     )
@@ -110,6 +113,7 @@ def classify(
     for name, features in (("image features", features_ND), ("class features", classes_CD)):
         if not torch.isfinite(features).all():
             raise LabError(f"{name}: expected finite numbers, got NaN or infinity.")
+    # In parts, so that 50,000 images by 1,000 classes need no matrix of 200 MB.
     ranks = []
     own_N1 = torch.as_tensor(labels_N, device=features_ND.device)[:, None]
     for rows_ND, of_rows_N1 in zip(features_ND.split(8192), own_N1.split(8192), strict=True):

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation.classification import (
@@ -27,7 +26,13 @@ from longclip_lab.evaluation.classification import (
     ranked_classes,
     scored_classes,
 )
-from longclip_lab.evaluation.retrieval import RetrievalScores, Tie, retrieval, scored_retrieval
+from longclip_lab.evaluation.retrieval import (
+    RetrievalScores,
+    Tie,
+    retrieval,
+    scored_retrieval,
+    unit_features,
+)
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.models.encoding import TextTokens, encode_images_by_token, encode_texts_by_token
 
@@ -64,28 +69,46 @@ class LateInteraction:
     def __init__(
         self, images_NPD: torch.Tensor, texts_MTD: torch.Tensor, mask_MT: torch.Tensor
     ) -> None:
-        self.images_NPD = _unit_tokens(images_NPD, "image tokens")
-        texts_MTD = _unit_tokens(texts_MTD, "text tokens").to(self.images_NPD)
+        dims = "number, tokens, dimension"
+        self.images_NPD = unit_features(images_NPD, "image tokens", dims)
+        texts_MTD = unit_features(texts_MTD, "text tokens", dims).to(self.images_NPD)
         mask_MT = torch.as_tensor(mask_MT, device=texts_MTD.device)
-        _check(self.images_NPD, texts_MTD, mask_MT)
+        if images_NPD.shape[2] != texts_MTD.shape[2]:
+            raise LabError(
+                "Expected images and texts of the same embedding size, got "
+                f"{images_NPD.shape[2]} and {texts_MTD.shape[2]}."
+            )
+        if mask_MT.dtype != torch.bool or mask_MT.shape != texts_MTD.shape[:2]:
+            raise LabError(
+                f"text_mask: expected bools {list(texts_MTD.shape[:2])}, one a token, got "
+                f"{mask_MT.dtype} {list(mask_MT.shape)}."
+            )
+        empty_M = ~mask_MT.any(dim=1)
+        if empty_M.any():
+            raise LabError(f"Text {int(empty_M.nonzero()[0])} has no tokens to compare.")
         self.num_images, self.num_texts = len(images_NPD), len(texts_MTD)
         self.device = self.images_NPD.device
         # With a token of its own in the place of padding, no text finds a better one there.
         first_M = mask_MT.int().argmax(dim=1)
         some_M1D = texts_MTD[torch.arange(len(texts_MTD)), first_M][:, None]
         self.texts_MTD = torch.where(mask_MT[..., None], texts_MTD, some_M1D)
+        # 1 / number of tokens at each token: the mean of equation 4 becomes a weighted sum.
         self.weights_MT = mask_MT.to(texts_MTD) / mask_MT.sum(dim=1, keepdim=True)
         positions_T = torch.arange(1, mask_MT.shape[1] + 1, device=mask_MT.device)
+        # The last token's place, not their number: a mask may have holes.
         self.lengths_M = (mask_MT * positions_T).amax(dim=1)
 
     def own(self, image_of_text_M: torch.Tensor, chunk: int) -> tuple[torch.Tensor, torch.Tensor]:
+        # So many pairs that their similarities of tokens fit into the cache.
         pairs = max(1, min(chunk, AT_ONCE // (self.images_NPD.shape[1] * self.texts_MTD.shape[1])))
         parts = []
         for start in range(0, self.num_texts, pairs):
             texts = slice(start, start + pairs)
             images_CPD = self.images_NPD[image_of_text_M[texts]]
             similarity_CPT = images_CPD @ self.texts_MTD[texts].mT
+            # Equation 4: each text token's best image token, averaged over the tokens there are.
             of_text_C = (similarity_CPT.amax(dim=1) * self.weights_MT[texts]).sum(dim=1)
+            # Equation 3: each image token's best text token, averaged over all image tokens.
             parts.append((similarity_CPT.amax(dim=2).mean(dim=1), of_text_C))
         of_image, of_text = zip(*parts, strict=True)
         return torch.cat(of_image), torch.cat(of_text)
@@ -94,10 +117,12 @@ class LateInteraction:
         rows_RPD, lengths_C = self.images_NPD[rows], self.lengths_M[columns]
         of_image_RC = rows_RPD.new_empty(len(rows_RPD), len(lengths_C))
         of_text_RC = torch.empty_like(of_image_RC)
+        # Texts of like length together: a short one is not compared at the longest one's padding.
         for some_S in torch.argsort(lengths_C).split(TEXTS_AT_ONCE):
             length = int(lengths_C[some_S].max())
             texts_STD = self.texts_MTD[columns][some_S, :length]
             weights_ST = self.weights_MT[columns][some_S, :length]
+            # The same bound, for a block of images by a group of texts.
             images = max(1, AT_ONCE // (rows_RPD.shape[1] * weights_ST.numel()))
             for start in range(0, len(rows_RPD), images):
                 part = slice(start, start + images)
@@ -110,6 +135,7 @@ class LateInteraction:
 def _interact(
     images_RPD: torch.Tensor, texts_STD: torch.Tensor, weights_ST: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    # One large matrix product, then both reductions: a product a pair would be far slower.
     flat = images_RPD.flatten(0, 1) @ texts_STD.flatten(0, 1).mT
     similarity_RPST = flat.view(*images_RPD.shape[:2], *weights_ST.shape)
     best_RST = similarity_RPST.amax(dim=1)
@@ -171,44 +197,12 @@ def late_interaction_classify(
     labels_N = checked_labels(labels, len(image_tokens_NPD), len(classes.names))
     texts = classes.tokens
     scores = LateInteraction(image_tokens_NPD, texts.features_MTD, texts.mask_MT)
+    # FILIP classifies images among texts: only its equation 3 is asked, not equation 4.
     scores_NM = scores.block(slice(0, scores.num_images), slice(0, scores.num_texts))[0]
     scores_NK = scores_NM.unflatten(1, (len(classes.names), -1)).mean(dim=2)
     own_N1 = torch.as_tensor(labels_N, device=scores_NK.device)[:, None]
     ranks_N = ranked_classes(scores_NK, own_N1).cpu().numpy()
     return scored_classes(ranks_N, labels_N, classes.names, classes.num_truncated, bootstrap, seed)
-
-
-def _unit_tokens(tokens: torch.Tensor, name: str) -> torch.Tensor:
-    """Tokens of length 1 in float32 (float64 stays)."""
-    tokens = torch.as_tensor(tokens)
-    if tokens.ndim != 3 or 0 in tokens.shape or not tokens.is_floating_point():
-        raise LabError(
-            f"{name}: expected floats [number, tokens, dimension], none of them 0, got "
-            f"{tokens.dtype} of shape {list(tokens.shape)}."
-        )
-    bad = len(tokens) - int(torch.isfinite(tokens).flatten(1).all(dim=1).sum())
-    if bad:
-        raise LabError(
-            f"{name}: expected finite numbers, got NaN or infinity in {bad} of {len(tokens)} "
-            "rows; look for a diverged model or a broken input."
-        )
-    return F.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=2)
-
-
-def _check(images_NPD: torch.Tensor, texts_MTD: torch.Tensor, mask_MT: torch.Tensor) -> None:
-    if images_NPD.shape[2] != texts_MTD.shape[2]:
-        raise LabError(
-            "Expected images and texts of the same embedding size, got "
-            f"{images_NPD.shape[2]} and {texts_MTD.shape[2]}."
-        )
-    if mask_MT.dtype != torch.bool or mask_MT.shape != texts_MTD.shape[:2]:
-        raise LabError(
-            f"text_mask: expected bools {list(texts_MTD.shape[:2])}, one a token, got "
-            f"{mask_MT.dtype} {list(mask_MT.shape)}."
-        )
-    empty_M = ~mask_MT.any(dim=1)
-    if empty_M.any():
-        raise LabError(f"Text {int(empty_M.nonzero()[0])} has no tokens to compare.")
 
 
 # --- The ways to compare a picture with a text, and which one a model was trained for ---
@@ -269,6 +263,7 @@ def get_similarity(clip: Clip, name: SimilarityName | None = None) -> Similarity
     'pooled'
     """
     if name is None:
+        # The last run decides: its loss trained one of the two, and may have spoilt the other.
         trained = getattr(clip, "card", {}).get("fine_tuned") or [{}]
         objective = trained[-1].get("recipe", {}).get("objective")
         name = "late" if objective in TOKEN_WISE else "pooled"

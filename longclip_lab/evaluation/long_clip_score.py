@@ -79,6 +79,7 @@ class LongCLIPScore(Metric):
             )
         encoded = encode_texts(clip, texts, batch_size)
         images_ND = encode_images(clip, images, batch_size)
+        # In double precision: a sum over a million pairs in float32 would lose digits.
         cosines_N = F.cosine_similarity(images_ND.double(), encoded.features_ND.double(), dim=-1)
         if encoded.num_truncated:
             warnings.warn(
@@ -87,6 +88,7 @@ class LongCLIPScore(Metric):
                 LabWarning,
                 stacklevel=2,
             )
+        # CLIPScore's equation: w * max(cos, 0), here with w = 100 a pair, not on the mean.
         self.total += 100 * cosines_N.clamp(min=0).sum().to(self.total)
         self.pairs += len(texts)
         self.truncated += encoded.num_truncated
@@ -95,4 +97,5 @@ class LongCLIPScore(Metric):
         """The mean so far, a float scalar from 0 to 100. Raises LabError before any pair."""
         if not self.pairs:
             raise LabError("LongCLIPScore has seen no pictures and texts yet: call update first.")
+        # Sums, not means, are added over processes: their batches differ in size.
         return (self.total / self.pairs).float()

@@ -27,6 +27,8 @@ from longclip_lab.files import (
     checked_fields,
     json_kind,
     parse_json,
+    read_json,
+    read_json_object,
     readable,
     to_json,
 )
@@ -167,9 +169,11 @@ def model_hash(model: torch.nn.Module) -> str:
     >>> model_hash(torch.nn.Identity())
     'e3b0c44298fc1c14'
     """
+    # Names, types and shapes too: the same bytes under another name are another model.
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        # As bytes: bfloat16 has no type in NumPy.
         flat = tensor.detach().cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:DIGITS]
@@ -180,11 +184,13 @@ def data_hash(images: Any, texts: list[str], source: dict[str, Any]) -> str:
 
     Picture files count by name, wherever their folder lies; the source has their own hash.
     """
+    # Sorted, so that a dictionary's order is no part of what was scored.
     digest = hashlib.sha256(json.dumps([texts, source], sort_keys=True, default=str).encode())
     if isinstance(images, np.ndarray | torch.Tensor):
         digest.update(np.ascontiguousarray(images).data)
     else:
         for image in images:
+            # A file's content is in `source["hash"]`; its folder is the machine's, not the data's.
             name = Path(image).name if isinstance(image, str | os.PathLike) else image.tobytes()
             digest.update(readable(name).encode() if isinstance(name, str) else name)
     return digest.hexdigest()[:DIGITS]
@@ -218,6 +224,56 @@ def versions() -> dict[str, str]:
     return {"longclip_lab": __version__, "torch": torch.__version__}
 
 
+# --- Records read back: one file, or a folder of them ---
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file. Raises LabError for a file that holds anything else."""
+    try:
+        return _whole(read_json_object(path))
+    except LabError as error:
+        raise LabError(
+            f"{path} is not a record of an evaluation ({error}). Move it away, or give another "
+            "folder."
+        ) from error
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """The records in a folder, by file name; files of several, as `--out FILE.json` writes, too.
+
+    Raises LabError for a folder without records and for a JSON file that holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LabError(f"There is no folder {folder}; expected one that `eval --out` wrote.")
+    records = [record for path in sorted(folder.glob("*.json")) for record in _records_of(path)]
+    if not records:
+        raise LabError(
+            f"{folder} holds no records (*.json); write some with `eval --out {folder}`."
+        )
+    return records
+
+
+def _whole(values: Any) -> Record:
+    """A record that can be compared with others. Raises LabError for anything else."""
+    # Fields of the right types may still state what no other record can be compared with.
+    record = Record.from_dict(values)
+    aspects(record)
+    return record
+
+
+def _records_of(path: Path) -> list[Record]:
+    try:
+        content = read_json(path)
+        # `eval --out DIR` writes one record a file, `--out FILE.json` all of a call.
+        values = content.get("records", [content]) if isinstance(content, dict) else content
+        if not isinstance(values, list):
+            raise LabError("It holds no list of records.")
+        return [_whole(value) for value in values]
+    except LabError as error:
+        raise LabError(f"{path} is not a record of an evaluation ({error}).") from error
+
+
 # --- Which conditions a score was measured under, and in what two scores differ ---
 
 UNKNOWN = None
@@ -232,6 +288,7 @@ def aspects(record: Record) -> dict[str, Any]:
     """
     try:
         found = _stated(record)
+        # A table counts these values, for which each needs a hash: a list has none.
         hash(tuple(found.values()))
     except (TypeError, AttributeError, LookupError) as error:
         raise LabError(
@@ -272,6 +329,7 @@ def comparable(one: Record, other: Record) -> list[str]:
     Whatever two protocols say differently comes first, then `aspects`; the data's hash counts only
     where nothing else tells the data apart.
     """
+    # Records of your own pairs have no protocol: their aspects alone are compared.
     facts = differing_facts(one.facts, other.facts) if one.facts and other.facts else []
     named = {difference.split(":")[0] for difference in facts}
     mine, theirs = (
@@ -279,7 +337,7 @@ def comparable(one: Record, other: Record) -> list[str]:
         for record in (one, other)
     )
     found = [
-        f"{name}: {told(mine[name])} against {told(theirs[name])}"
+        f"{name}: {in_words(mine[name])} against {in_words(theirs[name])}"
         for name in differing(mine, theirs)
         if name not in named and not (name == "data" and facts)
     ]
@@ -289,11 +347,12 @@ def comparable(one: Record, other: Record) -> list[str]:
 def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Names of the aspects that two scores do not share; one that is not stated is not shared."""
     names = [name for name in mine if mine[name] != theirs.get(name)]
+    # If any of these differs, so do the hashes: naming them as well would say nothing more.
     of_data = {"pictures", "texts", "words left out", "partial", "benchmark", "templates"}
     return [name for name in names if name != "data" or not of_data & set(names)]
 
 
-def told(value: Any) -> str:
+def in_words(value: Any) -> str:
     """The value of an aspect in words."""
     if value is UNKNOWN:
         return "not stated"

@@ -1,8 +1,7 @@
 """Retrieval in both directions: recall at k with intervals.
 
-Shapes: N images, M texts, D embedding, R rows and C columns of a block, L levels.
-
-Shapes: N images, M texts, D embedding.
+Shapes: N images, M texts, D embedding, Q queries (images or texts), R rows and C columns of a
+block, L levels.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ SAME_SCORE = 1e-6
 
 @dataclass(frozen=True)
 class Ranks:
-    """For every query: foreign answers ahead of the best own one, level with it, and how many
-    own answers share the best place. `ahead` and `level` are known as far as the rule needs:
-    pessimistic counts level ones as ahead, optimistic drops them."""
+    """For every query: negatives ranked above the best positive, tied with it, and how many
+    positives share the best place. `ahead` and `level` are known as far as the rule needs:
+    pessimistic counts tied ones as ahead, optimistic drops them."""
 
     ahead: np.ndarray
     level: np.ndarray
@@ -50,6 +49,7 @@ class Ranks:
 
     def hits(self, k: int) -> np.ndarray:
         """Probability, 0 to 1, that an own answer is among the first k."""
+        # Of k places so many are left for the group of tied answers.
         slots = k - self.ahead
         miss = np.ones(len(slots))
         for slot in range(min(k, int(self.level.max(initial=0)))):
@@ -96,6 +96,7 @@ class Cosine:
     def block(self, rows: slice, columns: slice) -> tuple[torch.Tensor, torch.Tensor]:
         rows_RD, columns_CD = self.images_ND[rows], self.texts_MD[columns]
         size = len(rows_RD) * len(columns_CD)
+        # Written into the same memory each time: a fresh block would be paged in anew.
         if len(self._memory) < size:
             self._memory = rows_RD.new_empty(size)
         scores_RC = self._memory[:size].view(len(rows_RD), len(columns_CD))
@@ -110,6 +111,8 @@ def rank_both_ways(
 
     Images without a text are distractors: their own rows are meaningless and not returned.
     """
+    # First the positives alone, M scores; then one pass over all N x M counts what beats them. No
+    # row is ever sorted, and no full matrix is in memory.
     own_M, of_text_M = scores.own(image_of_text_M, chunk)
     best_N = own_M.new_full((scores.num_images,), -torch.inf)
     best_N = best_N.scatter_reduce(0, image_of_text_M, own_M, "amax")
@@ -124,6 +127,7 @@ def rank_both_ways(
         (level_Q + offset_L1).nan_to_num(-torch.inf, neginf=-torch.inf)
         for level_Q in (best_N, of_text_M)
     )
+    # "expected" needs both ends of the tie: how many are surely ahead, and how many at most.
     above_LN, above_LM = _count_foreign_above(scores, image_of_text_M, *levels, chunk)
     shared_M = (own_M >= best_N[image_of_text_M] - SAME_SCORE).long()
     shared_N = torch.zeros_like(above_LN[0]).scatter_add(0, image_of_text_M, shared_M)
@@ -161,6 +165,7 @@ def _count_foreign_above(
             within_RC = memory[: of_image_RC.numel()].view(of_image_RC.shape)
             row_of_C = image_of_text_M[columns] - top
             inside = torch.nonzero((row_of_C >= 0) & (row_of_C < len(of_image_RC))).squeeze(1)
+            # A query's own answers must not count as negatives, all texts of an image included.
             for scores_RC in (of_image_RC, of_text_RC):
                 scores_RC[row_of_C[inside], inside] = -torch.inf
             for level in range(len(row_levels_LN)):
@@ -239,8 +244,8 @@ def retrieval(
     >>> retrieval(eye, eye[[0, 2, 1]]).t2i_ranks.tolist()
     [1, 3, 3]
     """
-    images_ND = _features(image_features_ND, "image features")
-    texts_MD = _features(text_features_MD, "text features").to(images_ND)
+    images_ND = unit_features(image_features_ND, "image features", "number, dimension")
+    texts_MD = unit_features(text_features_MD, "text features", "number, dimension").to(images_ND)
     if images_ND.shape[1] != texts_MD.shape[1]:
         raise LabError(
             f"Expected images and texts of the same embedding size, got {images_ND.shape[1]} "
@@ -281,21 +286,27 @@ def _recall(
     return {int(k): bootstrap_mean(ranks.hits(k), groups, bootstrap, seed) for k in ks}
 
 
-def _features(features: torch.Tensor | np.ndarray, name: str) -> torch.Tensor:
-    """Normalised rows in float32 (float64 stays)."""
+def unit_features(features: torch.Tensor | np.ndarray, name: str, dims: str) -> torch.Tensor:
+    """Features of length 1 in their last dimension, in float32 (float64 stays).
+
+    Raises LabError, naming what is wrong, unless they are finite floats with the dimensions `dims`,
+    "number, dimension", none of them 0.
+    """
     features = torch.as_tensor(features)
-    if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
+    is_of_form = features.ndim == 1 + dims.count(",") and 0 not in features.shape
+    if not is_of_form or not features.is_floating_point():
         raise LabError(
-            f"{name}: expected a non-empty float matrix [number, dimension], got "
-            f"{features.dtype} of shape {list(features.shape)}."
+            f"{name}: expected floats [{dims}], none of them 0, got {features.dtype} of shape "
+            f"{list(features.shape)}."
         )
-    bad = len(features) - int(torch.isfinite(features).all(dim=1).sum())
+    bad = len(features) - int(torch.isfinite(features).flatten(1).all(dim=1).sum())
     if bad:
         raise LabError(
             f"{name}: expected finite numbers, got NaN or infinity in {bad} of {len(features)} "
             "rows; look for a diverged model or a broken input."
         )
-    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=1)
+    # Half precision has 3 digits: too few to order a thousand cosines.
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
 
 
 def _image_of_text(

@@ -1,15 +1,11 @@
 """`evaluate`: a model on named benchmarks or on your own pairs, with records.
 
-B texts, T tokens, D embedding.
-
-A benchmark's protocol names the training sets that hold its pictures: "sharegpt4v" (the set and any
-part of it), "coco/train2017" (that split of it), "sharegpt4v/all" (only the whole of it, not what
-Long-CLIP trains on, which holds the first 1,000 rows out).
+B texts, T tokens.
 
 FOLDER/{model}__{benchmark}__{length}__{hashes}.json   a record, written whole or not at all
-FOLDER/features/                             features of pictures, see `picture_features`
+FOLDER/features/                             features of images, see `image_features`
 
-What was interrupted goes on: finished runs have their record, and finished pictures their features.
+What was interrupted goes on: finished runs have their record, and finished images their features.
 """
 
 from __future__ import annotations
@@ -18,21 +14,26 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from longclip_lab.data.benchmarks import PROTOCOLS, Benchmark, differing_facts, open_benchmark
-from longclip_lab.data.pairs import KnownWords
 from longclip_lab.errors import SEED, LabError, Numbers
 from longclip_lab.evaluation.image_features import PictureFeatures
 from longclip_lab.evaluation.late_interaction import SimilarityName, get_similarity
-from longclip_lab.evaluation.records import Evaluation, Record, aspects, data_hash, model_hash
-from longclip_lab.files import atomic_write, read_json, read_json_object, to_json
+from longclip_lab.evaluation.records import (
+    Evaluation,
+    Record,
+    data_hash,
+    model_hash,
+    read_record,
+)
+from longclip_lab.files import atomic_write, to_json
 from longclip_lab.models import Clip, Tokens
-from longclip_lab.models.encoding import Images, how_read
+from longclip_lab.models.encoding import how_read
 from longclip_lab.text.sentences import cut_tokens
 
 # --- The same model reading less of each text ---
@@ -55,6 +56,8 @@ class ShorterTexts:
 
     def tokenize(self, texts: str | Sequence[str]) -> Tokens:
         """Token ids [B, T] with T = `context_length`; what is longer is cut and counted."""
+        # Cut as tokens, the end token at the cut: words have one or several tokens, so that a
+        # string that is cut has no certain length.
         tokens, n = self.clip.tokenize(texts), self.context_length
         tokenizer = self.clip.tokenizer
         ids_BT = cut_tokens(
@@ -84,7 +87,7 @@ def at_length(clip: Clip, length: int | None) -> Any:
     return ShorterTexts(clip, length)
 
 
-# --- Was a model trained on the pictures of a benchmark? What its card says, and what it ---
+# --- Contamination: was a model trained on the images of a benchmark? ---
 
 State = Literal["yes", "unknown", "no"]
 ORDER: tuple[State, ...] = ("yes", "unknown", "no")
@@ -117,6 +120,7 @@ def contamination(card: Mapping[str, Any], training_sets: Sequence[str]) -> Cont
     >>> contamination({"trained_on": "openai"}, ["sharegpt4v"])
     Contamination(state='unknown', why='the card says of its training data only: openai')
     """
+    # The worst of what is known counts: one training set that holds the images is enough.
     found = [_of_one(card, name) for name in training_sets]
     return min(found, key=lambda one: ORDER.index(one.state), default=None)
 
@@ -130,6 +134,7 @@ def _of_words(card: Mapping[str, Any], wanted: str) -> Contamination:
     """From the sentence on what the starting weights were trained on."""
     if "trained_on" not in card:
         return Contamination("unknown", "the card does not say what the model was trained on")
+    # A sentence, not a list: released weights come with no more than what their paper says.
     said = card["trained_on"]
     if said is None:
         return Contamination("no", "the weights that it started from were random")
@@ -165,148 +170,15 @@ def _names(said: Any, name: str) -> bool:
 
     Not inside of other words: "dci" is not in "red circle".
     """
+    # Papers spell one set in many ways, so anything may stand between its letters and digits.
     letters = r"[^a-z0-9]*".join(re.escape(one) for one in name.lower() if one.isalnum())
     return bool(re.search(rf"(?<![a-z])(?:ms)?{letters}(?![a-z])", str(said).lower()))
 
 
-# --- Tasks: what exactly is scored, of a benchmark by name or of anybody's own pairs ---
+# --- What is scored: a benchmark by name, or anybody's own pairs ---
 
 BENCHMARKS = tuple(name for name in PROTOCOLS if name.startswith("world/"))
 """The drawn world's own benchmarks, which need no files; `data.benchmarks.PROTOCOLS` has all."""
-TIE = "pessimistic"
-
-
-@dataclass(frozen=True)
-class RetrievalTask:
-    """Images and the texts that belong to them."""
-
-    name: str
-    images: Images
-    texts: list[str]
-    image_of_text: list[int]
-    source: dict[str, Any]
-    skipped: dict[str, int] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What the protocol says, for a benchmark by name."""
-    partial: bool = False
-    """Some of what the protocol promises is missing."""
-
-    def encoded(self) -> list[str]:
-        """The texts that a model gets."""
-        return self.texts
-
-    def settings(self) -> dict[str, Any]:
-        """Options that decide the score."""
-        return {"tie": self.facts.get("tie", TIE)}
-
-
-@dataclass(frozen=True)
-class ClassificationTask:
-    """Images with one class each, and the prompts to find it by."""
-
-    name: str
-    images: Images
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
-    source: dict[str, Any]
-    skipped: dict[str, int] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    """What the protocol says, for a benchmark by name."""
-    partial: bool = False
-    """Some of what the protocol promises is missing."""
-
-    def encoded(self) -> list[str]:
-        """The texts that a model gets: classes times templates."""
-        return [template.format(name) for name in self.class_names for template in self.templates]
-
-    def settings(self) -> dict[str, Any]:
-        """Options that decide the score."""
-        chosen = {"templates": list(self.templates), "classes": list(self.class_names)}
-        return {"tie": self.facts.get("tie", TIE), **chosen}
-
-
-Task = RetrievalTask | ClassificationTask
-
-
-def pairs_tasks(pairs: Any) -> list[Task]:
-    """Retrieval with the long captions of a pairs object, and with its short `captions`.
-
-    Anything with the fields `name`, `images`, `long`, `captions`, `skipped` and `source` will
-    do. A picture without captions is left out and counted. Raises LabError for an object
-    without these fields, for no pictures and for an empty caption.
-    """
-    fields = ("name", "images", "long", "captions", "skipped", "source")
-    missing = [name for name in fields if not hasattr(pairs, name)]
-    if missing:
-        raise LabError(
-            f"Expected the name of a benchmark or an object with {', '.join(fields)}; "
-            f"{type(pairs).__name__} has no {missing[0]}."
-        )
-    return [long_retrieval(pairs), short_retrieval(pairs)]
-
-
-def long_retrieval(pairs: Any) -> RetrievalTask:
-    """One long caption a picture."""
-    return _retrieval_task(f"{pairs.name}/long-retrieval", pairs, [[text] for text in pairs.long])
-
-
-def short_retrieval(pairs: Any) -> RetrievalTask:
-    """All short captions of a picture; the pictures' order is that of `long_retrieval`."""
-    return _retrieval_task(f"{pairs.name}/short-retrieval", pairs, pairs.captions)
-
-
-def _retrieval_task(name: str, pairs: Any, captions: list[list[str]]) -> RetrievalTask:
-    if len(captions) != len(pairs.images):
-        raise LabError(
-            f"{name}: expected captions for every picture, got {len(captions)} for "
-            f"{len(pairs.images)} pictures."
-        )
-    captioned = [index for index, texts in enumerate(captions) if texts]
-    if not captioned:
-        raise LabError(f"{name}: there is no picture with a caption.")
-    for index in captioned:
-        if not all(text.strip() for text in captions[index]):
-            raise LabError(f"{name}: picture {index} has an empty caption; leave it out.")
-    images = pairs.images
-    skipped = {reason: len(names) for reason, names in pairs.skipped.items()}
-    if len(captioned) < len(images):
-        skipped["no caption in the benchmark"] = len(images) - len(captioned)
-        images = (
-            images[captioned]
-            if isinstance(images, np.ndarray)
-            else [images[index] for index in captioned]
-        )
-    return RetrievalTask(
-        name=name,
-        images=images,
-        texts=[text for index in captioned for text in captions[index]],
-        image_of_text=[row for row, index in enumerate(captioned) for _ in captions[index]],
-        source=dict(pairs.source),
-        skipped=skipped,
-    )
-
-
-def benchmark_task(benchmark: Benchmark) -> Task:
-    """The task of an opened benchmark."""
-    protocol = benchmark.protocol
-    shared = {
-        "name": protocol.name,
-        "images": benchmark.images,
-        "source": dict(benchmark.source),
-        "skipped": {reason: len(names) for reason, names in benchmark.skipped.items()},
-        "facts": protocol.facts(),
-        "partial": benchmark.partial,
-    }
-    if benchmark.labels is None:
-        texts, image_of_text = list(benchmark.texts), list(benchmark.image_of_text)
-        return RetrievalTask(texts=texts, image_of_text=image_of_text, **shared)
-    return ClassificationTask(
-        labels=benchmark.labels,
-        class_names=tuple(benchmark.class_names),
-        templates=tuple(benchmark.templates),
-        **shared,
-    )
 
 
 def tasks(
@@ -314,50 +186,61 @@ def tasks(
     root: str | Path | None = None,
     allow_partial: bool = False,
     progress: bool = False,
-) -> list[Task]:
-    """The tasks of a benchmark: one for a name or an opened one, two for a pairs object.
+) -> list[Benchmark]:
+    """What is scored: one benchmark for a name or an opened one, two for a pairs object.
 
-    Files are read below `root`. Raises LabError for an unknown name, with the names near to it, and
-    as `data.benchmarks.open_benchmark` does.
+    Of pairs, anything with the fields `name`, `images`, `long`, `captions`, `skipped` and `source`,
+    the long captions are one and all the short `captions` the other; an image without captions is
+    left out and counted. Files are read below `root`. Raises LabError for an unknown name, with the
+    names near to it, as `data.benchmarks.open_benchmark` does, for an object without these fields,
+    for no images and for an empty caption.
     """
+    if isinstance(benchmark, Benchmark):
+        return [benchmark]
     if isinstance(benchmark, str):
-        benchmark = open_benchmark(benchmark, root, allow_partial, progress)
-    return (
-        [benchmark_task(benchmark)] if isinstance(benchmark, Benchmark) else pairs_tasks(benchmark)
-    )
+        return [open_benchmark(benchmark, root, allow_partial, progress)]
+    fields = ("name", "images", "long", "captions", "skipped", "source")
+    missing = [name for name in fields if not hasattr(benchmark, name)]
+    if missing:
+        raise LabError(
+            f"Expected the name of a benchmark or an object with {', '.join(fields)}; "
+            f"{type(benchmark).__name__} has no {missing[0]}."
+        )
+    long = [[text] for text in benchmark.long]
+    return [
+        _of_pairs(f"{benchmark.name}/long-retrieval", benchmark, long),
+        _of_pairs(f"{benchmark.name}/short-retrieval", benchmark, benchmark.captions),
+    ]
 
 
-# --- Real captions for the tiny models, which know the drawn world's words only ---
+def _of_pairs(name: str, pairs: Any, captions: list[list[str]]) -> Benchmark:
+    images = pairs.images
+    if len(captions) != len(images):
+        raise LabError(
+            f"{name}: expected captions for every picture, got {len(captions)} for "
+            f"{len(images)} pictures."
+        )
+    captioned = [index for index, texts in enumerate(captions) if texts]
+    if not captioned:
+        raise LabError(f"{name}: there is no picture with a caption.")
+    for index in captioned:
+        if not all(text.strip() for text in captions[index]):
+            raise LabError(f"{name}: picture {index} has an empty caption; leave it out.")
+    skipped = dict(pairs.skipped)
+    # All of them stay as they are: the same object is encoded once for both benchmarks.
+    if len(captioned) < len(images):
+        # As a distractor, an image without a text would make this pool larger than the long one's.
+        bare = [f"picture {index}" for index, texts in enumerate(captions) if not texts]
+        skipped["no caption in the benchmark"] = bare
+        is_array = isinstance(images, np.ndarray)
+        images = images[captioned] if is_array else [images[index] for index in captioned]
+    texts = [text for index in captioned for text in captions[index]]
+    image_of_text = [row for row, index in enumerate(captioned) for _ in captions[index]]
+    source = dict(pairs.source)
+    return Benchmark(name, images, texts, image_of_text, skipped=skipped, source=source)
 
 
-def readable_task(task: Task, tokenizer: Any) -> Task:
-    """Leave out the words of a task's texts that a word-level tokenizer does not have.
-
-    As `data.keep_known_words` does for pairs: the whole path runs, scores mean nothing, and
-    `source["words"]` counts what is missing. A task of the drawn world, or for any other tokenizer,
-    comes back as it is.
-    """
-    if not hasattr(tokenizer, "words"):
-        return task
-    filtered = KnownWords(tokenizer.words)
-    if isinstance(task, RetrievalTask):
-        changed = {"texts": [filtered(text) for text in task.texts]}
-    else:
-        changed = {
-            "class_names": tuple(filtered(name) for name in task.class_names),
-            "templates": tuple(_template(template, filtered) for template in task.templates),
-        }
-    if not filtered.counts["left_out"]:
-        return task
-    return replace(task, **changed, source={**task.source, "words": filtered.counts.copy()})
-
-
-def _template(template: str, filtered: KnownWords) -> str:
-    parts = (filtered(part) if part.strip() else "" for part in template.split("{}"))
-    return " {} ".join(parts).strip()
-
-
-# --- One model on tasks: the conditions of a score, known beforehand, and the score ---
+# --- One model on benchmarks: the conditions of a score, known beforehand, and the score ---
 
 BOOTSTRAP = 1000
 
@@ -380,16 +263,29 @@ class Scorer:
         SEED.check("The seed of the bootstrap", seed)
         self.clip, self.seed, self.progress = clip, seed, progress
         self.how = get_similarity(clip, similarity)
+        # Once a model, not once a record: hashing a large tower takes seconds.
         self.weights = model_hash(clip.model)
         self.features = PictureFeatures(clip, self.how, features, progress)
 
-    def conditions(self, task: Task, length: int | None = None) -> dict[str, Any]:
+    def conditions(self, task: Benchmark, length: int | None = None) -> dict[str, Any]:
         """Everything a record says that is known before the score is; fields of `Record`.
 
         Raises LabError for a `length` that the model does not read.
         """
-        texts, clip = task.encoded(), self.clip
-        seen = contamination(clip.card, task.facts.get("contaminated_by", ()))
+        texts, clip, facts = task.encoded_texts(), self.clip, task.facts
+        # Stated with the score, where a reader of the record cannot miss it.
+        seen = contamination(clip.card, facts.get("contaminated_by", ()))
+        settings: dict[str, Any] = {
+            "bootstrap": BOOTSTRAP,
+            "context_length": clip.context_length,
+            "similarity": self.how.name,
+        }
+        # Image files are read by rules that changed; records before that say nothing of them.
+        if read := how_read(task.images):
+            settings["images"] = read
+        settings["tie"] = task.tie
+        if task.labels is not None:
+            settings |= {"templates": list(task.templates), "classes": list(task.class_names)}
         return {
             "protocol": task.name,
             "model": clip.name,
@@ -400,14 +296,8 @@ class Scorer:
                 "texts": len(texts),
                 "different texts": len(set(texts)),
             },
-            "skipped": task.skipped,
-            "settings": {
-                "bootstrap": BOOTSTRAP,
-                "context_length": clip.context_length,
-                "similarity": self.how.name,
-                **({"images": read} if (read := how_read(task.images)) else {}),
-                **task.settings(),
-            },
+            "skipped": {reason: len(names) for reason, names in task.skipped.items()},
+            "settings": settings,
             "source": task.source,
             "seed": self.seed,
             "device": str(clip.device),
@@ -415,42 +305,33 @@ class Scorer:
             "length": at_length(clip, length).context_length,
             "resolution": clip.image_size,
             "partial": task.partial,
-            "facts": task.facts,
+            "facts": facts,
             "contamination": seen.to_dict() if seen else {},
         }
 
-    def record(self, task: Task, length: int | None = None) -> Record:
+    def record(self, task: Benchmark, length: int | None = None) -> Record:
         """The score with its conditions; texts are cut at `length` tokens."""
         start = time.perf_counter()
-        reader = at_length(self.clip, length)
-        score = self._retrieved if isinstance(task, RetrievalTask) else self._classified
-        scores, num_truncated = score(reader, task)
+        # Only the reader of texts is cut: images and weights are the same at every length.
+        reader, how = at_length(self.clip, length), self.how
+        if task.labels is None:
+            texts = how.encode_texts(reader, task.texts, progress=self.progress)
+            images = self.features(task.images)
+            options = {"tie": task.tie, "bootstrap": BOOTSTRAP, "seed": self.seed}
+            scores = how.retrieval(images, texts, task.image_of_text, **options)
+        else:
+            # The classifier's weights are the classes' averaged prompts (CLIP, section 3.1.4).
+            texts = how.class_features(reader, task.class_names, task.templates, self.progress)
+            images = self.features(task.images)
+            scores = how.classify(images, texts, task.labels, BOOTSTRAP, self.seed)
         conditions = self.conditions(task, length)
         return Record(
             **conditions,
             scores=scores.scores(),
-            num_truncated=num_truncated,
-            share_truncated=num_truncated / conditions["counts"]["texts"],
+            num_truncated=texts.num_truncated,
+            share_truncated=texts.num_truncated / conditions["counts"]["texts"],
             seconds=time.perf_counter() - start,
         )
-
-    def _retrieved(self, reader: Any, task: Task) -> tuple[Any, int]:
-        texts = self.how.encode_texts(reader, task.texts, progress=self.progress)
-        scores = self.how.retrieval(
-            self.features(task.images),
-            texts,
-            task.image_of_text,
-            tie=task.settings()["tie"],
-            bootstrap=BOOTSTRAP,
-            seed=self.seed,
-        )
-        return scores, texts.num_truncated
-
-    def _classified(self, reader: Any, task: Task) -> tuple[Any, int]:
-        classes = self.how.class_features(reader, task.class_names, task.templates, self.progress)
-        features = self.features(task.images)
-        scores = self.how.classify(features, classes, task.labels, BOOTSTRAP, self.seed)
-        return scores, classes.num_truncated
 
 
 # --- `evaluate`: a model on named benchmarks or on your own pairs, with records ---
@@ -488,6 +369,7 @@ def evaluate(
     need not make them. Raises LabError for an unknown name, an object without the fields, an empty
     caption, a broken picture, a length that the model does not read.
     """
+    # Opened first, all of them: a folder that is missing shows before anything is scored.
     planned = [
         task
         for benchmark in benchmarks or BENCHMARKS
@@ -532,30 +414,27 @@ def run_path(folder: Path, conditions: Mapping[str, Any]) -> Path:
     """Where the record of a run with these `Scorer.conditions` lies.
 
     Its name holds the first digits of both hashes: two models may share a name and two sets of
-    pictures a benchmark, and neither record may take the place of the other.
+    images a benchmark, and neither record may take the place of the other.
 
     >>> facts = {"model": "ViT-B-16/openai", "protocol": "world/kind", "length": 77}
     >>> hashes = {"model_hash": "0f1e2d3c4b5a6978", "data_hash": "8796a5b4c3d2e1f0"}
     >>> run_path(Path("runs"), facts | hashes).as_posix()
     'runs/ViT-B-16-openai__world-kind__77__0f1e2d3c-8796a5b4.json'
     """
-    hashes = "-".join(conditions[name][:DIGITS] for name in HASHES)
-    return folder / f"{_named(conditions)}__{hashes}.json"
-
-
-def _named(conditions: Mapping[str, Any]) -> str:
-    """Model, benchmark and length: all of a record's name in earlier versions of the lab."""
     model, benchmark = (
         re.sub(r"[^\w.+-]+", "-", conditions[name]) for name in ("model", "protocol")
     )
     while len(model.encode()) > 120:  # a file's name has at most 255 bytes
         model = model[:-1]
-    return f"{model}__{benchmark}__{conditions['length']}"
+    hashes = "-".join(conditions[name][:DIGITS] for name in HASHES)
+    return folder / f"{model}__{benchmark}__{conditions['length']}__{hashes}.json"
 
 
-def _found(folder: Path, conditions: Mapping[str, Any]) -> tuple[Path, Record | None]:
+def _existing(folder: Path, conditions: Mapping[str, Any]) -> tuple[Path, Record | None]:
     """Where the record of these conditions lies or will lie, and the one that is there."""
-    path, earlier = run_path(folder, conditions), folder / f"{_named(conditions)}.json"
+    path = run_path(folder, conditions)
+    # In earlier versions of the lab a record's name had no hashes.
+    earlier = path.with_name(f"{path.name.rpartition('__')[0]}.json")
     if not path.exists() and earlier.exists():
         record = read_record(earlier)
         if all(getattr(record, name) == conditions[name] for name in HASHES):
@@ -570,7 +449,9 @@ def _found(folder: Path, conditions: Mapping[str, Any]) -> tuple[Path, Record | 
     return path, record
 
 
-def run(scorer: Scorer, task: Task, length: int, folder: Path, skip_existing: bool = False) -> Run:
+def run(
+    scorer: Scorer, task: Benchmark, length: int, folder: Path, skip_existing: bool = False
+) -> Run:
     """Score and write one record; with `skip_existing` only if there is none of the same run.
 
     A record is of the same run if weights, data, length and everything else that decides a score
@@ -579,7 +460,7 @@ def run(scorer: Scorer, task: Task, length: int, folder: Path, skip_existing: bo
     Raises LabError for a file of that name that is no record, or of anything else.
     """
     conditions = scorer.conditions(task, length)
-    path, old = _found(folder, conditions)
+    path, old = _existing(folder, conditions)
     why = ""
     if old is not None:
         others = differing_runs(old, conditions)
@@ -593,53 +474,9 @@ def run(scorer: Scorer, task: Task, length: int, folder: Path, skip_existing: bo
 
 def differing_runs(record: Record, conditions: Mapping[str, Any]) -> list[str]:
     """In what a record differs from what would be measured now; [] if it is the same run."""
+    # Through JSON, as the record on disk went: there tuples are lists.
     now = json.loads(json.dumps({name: conditions[name] for name in CHECKED}))
     names = [what for name, what in CHECKED.items() if getattr(record, name) != now[name]]
     if differing_facts(record.facts, json.loads(json.dumps(conditions["facts"]))):
         names.append("another protocol")
     return names
-
-
-def read_record(path: Path) -> Record:
-    """The record in a file. Raises LabError for a file that holds anything else."""
-    try:
-        return _whole(read_json_object(path))
-    except LabError as error:
-        raise LabError(
-            f"{path} is not a record of an evaluation ({error}). Move it away, or give another "
-            "folder."
-        ) from error
-
-
-def read_records(folder: str | Path) -> list[Record]:
-    """The records in a folder, by file name; files of several, as `--out FILE.json` writes, too.
-
-    Raises LabError for a folder without records and for a JSON file that holds none.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise LabError(f"There is no folder {folder}; expected one that `eval --out` wrote.")
-    records = [record for path in sorted(folder.glob("*.json")) for record in _records_of(path)]
-    if not records:
-        raise LabError(
-            f"{folder} holds no records (*.json); write some with `eval --out {folder}`."
-        )
-    return records
-
-
-def _whole(values: Any) -> Record:
-    """A record that can be compared with others. Raises LabError for anything else."""
-    record = Record.from_dict(values)
-    aspects(record)
-    return record
-
-
-def _records_of(path: Path) -> list[Record]:
-    try:
-        content = read_json(path)
-        values = content.get("records", [content]) if isinstance(content, dict) else content
-        if not isinstance(values, list):
-            raise LabError("It holds no list of records.")
-        return [_whole(value) for value in values]
-    except LabError as error:
-        raise LabError(f"{path} is not a record of an evaluation ({error}).") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from longclip_lab.data.benchmarks import PROTOCOLS
 from longclip_lab.errors import LabError
-from longclip_lab.evaluation.records import UNKNOWN, Record, aspects, differing, told
+from longclip_lab.evaluation.records import UNKNOWN, Record, aspects, differing, in_words
 from longclip_lab.stats import Interval
 
 if TYPE_CHECKING:
@@ -73,23 +73,30 @@ class ScoreTable:
         """One row a score: where it is from, percent, low, high, n, and the notes as sentences."""
         import pandas as pd
 
-        rows = [
-            {
-                "model": row.model,
-                "kind": "published" if row.published else "measured",
-                "source": row.source,
-                "length": row.length,
-                "benchmark": benchmark,
-                "score": score,
-                **_percents(row.cells[benchmark, score].score),
-                "notes": "; ".join(
-                    self.notes[note - 1] for note in row.cells[benchmark, score].notes
-                ),
-            }
-            for row in self.rows
-            for benchmark, score in self.columns
-            if (benchmark, score) in row.cells
-        ]
+        rows = []
+        for row in self.rows:
+            for column in self.columns:
+                if (cell := row.cells.get(column)) is None:
+                    continue
+                score = cell.score
+                # A paper gives no interval and no count: both are missing values in the frame.
+                bounds = (None if math.isnan(b) else 100 * b for b in (score.low, score.high))
+                low, high = (None if b is None else round(b, 2) for b in bounds)
+                rows.append(
+                    {
+                        "model": row.model,
+                        "kind": "published" if row.published else "measured",
+                        "source": row.source,
+                        "length": row.length,
+                        "benchmark": column[0],
+                        "score": column[1],
+                        "percent": round(100 * score.value, 2),
+                        "low": low,
+                        "high": high,
+                        "n": score.n or None,
+                        "notes": "; ".join(self.notes[note - 1] for note in cell.notes),
+                    }
+                )
         frame = pd.DataFrame(rows)
         return frame.astype({"length": "Int64", "n": "Int64"})
 
@@ -99,21 +106,21 @@ class ScoreTable:
 
     def to_markdown(self) -> str:
         """Models by benchmarks, percent with half of the 95% interval, and the notes below."""
-        head = ["model", "tokens", *(f"{name}, {score}" for name, score in self.columns)]
-        lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+        lines = [["model", "tokens", *(f"{name}, {score}" for name, score in self.columns)]]
+        lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
         for row in self.rows:
             name = f"{row.model} ({row.source})" if row.published else row.model
-            cells = (self._cell_text(row.cells.get(column)) for column in self.columns)
-            lines.append(_line([name, told(row.length), *cells]))
-        lines += ["", f"{UNIT}.", ""]
-        lines += [f"{number}. {note}" for number, note in enumerate(self.notes, start=1)]
-        return "\n".join(lines).rstrip() + "\n"
-
-    def _cell_text(self, cell: Cell | None) -> str:
-        if cell is None:
-            return ""
-        marks = ",".join(map(str, cell.notes))
-        return percent(cell.score) + (f" <sup>{marks}</sup>" if marks else "")
+            lines.append([name, in_words(row.length)])
+            for column in self.columns:
+                cell = row.cells.get(column)
+                marks = ",".join(map(str, cell.notes)) if cell else ""
+                value = percent(cell.score) if cell else ""
+                lines[-1].append(value + (f" <sup>{marks}</sup>" if marks else ""))
+        table = [
+            "| " + " | ".join(one.replace("|", "\\|") for one in line) + " |" for line in lines
+        ]
+        notes = [f"{number}. {note}" for number, note in enumerate(self.notes, start=1)]
+        return "\n".join([*table, "", f"{UNIT}.", "", *notes]).rstrip() + "\n"
 
 
 def score_table(
@@ -126,28 +133,67 @@ def score_table(
     What a column stands for is what its benchmark's protocol says, and for everything else (length,
     resolution, dtype, ...) what most of its records have. Every other score gets a note with what
     is different by name, or what a paper does not state. Models that were trained on a benchmark's
-    pictures get one too, and so do those of which that is not known.
+    images get one too, and so do those of which that is not known.
 
     Raises LabError for no records, and if none has any of `scores`.
     """
     if not records:
         raise LabError("Expected at least one record to make a table of, got none.")
-    columns = _columns(records, tuple(dict.fromkeys(scores)))
-    if not columns:
+    shown = tuple(dict.fromkeys(scores))
+    # Benchmarks in the order of the protocols, then those of your own as they come.
+    names = [name for name in PROTOCOLS if any(record.protocol == name for record in records)]
+    names = list(dict.fromkeys([*names, *(record.protocol for record in records)]))
+    by_column: dict[Column, list[dict[str, Any]]] = {
+        (b, score): [] for b in names for score in shown
+    }
+    # Once a record: they are compared with every column that the record is in.
+    conditions = [aspects(record) for record in records]
+    for record, mine in zip(records, conditions, strict=True):
+        for score in record.scores.keys() & set(shown):
+            by_column[record.protocol, score].append(mine)
+    references = {
+        column: _reference(found, column[0]) for column, found in by_column.items() if found
+    }
+    if not references:
         has = sorted({name for record in records for name in record.scores})
         raise LabError(f"No record has any of {', '.join(scores)}; they have {', '.join(has)}.")
-    conditions = {id(record): aspects(record) for record in records}
-    references = {
-        (benchmark, score): _reference(
-            [conditions[id(r)] for r in records if r.protocol == benchmark and score in r.scores],
-            benchmark,
-        )
-        for benchmark, score in columns
-    }
-    notes = _Notes()
-    rows = _measured(records, columns, conditions, references, notes)
-    rows += _published(published, columns, references, notes)
-    return ScoreTable(columns, rows, notes.sentences, references)
+
+    notes: list[str] = []
+
+    def cell(score: Interval, sentences: list[str]) -> Cell:
+        # A sentence that comes again keeps its number.
+        notes.extend(one for one in dict.fromkeys(sentences) if one not in notes)
+        return Cell(score, tuple(sorted(notes.index(one) + 1 for one in sentences)))
+
+    # A line is a model with its weights at a length: two models may share a name.
+    measured: dict[tuple[Any, ...], dict[Column, Cell]] = {}
+    for record, mine in zip(records, conditions, strict=True):
+        cells = {}
+        for column, reference in references.items():
+            if column[0] == record.protocol and column[1] in record.scores:
+                said = [_difference(one, mine, reference) for one in differing(mine, reference)]
+                cells[column] = cell(record.scores[column[1]], said + _contaminated(record))
+        if not cells:
+            continue
+        # A second record of the same model on the same benchmark opens a line of its own.
+        key, again = (record.model, record.model_hash, record.length), 0
+        while cells.keys() & measured.get((*key, again), {}).keys():
+            again += 1
+        measured.setdefault((*key, again), {}).update(cells)
+    # Models in the order of the records, each with all its lengths together.
+    models = [record.model for record in records]
+    ordered = sorted(measured, key=lambda key: models.index(key[0]))
+    rows = [Row(*key[:3], False, measured[key]) for key in ordered]
+
+    of_papers: dict[tuple[str, str, Any], dict[Column, Cell]] = {}
+    for one in published:
+        column = (one.benchmark, one.score)
+        if column in references:
+            key = (one.model, one.source, one.stated.get("length"))
+            score = Interval(one.value, math.nan, math.nan, 0)
+            of_papers.setdefault(key, {})[column] = cell(score, _stated(one, references[column]))
+    rows += [Row(*key, True, cells) for key, cells in of_papers.items()]
+    return ScoreTable(list(references), rows, notes, references)
 
 
 def percent(score: Interval) -> str:
@@ -160,34 +206,10 @@ def percent(score: Interval) -> str:
     return value if math.isnan(score.low) else f"{value} ±{50 * (score.high - score.low):.1f}"
 
 
-class _Notes:
-    """Sentences, numbered as they come; one that comes again keeps its number."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def numbers(self, sentences: Iterable[str]) -> tuple[int, ...]:
-        found = []
-        for sentence in sentences:
-            if sentence not in self.sentences:
-                self.sentences.append(sentence)
-            found.append(self.sentences.index(sentence) + 1)
-        return tuple(sorted(found))
-
-
-def _columns(records: Sequence[Record], scores: Sequence[str]) -> list[Column]:
-    known = [name for name in PROTOCOLS if any(r.protocol == name for r in records)]
-    benchmarks = dict.fromkeys([*known, *(record.protocol for record in records)])
-    return [
-        (name, score)
-        for name in benchmarks
-        for score in scores
-        if any(r.protocol == name and score in r.scores for r in records)
-    ]
-
-
 def _reference(conditions: list[dict[str, Any]], benchmark: str) -> dict[str, Any]:
+    """What most scores of a column share; what the protocol says, where it does."""
     common = {name: _commonest([one[name] for one in conditions]) for name in conditions[0]}
+    # A column stands for the whole benchmark, even if nobody has scored all of it.
     common |= {"partial": False, "words left out": 0}
     if benchmark in PROTOCOLS:
         protocol = PROTOCOLS[benchmark]
@@ -208,89 +230,33 @@ def _commonest(values: list[Any]) -> Any:
     return max(counts, key=lambda value: (counts[value], value if isinstance(value, int) else 0))
 
 
-def _measured(
-    records: Sequence[Record],
-    columns: list[Column],
-    conditions: dict[int, dict[str, Any]],
-    references: dict[Column, dict[str, Any]],
-    notes: _Notes,
-) -> list[Row]:
-    rows: dict[tuple[Any, ...], dict[Column, Cell]] = {}
-    for record in records:
-        cells = {
-            column: Cell(
-                record.scores[column[1]],
-                notes.numbers(_said(record, conditions[id(record)], references[column])),
-            )
-            for column in columns
-            if column[0] == record.protocol and column[1] in record.scores
-        }
-        if not cells:
-            continue
-        # A second record of the same model on the same benchmark opens a line of its own.
-        key = (record.model, record.model_hash, record.length)
-        again = 0
-        while cells.keys() & rows.get((*key, again), {}).keys():
-            again += 1
-        rows.setdefault((*key, again), {}).update(cells)
-    ordered = sorted(rows, key=lambda key: [r.model for r in records].index(key[0]))
-    return [Row(key[0], key[1], key[2], False, rows[key]) for key in ordered]
-
-
-def _said(record: Record, mine: dict[str, Any], reference: dict[str, Any]) -> list[str]:
-    said = [_difference(name, mine[name], reference[name]) for name in differing(mine, reference)]
-    seen = record.contamination
-    if seen.get("state") == "yes":
-        said.append(f"contaminated: trained on pictures of {record.protocol} ({seen['why']})")
-    elif seen.get("state") == "unknown":
-        said.append(
-            f"contamination unknown: whether it was trained on pictures of {record.protocol} "
-            f"({seen['why']})"
-        )
-    return said
-
-
-def _difference(name: str, mine: Any, reference: Any) -> str:
+def _difference(name: str, mine: dict[str, Any], reference: dict[str, Any]) -> str:
     if name == "partial":
         return "partial: some of what the protocol promises was missing"
-    return f"{name}: {told(mine)}, where the column has {told(reference)}"
+    return f"{name}: {in_words(mine[name])}, where the column has {in_words(reference[name])}"
 
 
-def _published(
-    scores: Iterable[PublishedScore],
-    columns: list[Column],
-    references: dict[Column, dict[str, Any]],
-    notes: _Notes,
-) -> list[Row]:
-    rows: dict[tuple[str, str, Any], dict[Column, Cell]] = {}
-    for one in scores:
-        column = (one.benchmark, one.score)
-        if column not in columns:
-            continue
-        mine = {name: one.stated.get(name, UNKNOWN) for name in references[column]}
-        # A paper's number is of the whole set and of texts as they are, unless it says otherwise.
-        mine |= {"benchmark": one.benchmark, "partial": False, "words left out": 0}
-        names = [name for name in differing(mine, references[column]) if name != "data"]
-        said = [
-            _difference(name, mine[name], references[column][name])
-            for name in names
-            if mine[name] is not UNKNOWN
-        ]
-        unstated = [name for name in names if mine[name] is UNKNOWN]
-        if unstated:
-            said.append(f"not stated by the paper: {', '.join(unstated)}")
-        if one.contaminated:
-            said.append(f"contaminated: {one.contaminated}")
-        key = (one.model, one.source, one.stated.get("length"))
-        cell = Cell(Interval(one.value, math.nan, math.nan, 0), notes.numbers(said))
-        rows.setdefault(key, {})[column] = cell
-    return [Row(*key, True, cells) for key, cells in rows.items()]
+def _contaminated(record: Record) -> list[str]:
+    heads = {
+        "yes": "contaminated: trained",
+        "unknown": "contamination unknown: whether it was trained",
+    }
+    head = heads.get(record.contamination.get("state", ""))
+    why = record.contamination.get("why")
+    return [f"{head} on pictures of {record.protocol} ({why})"] if head else []
 
 
-def _percents(score: Interval) -> dict[str, Any]:
-    low, high = (None if math.isnan(b) else round(100 * b, 2) for b in (score.low, score.high))
-    return {"percent": round(100 * score.value, 2), "low": low, "high": high, "n": score.n or None}
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _stated(one: PublishedScore, reference: dict[str, Any]) -> list[str]:
+    """What differs of a paper's number by what the paper says, and what it does not say."""
+    mine = {name: one.stated.get(name, UNKNOWN) for name in reference}
+    # A paper's number is of the whole set and of texts as they are, unless it says otherwise.
+    mine |= {"benchmark": one.benchmark, "partial": False, "words left out": 0}
+    # No paper states the hash of its images.
+    names = [name for name in differing(mine, reference) if name != "data"]
+    said = [_difference(name, mine, reference) for name in names if mine[name] is not UNKNOWN]
+    unstated = [name for name in names if mine[name] is UNKNOWN]
+    if unstated:
+        said.append(f"not stated by the paper: {', '.join(unstated)}")
+    if one.contaminated:
+        said.append(f"contaminated: {one.contaminated}")
+    return said

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval
-from longclip_lab.evaluation.records import told
+from longclip_lab.evaluation.records import in_words
 from longclip_lab.evaluation.table import UNIT, percent
 from longclip_lab.views.theme import COLOURS, GREY, framed
 
@@ -341,8 +341,8 @@ def _facts(table: ScoreTable, benchmark: str) -> str:
     """What the scores of a benchmark have in common: its size and how much of a text is read."""
     common = next(table.references[column] for column in table.columns if column[0] == benchmark)
     return (
-        f"{told(common['pictures'])} pictures, {told(common['texts'])} texts, "
-        f"{told(common['length'])} tokens"
+        f"{in_words(common['pictures'])} pictures, {in_words(common['texts'])} texts, "
+        f"{in_words(common['length'])} tokens"
     )
 
 
@@ -365,7 +365,7 @@ def _row(table: ScoreTable, row: Any) -> str:
     source = row.source if row.published else f"weights {row.source}"
     return (
         f'<tr><th scope="row">{html.escape(row.model)}<small>{html.escape(source)}</small></th>'
-        f"<td>{told(row.length)}</td>{cells}</tr>"
+        f"<td>{in_words(row.length)}</td>{cells}</tr>"
     )
 
 

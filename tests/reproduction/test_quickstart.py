@@ -7,7 +7,7 @@ import json
 import pytest
 
 from longclip_lab import world
-from longclip_lab.data.benchmarks import catalogue as drawn
+from longclip_lab.data.benchmarks import load as drawn
 from longclip_lab.evaluation import evaluate
 from longclip_lab.models import encode_images, encode_texts, load
 from longclip_lab.reproduction import quickstart
@@ -25,10 +25,10 @@ def found(tmp_path_factory):
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(drawn, "POOL", POOL)
-        for pool in (drawn._pairs, drawn._single):
+        for pool in (drawn.drawn_pairs, drawn.drawn_objects):
             pool.cache_clear()
         results = quickstart.run(out, progress=False, announce=said.append, sizes=sizes)
-    for pool in (drawn._pairs, drawn._single):
+    for pool in (drawn.drawn_pairs, drawn.drawn_objects):
         pool.cache_clear()
     return results, out, said
 

@@ -27,12 +27,12 @@ def few(clip):
 
 @pytest.fixture
 def small_pool(monkeypatch):
-    from longclip_lab.data.benchmarks import catalogue as drawn
+    from longclip_lab.data.benchmarks import load as drawn
 
     monkeypatch.setattr(drawn, "POOL", 8)
-    drawn._single.cache_clear()
+    drawn.drawn_objects.cache_clear()
     yield
-    drawn._single.cache_clear()
+    drawn.drawn_objects.cache_clear()
 
 
 def test_a_row_has_every_score_and_the_texts_that_were_cut(clip, few, small_pool):

@@ -1,11 +1,7 @@
-"""Readers of the benchmarks' layouts.
+"""Readers of the benchmarks' layouts: where a benchmark lies, and what its files list.
 
-Every reader takes the benchmark's place and its protocol, and returns what is listed; the pictures
-need not be there. Each raises LabError, with file and line, for a file that is not what it should
-be.
-
-As in `captioned`: each returns what is listed, and raises LabError for a file that is not what it
-should be.
+`locate` finds the folder, a reader fills in what is listed; the images need not be there. Each
+reader raises LabError, with file and line, for a file that is not what it should be.
 """
 
 from __future__ import annotations
@@ -23,29 +19,37 @@ from typing import Any
 
 import numpy as np
 
-from longclip_lab.data.benchmarks.protocol import Protocol
-from longclip_lab.data.captions import read_captions, read_rows
-from longclip_lab.data.layouts import NO_ANSWER, answer_of
+from longclip_lab.data.benchmarks.catalogue import Protocol
+from longclip_lab.data.coco import read_captions
+from longclip_lab.data.layouts import NO_ANSWER, answer_of, read_rows
 from longclip_lab.data.validation import EMPTY, Defects, caption_defect, inside
 from longclip_lab.errors import LabError
 from longclip_lab.files import read_json_object, read_lines, read_text, readable
 from longclip_lab.images import image_names
 
-# --- What the files of a benchmark list, before any picture is looked at ---
+# --- Where a benchmark lies: its own folder, or one of the usual names below a common root ---
 
 TWICE, CAPTIONLESS, NAMELESS = "listed twice", "picture without a caption", "no picture's name"
 TOO_FEW = "class with too few pictures"
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 
 
 @dataclass
-class Found:
-    """The pictures that files list, each with its texts or its label, and what is wrong.
+class Listing:
+    """A benchmark on disk: its folder, what its files list, and what is wrong with that.
 
-    `texts` and `labels` go by the picture's path below the benchmark's folder. `exact` are folders
-    that should hold nothing but the benchmark. `arrays` are pictures that are no files [N, H, W,
-    3]; then `labels` go by their numbers. `class_names` are the classes that the folders have.
+    `files` and `folders` are one path for each of the protocol's `needs` and `picture_folders`,
+    there or not; `missing` and `missing_folders` name those that are not. `texts` and `labels` go
+    by the image's path below `home`. `exact` are folders that should hold nothing but the
+    benchmark. `arrays` are images that are no files [N, H, W, 3]; then `labels` go by their
+    numbers. `class_names` are the classes that the folders have.
     """
 
+    home: Path
+    files: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    missing_folders: list[str] = field(default_factory=list)
     texts: dict[str, list[str]] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     defects: Defects = field(default_factory=dict)
@@ -56,20 +60,20 @@ class Found:
     class_names: tuple[str, ...] = ()
 
     def add(
-        self, picture: str, captions: Iterable[Any], process: Callable[[str], str], where: str
+        self, image: str, captions: Iterable[Any], process: Callable[[str], str], where: str
     ) -> None:
-        """Note a picture with its captions, as `process` makes texts of them.
+        """Note an image with its captions, as `process` makes texts of them.
 
         One that is known already, and captions that are empty or no texts, are named instead.
         Raises LabError for a path that leads out of the folder.
         """
-        if not picture:
+        if not image:
             self.note(NAMELESS, where)
             return
-        picture = inside(picture, where)
+        image = inside(image, where)
         captions = list(captions)
-        if picture in self.texts:
-            self.note(TWICE, f"{picture} ({where})")
+        if image in self.texts:
+            self.note(TWICE, f"{image} ({where})")
             return
         kept, reasons = [], {}
         for caption in captions:
@@ -78,27 +82,100 @@ class Found:
             if text:
                 kept.append(text)
             else:
-                reasons[defect or EMPTY] = f"{picture} ({where})"
+                reasons[defect or EMPTY] = f"{image} ({where})"
         for reason, name in reasons.items():
             self.note(reason, name)
         if not captions:
-            self.note(CAPTIONLESS, f"{picture} ({where})")
+            self.note(CAPTIONLESS, f"{image} ({where})")
         if kept:
-            self.texts[picture] = kept
+            self.texts[image] = kept
 
     def note(self, reason: str, name: str) -> None:
         self.defects.setdefault(reason, []).append(name)
 
+    def below(self, folder: Path, name: str) -> str:
+        """The path below `home` of an image that a file names below `folder`."""
+        name = inside(name, str(folder))
+        prefix = folder.relative_to(self.home).as_posix()
+        return name if prefix == "." or not name else f"{prefix}/{name}"
 
-def check_folder(path: Path) -> None:
-    """Raise LabError if a file stands where a folder should be."""
-    if not path.is_dir():
+    def lists(self, path: Path, count: int) -> None:
+        """Say in the report how many images a file lists."""
+        self.read.append(f"{path.relative_to(self.home).as_posix()}: lists {count:,} pictures")
+
+
+def locate(protocol: Protocol, root: str | Path | None, whole: bool = True) -> Listing:
+    """The folder with most of what the protocol needs: `root` itself or one below it.
+
+    Raises LabError if there is no `root`, if it is no folder, and, unless `whole` is False, if a
+    file is missing that lists the images or holds the texts.
+    """
+    if root is None:
+        raise LabError(
+            f"{protocol.name} is read from disk: say where with root (--root DIR), a folder that "
+            f"holds {protocol.layout}, or a folder above it called {protocol.folders[0]}."
+        )
+    root = Path(root)
+    if root.is_file() and root.suffix.lower() in ARCHIVES:
+        raise LabError(f"{root} is an archive, not a folder: unpack it and give the folder.")
+    if root.is_file():
+        raise LabError(f"{root} is a file; expected the folder that it lies in.")
+    if not root.is_dir():
+        raise LabError(f"There is no folder {root}.")
+    homes = [root, *(root / name for name in protocol.folders if (root / name).is_dir())]
+    places = [_located(home, protocol) for home in homes]
+    found = min(places, key=lambda place: (len(place.missing), len(place.missing_folders)))
+    if whole and found.missing:
+        raise LabError(
+            f"{protocol.name}: {found.home} lacks {'; '.join(found.missing)}. Expected "
+            f"{protocol.layout}. How to get it: longclip-lab data verify {protocol.name} "
+            f"--root {root}"
+        )
+    return found
+
+
+def _located(home: Path, protocol: Protocol) -> Listing:
+    found = Listing(home)
+    archives = [path.name for path in sorted(home.iterdir()) if _is_archive(path)]
+    for wanted, paths, missing in (
+        (protocol.needs, found.files, found.missing),
+        (protocol.picture_folders, found.folders, found.missing_folders),
+    ):
+        for names in wanted:
+            there = [home / name for name in names if (home / name).exists()]
+            paths.append(there[0] if there else home / names[0])
+            if not there:
+                likely = [Path(name).parts[0] for name in names] + list(protocol.folders)
+                packed = [one for one in archives if any(_alike(one, name) for name in likely)]
+                hint = f" ({packed[0]} is there: unpack it)" if packed else ""
+                missing.append(" or ".join(names) + hint)
+    return found
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in ARCHIVES
+
+
+def _alike(archive: str, name: str) -> bool:
+    """Whether an archive's name begins as a wanted one does, hyphens and case apart."""
+    archive, name = (text.lower().replace("-", "").replace("_", "") for text in (archive, name))
+    return archive.split(".")[0] == name.split(".")[0]
+
+
+def read_listing(found: Listing, protocol: Protocol) -> Listing:
+    """Fill in what the files of a located benchmark list."""
+    READERS[protocol.reader](found, protocol)
+    return found
+
+
+# --- What every reader asks of a file ---
+
+
+def check_kind(path: Path, is_folder: bool) -> None:
+    """Raise LabError if a file stands where a folder should be, or the other way round."""
+    if is_folder and not path.is_dir():
         raise LabError(f"{path} is a file, not a folder: is it an archive? Unpack it.")
-
-
-def check_file(path: Path) -> None:
-    """Raise LabError if a folder stands where a file should be."""
-    if not path.is_file():
+    if not is_folder and not path.is_file():
         raise LabError(f"{path} is a folder; expected a file of that name.")
 
 
@@ -120,111 +197,16 @@ def text_under(row: dict[str, Any], key: str, where: str) -> str:
     return value
 
 
-# --- Where a benchmark lies: its own folder, or one of the usual names below a common root ---
-
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A benchmark's folder, and what of it is there.
-
-    `files` and `folders` are one path for each of the protocol's `needs` and `picture_folders`,
-    there or not. `missing` and `missing_folders` name those that are not, in words, with the
-    archive that may hold them.
-    """
-
-    home: Path
-    files: tuple[Path, ...]
-    folders: tuple[Path, ...]
-    missing: tuple[str, ...]
-    missing_folders: tuple[str, ...]
-
-
-def find_place(protocol: Protocol, root: str | Path | None) -> Place:
-    """The folder with most of what the protocol needs: `root` itself or one below it.
-
-    Raises LabError if there is no `root`, or if it is no folder.
-    """
-    if root is None:
-        raise LabError(
-            f"{protocol.name} is read from disk: say where with root (--root DIR), a folder that "
-            f"holds {protocol.layout}, or a folder above it called {protocol.folders[0]}."
-        )
-    root = Path(root)
-    if root.is_file():
-        raise LabError(_file_for_folder(root))
-    if not root.is_dir():
-        raise LabError(f"There is no folder {root}.")
-    homes = [root, *(root / name for name in protocol.folders if (root / name).is_dir())]
-    places = [_place(home, protocol) for home in homes]
-    return min(places, key=lambda place: (len(place.missing), len(place.missing_folders)))
-
-
-def whole_place(protocol: Protocol, root: str | Path | None) -> Place:
-    """The same, but raises LabError naming what is needed and not there."""
-    place = find_place(protocol, root)
-    if place.missing:
-        raise LabError(
-            f"{protocol.name}: {place.home} lacks {'; '.join(place.missing)}. Expected "
-            f"{protocol.layout}. How to get it: longclip-lab data verify {protocol.name} "
-            f"--root {root}"
-        )
-    return place
-
-
-def _place(home: Path, protocol: Protocol) -> Place:
-    files, missing = _find(home, protocol.needs, protocol)
-    folders, missing_folders = _find(home, protocol.picture_folders, protocol)
-    return Place(home, files, folders, missing, missing_folders)
-
-
-def _find(
-    home: Path, wanted: tuple[tuple[str, ...], ...], protocol: Protocol
-) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    paths, missing = [], []
-    for names in wanted:
-        there = [home / name for name in names if (home / name).exists()]
-        paths.append(there[0] if there else home / names[0])
-        if not there:
-            missing.append(" or ".join(names) + _archived(home, names, protocol))
-    return tuple(paths), tuple(missing)
-
-
-def _archived(home: Path, names: tuple[str, ...], protocol: Protocol) -> str:
-    wanted = [Path(name).parts[0] for name in names] + list(protocol.folders)
-    archives = [path.name for path in sorted(home.iterdir()) if _is_archive(path)]
-    likely = [one for one in archives if any(_alike(one, name) for name in wanted)]
-    return f" ({likely[0]} is there: unpack it)" if likely else ""
-
-
-def _is_archive(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in ARCHIVES
-
-
-def _alike(archive: str, name: str) -> bool:
-    """Whether an archive's name begins as a wanted one does, hyphens and case apart."""
-    archive, name = (text.lower().replace("-", "").replace("_", "") for text in (archive, name))
-    return archive.split(".")[0] == name.split(".")[0]
-
-
-def _file_for_folder(path: Path) -> str:
-    if _is_archive(path):
-        return f"{path} is an archive, not a folder: unpack it and give the folder."
-    return f"{path} is a file; expected the folder that it lies in."
-
-
-# --- Readers of short captions: COCO's file, Karpathy's splits, Flickr30k's tokens; and of ---
+# --- Short captions: COCO's file, Karpathy's splits, Flickr30k's tokens; and Urban-1k's folders ---
 
 SAME_STEM = "files that only the suffix tells apart"
 _TOKEN_LINE = re.compile(r"(?P<picture>[^\t#]+)#(?P<number>\d+)\t(?P<text>.*)")
 
 
-def read_urban(place: Place, protocol: Protocol) -> Found:
+def read_urban(found: Listing, protocol: Protocol) -> None:
     """image/N.jpg and caption/N.txt: a picture belongs to the caption file of its name."""
-    (captions,), (images,) = place.files, place.folders
-    check_folder(captions)
-    found = Found()
+    (captions,), (images,) = found.files, found.folders
+    check_kind(captions, is_folder=True)
     names = image_names(images) if images.is_dir() else []
     pictures = _by_stem(found, images, names)
     files = [path.name for path in captions.iterdir() if path.suffix.lower() == ".txt"]
@@ -240,10 +222,9 @@ def read_urban(place: Place, protocol: Protocol) -> Found:
     found.read.append(f"{captions.name}/: {len(texts)} caption files")
     found.exact[captions.name] = lambda name: name.lower().endswith(".txt")
     found.exact[images.name] = set(names).__contains__
-    return found
 
 
-def _by_stem(found: Found, folder: Path, names: list[str]) -> dict[str, str]:
+def _by_stem(found: Listing, folder: Path, names: list[str]) -> dict[str, str]:
     """Names of files by what stands before the suffix; a second one of the same is named."""
     by_stem: dict[str, str] = {}
     for name in sorted(names):
@@ -253,30 +234,28 @@ def _by_stem(found: Found, folder: Path, names: list[str]) -> dict[str, str]:
     return by_stem
 
 
-def read_coco(place: Place, protocol: Protocol) -> Found:
+def read_coco(found: Listing, protocol: Protocol) -> None:
     """COCO's own caption file; of each picture the first `options["first"]` captions."""
-    (path,), (images,) = place.files, place.folders
+    (path,), (images,) = found.files, found.folders
     listing = read_captions(path)
-    found = Found(defects=dict(listing.defects), read=[_lists(path, place, len(listing.captions))])
-    folder = images.name
+    found.defects = dict(listing.defects)
+    found.lists(path, len(listing.captions))
     for name, texts in listing.captions.items():
+        picture = f"{images.name}/{name}"
         if texts:
-            chosen = texts[: protocol.options["first"]]
-            found.add(f"{folder}/{name}", chosen, protocol.process, path.name)
+            found.add(picture, texts[: protocol.options["first"]], protocol.process, path.name)
         else:
-            found.note(CAPTIONLESS, f"{folder}/{name}")
-    known = set(listing.captions)
-    found.exact[folder] = known.__contains__
-    return found
+            found.note(CAPTIONLESS, picture)
+    found.exact[images.name] = listing.captions.__contains__
 
 
-def read_karpathy(place: Place, protocol: Protocol) -> Found:
+def read_karpathy(found: Listing, protocol: Protocol) -> None:
     """Karpathy's dataset_coco.json or dataset_flickr30k.json: the pictures of one split."""
-    (path,), (folder,) = place.files, place.folders
+    (path,), (folder,) = found.files, found.folders
     images = read_json_object(path, allow_nan=True).get("images")
     if not isinstance(images, list):
         raise LabError(f'{path} has no list "images": is it one of Karpathy\'s split files?')
-    split, found = protocol.split, Found()
+    split = protocol.split
     named = [row.get("split") for row in images if isinstance(row, dict)]
     splits = {name for name in named if isinstance(name, str)}
     if split not in splits:
@@ -290,8 +269,7 @@ def read_karpathy(place: Place, protocol: Protocol) -> Found:
             below = text_under({"filepath": None, **row}, "filepath", where) or folder.name
             picture = f"{below}/{name}" if name else ""
             found.add(picture, _sentences(row, where), protocol.process, where)
-    found.read.append(_lists(path, place, len(found.texts)))
-    return found
+    found.lists(path, len(found.texts))
 
 
 def _sentences(row: dict[str, Any], where: str) -> list[Any]:
@@ -301,11 +279,10 @@ def _sentences(row: dict[str, Any], where: str) -> list[Any]:
     return [value_under(one, "raw", f"{where}.sentences[{i}]") for i, one in enumerate(sentences)]
 
 
-def read_flickr(place: Place, protocol: Protocol) -> Found:
+def read_flickr(found: Listing, protocol: Protocol) -> None:
     """results_20130124.token: lines of picture#number, a tab and a caption."""
-    (path,), (images,) = place.files, place.folders
-    check_file(path)
-    found = Found()
+    (path,), (images,) = found.files, found.folders
+    check_kind(path, is_folder=False)
     captions: dict[str, list[str]] = {}
     places: dict[str, int] = {}
     seen: set[str] = set()
@@ -329,23 +306,17 @@ def read_flickr(place: Place, protocol: Protocol) -> Found:
     for picture, texts in captions.items():
         where = f"{path.name}, line {places[picture]}"
         found.add(f"{images.name}/{picture}", texts, protocol.process, where)
-    found.read.append(_lists(path, place, len(captions)))
+    found.lists(path, len(captions))
     found.exact[images.name] = captions.__contains__
-    return found
-
-
-def _lists(path: Path, place: Place, count: int) -> str:
-    return f"{path.relative_to(place.home).as_posix()}: lists {count:,} pictures"
 
 
 # --- Readers of long texts: ShareGPT4V, DCI and Long-DCI, ImageInWords, DOCCI ---
 
 
-def read_sharegpt4v(place: Place, protocol: Protocol) -> Found:
+def read_sharegpt4v(found: Listing, protocol: Protocol) -> None:
     """The first `num_images` entries of a JSON list; no more of a file of a gigabyte is read."""
-    (path,) = place.files
-    check_file(path)
-    found = Found()
+    (path,) = found.files
+    check_kind(path, is_folder=False)
     count = 0
     for place_of, row in islice(read_rows(path), protocol.num_images):
         count += 1
@@ -356,13 +327,11 @@ def read_sharegpt4v(place: Place, protocol: Protocol) -> Found:
         else:
             found.add(picture, [answer["value"]], protocol.process, where)
     found.read.append(f"{path.name}: its first {count:,} entries")
-    return found
 
 
-def read_dci(place: Place, protocol: Protocol) -> Found:
+def read_dci(found: Listing, protocol: Protocol) -> None:
     """DCI's own folder: splits.json lists annotations; each has a picture and its texts."""
-    (splits, annotations), (photos,) = place.files, place.folders
-    found = Found()
+    (splits, annotations), (photos,) = found.files, found.folders
     names = _split_names(splits, protocol.options["splits"])
     for name in names:
         name = inside(name, str(splits))
@@ -374,11 +343,10 @@ def read_dci(place: Place, protocol: Protocol) -> Found:
         parts = [value_under(row, key, str(path)) for key in ("short_caption", "extra_caption")]
         wrong = [part for part in parts if caption_defect(part) not in ("", EMPTY)]
         whole = "\n".join("" if caption_defect(part) else part for part in parts)
-        picture = _below(photos, text_under(row, "image", str(path)), place)
+        picture = found.below(photos, text_under(row, "image", str(path)))
         where = f"{annotations.name}/{name}"
         found.add(picture, wrong or [whole], protocol.process, where)
-    found.read.append(f"{splits.relative_to(place.home)}: lists {len(names):,} annotations")
-    return found
+    found.read.append(f"{splits.relative_to(found.home)}: lists {len(names):,} annotations")
 
 
 def _split_names(path: Path, splits: list[str] | None) -> list[str]:
@@ -393,41 +361,37 @@ def _split_names(path: Path, splits: list[str] | None) -> list[str]:
     return names
 
 
-def read_long_dci(place: Place, protocol: Protocol) -> Found:
+def read_long_dci(found: Listing, protocol: Protocol) -> None:
     """A table with the columns filepath and title, parted by tabs."""
-    (path,), (photos,) = place.files, place.folders
-    found = Found()
+    (path,), (photos,) = found.files, found.folders
     for where, row in read_rows(path):
         if not {"filepath", "title"} <= row.keys():
             has = ", ".join(map(repr, row))
             raise LabError(f"{path}: expected the columns 'filepath' and 'title', got {has}.")
         at = f"{path.name}, {where}"
-        picture = _below(photos, text_under(row, "filepath", at), place)
+        picture = found.below(photos, text_under(row, "filepath", at))
         found.add(picture, [row["title"]], protocol.process, at)
     found.read.append(f"{path.name}: lists {len(found.texts):,} pictures")
-    return found
 
 
-def read_imageinwords(place: Place, protocol: Protocol) -> Found:
+def read_imageinwords(found: Listing, protocol: Protocol) -> None:
     """Three files of JSON lines; their pictures lie in dci, docci and docci_aar."""
-    found = Found()
-    for path, folder in zip(place.files, place.folders, strict=True):
+    for path, folder in zip(found.files, found.folders, strict=True):
         count = 0
         for where, row in read_rows(path):
             at = f"{path}, {where}"
             name = text_under(row, "image" if "image" in row else "image/key", at)
             name = name if name.endswith(".jpg") or not name else f"{name}.jpg"
             caption, at = value_under(row, "IIW", at), f"{path.parent.name}, {where}"
-            found.add(_below(folder, name, place), [caption], protocol.process, at)
+            found.add(found.below(folder, name), [caption], protocol.process, at)
             count += 1
-        found.read.append(f"{path.relative_to(place.home).as_posix()}: {count:,} lines")
-    return found
+        found.read.append(f"{path.relative_to(found.home).as_posix()}: {count:,} lines")
 
 
-def read_docci(place: Place, protocol: Protocol) -> Found:
+def read_docci(found: Listing, protocol: Protocol) -> None:
     """docci_descriptions.jsonlines: the lines of one split whose id begins with its name."""
-    (path,), (images,) = place.files, place.folders
-    found, splits = Found(), set()
+    (path,), (images,) = found.files, found.folders
+    splits = set()
     for where, row in read_rows(path):
         at = f"{path}, {where}"
         split, identity = text_under(row, "split", at), text_under(row, "example_id", at)
@@ -435,19 +399,11 @@ def read_docci(place: Place, protocol: Protocol) -> Found:
         if split == protocol.split and identity.startswith(protocol.split):
             name = text_under(row, "image_file", at)
             caption, at = value_under(row, "description", at), f"{path.name}, {where}"
-            found.add(_below(images, name, place), [caption], protocol.process, at)
+            found.add(found.below(images, name), [caption], protocol.process, at)
     if not found.texts and not found.defects:
         has = ", ".join(sorted(splits)) or "no line"
         raise LabError(f"{path} has no line of the split {protocol.split!r}; it has {has}.")
     found.read.append(f"{path.name}: lists {len(found.texts):,} pictures of {protocol.split}")
-    return found
-
-
-def _below(folder: Path, name: str, place: Place) -> str:
-    """The path below the benchmark's folder of a picture that a file names below `folder`."""
-    name = inside(name, str(folder))
-    prefix = folder.relative_to(place.home).as_posix()
-    return name if prefix == "." or not name else f"{prefix}/{name}"
 
 
 # --- Readers for classification: ImageNet's folders of classes, CIFAR's batches ---
@@ -456,21 +412,29 @@ _NAMED = 5
 _SIDE = 32  # of a CIFAR picture
 
 
-def read_folders(place: Place, protocol: Protocol) -> Found:
+def read_folders(found: Listing, protocol: Protocol) -> None:
     """One folder a class, called by WordNet's id or, with `options["numbers"]`, by its number.
 
     With `options["only_present"]` the classes are those that have a folder, in the order of the
     labels; otherwise all of the protocol's. `options["per_class"]` is how many pictures each has.
     """
-    (home,) = place.files
-    check_folder(home)
+    (home,) = found.files
+    check_kind(home, is_folder=True)
     names = protocol.class_names
     known = {str(i): i for i in range(len(names))} if protocol.options.get("numbers") else _wnids()
     folders = sorted(path for path in home.iterdir() if path.is_dir())
     labels = {path: known[path.name] for path in folders if path.name in known}
     if not labels:
-        raise LabError(_no_classes(home, folders))
-    found = Found()
+        if folders:
+            has = ", ".join(path.name for path in folders[:_NAMED])
+            raise LabError(f"{home} has no folder called as a class; it has {has}.")
+        if pictures := image_names(home):
+            raise LabError(
+                f"{home} holds {len(pictures):,} pictures side by side, such as {pictures[0]}: "
+                "their classes cannot be known from that. Sort them into folders of classes, "
+                "n01440764/ and so on (soumith/imagenetloader.torch's valprep.sh does it)."
+            )
+        raise LabError(f"{home} is empty; expected a folder for each class, with its pictures.")
     for path in folders:
         if path not in labels:
             found.note("folder that is no class", path.name)
@@ -479,7 +443,7 @@ def read_folders(place: Place, protocol: Protocol) -> Found:
             found.note("class without a folder", f"{index} ({names[index]})")
     present = sorted(labels.values()) if protocol.options.get("only_present") else None
     for path, label in sorted(labels.items(), key=lambda item: item[1]):
-        prefix = path.relative_to(place.home).as_posix()
+        prefix = path.relative_to(found.home).as_posix()
         at = label if present is None else present.index(label)
         pictures = image_names(path)
         found.labels |= {f"{prefix}/{picture}": at for picture in pictures}
@@ -488,7 +452,6 @@ def read_folders(place: Place, protocol: Protocol) -> Found:
         found.exact[prefix] = set(pictures).__contains__
     found.class_names = names if present is None else tuple(names[label] for label in present)
     found.read.append(f"{home.name}/: {len(labels):,} folders of classes")
-    return found
 
 
 @cache
@@ -499,28 +462,14 @@ def _wnids() -> dict[str, int]:
     return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
 
 
-def _no_classes(home: Path, folders: list[Path]) -> str:
-    if folders:
-        has = ", ".join(path.name for path in folders[:_NAMED])
-        return f"{home} has no folder called as a class; it has {has}."
-    pictures = image_names(home)
-    if pictures:
-        return (
-            f"{home} holds {len(pictures):,} pictures side by side, such as {pictures[0]}: their "
-            "classes cannot be known from that. Sort them into folders of classes, n01440764/ and "
-            "so on (soumith/imagenetloader.torch's valprep.sh does it)."
-        )
-    return f"{home} is empty; expected a folder for each class, with its pictures."
-
-
-def read_cifar(place: Place, protocol: Protocol) -> Found:
+def read_cifar(found: Listing, protocol: Protocol) -> None:
     """The test batch of CIFAR's Python version: a pickled dictionary of NumPy's arrays.
 
     Only the published file is opened, known by its MD5 (`options["md5"]`), and nothing but arrays
     is unpickled.
     """
-    (path,) = place.files
-    check_file(path)
+    (path,) = found.files
+    check_kind(path, is_folder=False)
     content = path.read_bytes()
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if digest != protocol.options["md5"]:
@@ -536,11 +485,10 @@ def read_cifar(place: Place, protocol: Protocol) -> Found:
         raise LabError(f"{path} is no batch of CIFAR: {error}.") from None
     if len(labels) != len(pixels):
         raise LabError(f"{path} has {len(labels)} labels for {len(pixels)} pictures.")
-    found = Found(arrays=np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))
+    found.arrays = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
     found.labels = {f"{number:05d}": label for number, label in enumerate(labels)}
     found.class_names = protocol.class_names
-    found.read.append(f"{path.relative_to(place.home).as_posix()}: {len(labels):,} pictures")
-    return found
+    found.read.append(f"{path.relative_to(found.home).as_posix()}: {len(labels):,} pictures")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -575,7 +523,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 # --- Which function reads which layout ---
 
-READERS: dict[str, Callable[[Place, Protocol], Found]] = {
+READERS: dict[str, Callable[[Listing, Protocol], None]] = {
     "urban": read_urban,
     "coco": read_coco,
     "karpathy": read_karpathy,

@@ -34,6 +34,7 @@ import fsspec
 import numpy as np
 from PIL import Image
 
+from longclip_lab.constants import CONTEXTS
 from longclip_lab.errors import LabError
 from longclip_lab.files import checked_fields, json_kind, parse_json, readable, to_json
 from longclip_lab.images import FORMATS, ImageError, decode_image, format_of
@@ -184,8 +185,6 @@ def _said(error: BaseException) -> str:
 FORMAT = "longclip-lab-shards-1"
 MANIFEST = "manifest.json"
 SHARD_NAME = re.compile(r"shard-\d{6,}\.tar")
-CONTEXTS = (77, 128, 248)
-"""CLIP's context, LoTLIP's and Long-CLIP's."""
 FRAME = 2
 """Start and end token."""
 

@@ -175,6 +175,8 @@ class ShardSet:
 
     def known_to(self, words: Sequence[str]) -> ShardSet:
         """The same pairs with only these words in their texts (`data.keep_known_words`)."""
+        if self.pictures == "values":  # the drawn world's texts have no others
+            return self
         source = {**self.source, "words": {"known": len(set(words))}}
         return replace(self, words=frozenset(words), source=source)
 
@@ -325,6 +327,13 @@ def _joined_sets(parts: Sequence[ShardSet]) -> ShardSet:
         captioners.update(part.captioners)
         for reason, names in part.skipped.items():
             skipped.setdefault(reason, []).extend(f"{folder}/{name}" for name in names)
+    tokens: dict[str, Any] = {"tokenizer": tokenizers.pop()}
+    for which in ("long", "short"):
+        texts: Counter[int] = Counter()
+        for part in parts:
+            counted = part.tokens[which]["texts_by_length"].items()
+            texts.update({int(length): count for length, count in counted})
+        tokens[which] = token_facts(texts)
     return ShardSet(
         name=NAMED + " + ".join(part.name.removeprefix(NAMED) for part in parts),
         shards=tuple(shard for part in parts for shard in part.shards),
@@ -336,20 +345,9 @@ def _joined_sets(parts: Sequence[ShardSet]) -> ShardSet:
         },
         skipped=skipped,
         pictures=parts[0].pictures,
-        tokens=_added_tokens([part.tokens for part in parts]),
+        tokens=tokens,
         captioners=dict(captioners),
     )
-
-
-def _added_tokens(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    def added(which: str) -> dict[str, Any]:
-        texts: Counter[int] = Counter()
-        for part in parts:
-            counted = part[which]["texts_by_length"].items()
-            texts.update({int(length): count for length, count in counted})
-        return token_facts(texts)
-
-    return {"tokenizer": parts[0]["tokenizer"], "long": added("long"), "short": added("short")}
 
 
 # --- `check_shards`: is every byte as it was written, and does every pair decode? ---
@@ -392,7 +390,15 @@ def check_shards(url: str, progress: bool = False) -> ShardCheck:
         try:
             if why := _changed(shard):
                 found.shards[shard.name] = why
-            found.pairs.update(_broken_pairs(shards, number))
+            for sample in shards.samples(number):
+                if isinstance(sample, Broken):
+                    found.pairs[sample.name] = sample.detail or sample.reason
+                    continue
+                try:
+                    decode_image(sample.image, draft=True)
+                except ImageError as error:
+                    key = sample.key.rpartition("/")[2]
+                    found.pairs[f"{shard.name}/{key}"] = str(error)
         except LabError as error:
             found.shards[shard.name] = str(error)
     return found
@@ -410,17 +416,3 @@ def _changed(shard: Shard) -> str:
     if size != shard.bytes:
         return f"{size} bytes, expected {shard.bytes}"
     return "" if whole.hexdigest() == shard.sha256 else "its bytes have changed (SHA-256)"
-
-
-def _broken_pairs(shards: ShardSet, number: int) -> dict[str, str]:
-    broken = {}
-    for sample in shards.samples(number):
-        if isinstance(sample, Broken):
-            broken[sample.name] = sample.detail or sample.reason
-            continue
-        try:
-            decode_image(sample.image, draft=True)
-        except ImageError as error:
-            place = shards.shards[number]
-            broken[f"{place.name}/{sample.key.rpartition('/')[2]}"] = str(error)
-    return broken

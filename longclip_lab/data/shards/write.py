@@ -30,7 +30,7 @@ from longclip_lab.data.shards.format import (
     whole_manifest,
 )
 from longclip_lab.data.shards.read import NAMED, NO_CAPTION, ShardSet, open_shards
-from longclip_lab.data.validation import Defects, told
+from longclip_lab.data.validation import Defects, summarize
 from longclip_lab.errors import COUNT, WORKERS, LabError
 from longclip_lab.files import atomic_path, atomic_write
 from longclip_lab.text import get_tokenizer
@@ -38,7 +38,6 @@ from longclip_lab.text import get_tokenizer
 PER_SHARD = 2000
 _OURS = re.compile(r"manifest\.json|shard-\d{6,}\.(tar|json)")
 _UNFINISHED = re.compile(rf"\.({_OURS.pattern})\..*\.part")
-_AT_ONCE = 2**20
 _WORK: _Work
 """What a worker process writes shards of."""
 
@@ -75,7 +74,7 @@ def write_shards(
     names = [work.path(number).name for number in range(work.shards)]
     manifest = whole_manifest(start, names, sidecars)
     if not manifest.pairs:
-        raise LabError(f"{data.name} leaves no pair to write. {told(manifest.skipped)}.")
+        raise LabError(f"{data.name} leaves no pair to write. {summarize(manifest.skipped)}.")
     atomic_write(folder / MANIFEST, manifest.to_json())
     return open_shards(folder)
 
@@ -140,9 +139,9 @@ class _Work:
         asked = {reason: names for reason, names in defects.items() if reason != NO_CAPTION}
         if asked and not self.skip_bad:
             raise LabError(
-                f"Pairs {first} to {last - 1} of {self.data.name}: {told(asked)}. Repair them, or "
-                "leave them out, counted and named, with skip_bad=True (--skip-bad); what is "
-                "written is kept."
+                f"Pairs {first} to {last - 1} of {self.data.name}: {summarize(asked)}. Repair "
+                "them, or leave them out, counted and named, with skip_bad=True (--skip-bad); what "
+                "is written is kept."
             )
         return Sidecar(**{**vars(sidecar), "captioners": dict(captioners), "skipped": defects})
 
@@ -192,7 +191,7 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     whole = hashlib.sha256()
     with path.open("rb") as file:
-        while content := file.read(_AT_ONCE):
+        while content := file.read(2**20):
             whole.update(content)
     return whole.hexdigest()
 
@@ -248,5 +247,5 @@ def _whole(path: Path) -> Sidecar | None:
 
 
 def _brief(value: Any) -> str:
-    told_value = str(value)
-    return told_value if len(told_value) <= 200 else f"{told_value[:200]}.."
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}.."

@@ -209,6 +209,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
+def root(layout: Layout, tmp_path: Path) -> Path:
+    """The folder with the layout's pictures and texts in it."""
+    layout.write(tmp_path, layout.entries)
+    return tmp_path
+
+
+@pytest.fixture
 def write_folders() -> Callable[[Path, dict[str, int]], None]:
     """Writes folders of classes, each with so many pictures."""
 

@@ -45,28 +45,25 @@ def test_nothing_there(layout, tmp_path):
 
 
 @pytest.mark.layouts(*LISTED)
-def test_a_missing_list_is_named(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (tmp_path / layout.listing).unlink()
+def test_a_missing_list_is_named(layout, root):
+    (root / layout.listing).unlink()
     with pytest.raises(LabError, match=f"lacks .*{layout.listing.split('/')[-1]}"):
-        open_benchmark(layout.protocol, tmp_path, allow_partial=True)
-    assert layout.listing in " ".join(verify(layout.protocol, tmp_path).missing)
+        open_benchmark(layout.protocol, root, allow_partial=True)
+    assert layout.listing in " ".join(verify(layout.protocol, root).missing)
 
 
-def test_a_missing_picture_is_named(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    layout.picture(tmp_path).unlink()
-    left_with(layout, tmp_path, 2, r"2 of 3 pictures.*1 x missing picture: \S*1\.jpg")
-    assert any(name.endswith("1.jpg") for name in verify(layout.protocol, tmp_path).missing)
+def test_a_missing_picture_is_named(layout, root):
+    layout.picture(root).unlink()
+    left_with(layout, root, 2, r"2 of 3 pictures.*1 x missing picture: \S*1\.jpg")
+    assert any(name.endswith("1.jpg") for name in verify(layout.protocol, root).missing)
 
 
-def test_a_truncated_picture_is_named(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = layout.picture(tmp_path)
+def test_a_truncated_picture_is_named(layout, root):
+    path = layout.picture(root)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    rest = left_with(layout, tmp_path, 2, r"1 x broken picture: \S*1\.jpg")
+    rest = left_with(layout, root, 2, r"1 x broken picture: \S*1\.jpg")
     assert len(rest.skipped["broken picture"]) == 1
-    assert any("1.jpg (damaged" in name for name in verify(layout.protocol, tmp_path).broken)
+    assert any("1.jpg (damaged" in name for name in verify(layout.protocol, root).broken)
 
 
 @pytest.mark.layouts(*DESCRIBED, *KARPATHY)
@@ -83,24 +80,22 @@ def test_a_picture_listed_twice_is_named(layout, tmp_path):
 
 
 @pytest.mark.layouts("coco-val2017-first5")
-def test_cocos_file_may_not_repeat_itself(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
+def test_cocos_file_may_not_repeat_itself(layout, root):
+    path = root / layout.listing
     content = json.loads(path.read_text())
     content["images"].append(content["images"][0])
     path.write_text(json.dumps(content))
     with pytest.raises(LabError, match="repeats the image id 1"):
-        open_benchmark(layout.protocol, tmp_path, allow_partial=True)
-    assert "repeats the image id 1" in verify(layout.protocol, tmp_path).broken[0]
+        open_benchmark(layout.protocol, root, allow_partial=True)
+    assert "repeats the image id 1" in verify(layout.protocol, root).broken[0]
 
 
 @pytest.mark.layouts("flickr30k-31k")
-def test_a_caption_of_flickr_listed_twice_is_named_with_its_line(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
+def test_a_caption_of_flickr_listed_twice_is_named_with_its_line(layout, root):
+    path = root / layout.listing
     path.write_text(path.read_text() + "1.jpg#0\tAgain.\n")
     with pytest.raises(LabError, match=r"caption listed twice: 1\.jpg#0 \(line 16\)"):
-        open_benchmark(layout.protocol, tmp_path)
+        open_benchmark(layout.protocol, root)
 
 
 def test_an_empty_caption_is_named(layout, tmp_path):
@@ -125,9 +120,8 @@ def test_an_empty_caption_is_named(layout, tmp_path):
         ("\ud83d", "caption with half a surrogate pair, which is no text"),
     ],
 )
-def test_what_is_no_caption_is_named_in_every_layout(layout, tmp_path, value, reason):
+def test_what_is_no_caption_is_named_in_every_layout(layout, root, value, reason):
     """Of every text of picture 2.jpg, whatever the layout calls it."""
-    layout.write(tmp_path, layout.entries)
     wanted = set(layout.entries[1][1])
     wanted |= {part for text in wanted for part in text.split("\n")}
 
@@ -138,153 +132,118 @@ def test_what_is_no_caption_is_named_in_every_layout(layout, tmp_path, value, re
             return [spoil(one) for one in found]
         return value if found in wanted and found != "A red boat. It is 3.5 m long." else found
 
-    for path in tmp_path.rglob("*.json*"):
+    for path in root.rglob("*.json*"):
         parts = path.read_text().splitlines() if "jsonl" in path.name else [path.read_text()]
         path.write_text("\n".join(json.dumps(spoil(json.loads(part))) for part in parts))
     if layout.name == "dci-full" and reason == "empty caption":
-        assert len(open_benchmark(layout.protocol, tmp_path)) == 3  # its short caption is left
+        assert len(open_benchmark(layout.protocol, root)) == 3  # its short caption is left
         return
-    left_with(layout, tmp_path, 2, rf"[15] x {reason}: \S*2\.jpg")
+    left_with(layout, root, 2, rf"[15] x {reason}: \S*2\.jpg")
 
 
 @pytest.mark.layouts(*DESCRIBED, *KARPATHY, "flickr30k-31k")
-def test_a_picture_is_the_same_under_a_longer_name(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    before = open_benchmark(layout.protocol, tmp_path)
-    for path in [*tmp_path.rglob("*.json*"), *tmp_path.glob("*.csv"), *tmp_path.glob("*.token")]:
+def test_a_picture_is_the_same_under_a_longer_name(layout, root):
+    before = open_benchmark(layout.protocol, root)
+    for path in [*root.rglob("*.json*"), *root.glob("*.csv"), *root.glob("*.token")]:
         text = path.read_text()
         path.write_text(text.replace("sam/images/2.jpg", "./sam//images/2.jpg"))
         if layout.name != "sharegpt4v-1k":
             path.write_text(text.replace('"2.jpg', '".//2.jpg').replace("\n2.jpg", "\n./2.jpg"))
-    after = open_benchmark(layout.protocol, tmp_path)
+    after = open_benchmark(layout.protocol, root)
     assert (after.images, after.source) == (before.images, before.source)
 
 
 @pytest.mark.layouts("sharegpt4v-1k")
-def test_the_caption_is_what_the_model_says_wherever_it_stands(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    before = open_benchmark(layout.protocol, tmp_path)
-    path = tmp_path / layout.listing
+def test_the_caption_is_what_the_model_says_wherever_it_stands(layout, root):
+    before = open_benchmark(layout.protocol, root)
+    path = root / layout.listing
     rows = json.loads(path.read_text())
     for row in rows:
         row["conversations"].insert(0, {"from": "system", "value": "You are kind."})
     path.write_text(json.dumps(rows))
-    assert open_benchmark(layout.protocol, tmp_path).texts == before.texts
+    assert open_benchmark(layout.protocol, root).texts == before.texts
     del rows[0]["conversations"][2]
     path.write_text(json.dumps(rows))
-    left_with(layout, tmp_path, 2, r"1 x conversation without an answer by a model: \S*1\.jpg")
+    left_with(layout, root, 2, r"1 x conversation without an answer by a model: \S*1\.jpg")
 
 
-@pytest.mark.layouts(*ONE_FILE)
-def test_a_list_in_utf16_is_told_as_such(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
-    path.write_text(path.read_text(), encoding="utf-16")
-    with pytest.raises(LabError, match=f"{path.name} is UTF-16 text.*iconv -f UTF-16"):
-        open_benchmark(layout.protocol, tmp_path)
+UNREADABLE = {  # how a list is spoilt, of which layouts, and what is said of it
+    "cut off": (
+        lambda raw: raw[: 60 if b"conversations" in raw else -12],
+        (LISTED, ""),
+    ),
+    "latin-1": (lambda raw: raw[:-6] + b"\xe9\xe9" + raw[-6:], (LISTED, " is not UTF-8")),
+    "utf-16": (
+        lambda raw: raw.decode().encode("utf-16"),
+        (ONE_FILE, " is UTF-16 text.*iconv -f UTF-16"),
+    ),
+    "long number": (
+        lambda raw: raw.replace(b"{", b'{"more": ' + b"1" * 4400 + b", ", 1),
+        (("sharegpt4v-1k", "docci", "coco-val2017-first5", *KARPATHY), ".* is JSON that cannot be"),
+    ),
+}
 
 
-@pytest.mark.layouts(*ONE_FILE)
-@pytest.mark.parametrize("ending", ["\r", "\r\n"])
-def test_every_line_end_ends_a_line(layout, tmp_path, ending):
-    layout.write(tmp_path, layout.entries)
-    before = open_benchmark(layout.protocol, tmp_path)
-    path = tmp_path / layout.listing
-    path.write_bytes(path.read_bytes().replace(b"\n", ending.encode()))
-    assert open_benchmark(layout.protocol, tmp_path).texts == before.texts
+@pytest.mark.layouts(*LISTED)
+@pytest.mark.parametrize("how", UNREADABLE)
+def test_a_list_that_cannot_be_read_is_told(layout, root, how):
+    spoil, (layouts, words) = UNREADABLE[how]
+    path = root / layout.listing
+    if layout.name in layouts:
+        path.write_bytes(spoil(path.read_bytes()))
+        with pytest.raises(LabError, match=f"{path.name}{words}"):
+            open_benchmark(layout.protocol, root, allow_partial=True)
 
 
-@pytest.mark.layouts("sharegpt4v-1k", "docci", "coco-val2017-first5", *KARPATHY)
-def test_a_number_that_python_cannot_hold_is_told(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
-    path.write_text(path.read_text().replace("{", '{"more": ' + "1" * 4400 + ", ", 1))
-    with pytest.raises(LabError, match=rf"{path.name}.* is JSON that cannot be read"):
-        open_benchmark(layout.protocol, tmp_path)
-
-
-@pytest.mark.layouts("urban1k")
-def test_two_pictures_of_urban_for_one_caption_are_named(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    Image.new("RGB", (8, 8)).save(tmp_path / "image" / "2.png")
-    result = verify(layout.protocol, tmp_path)
-    assert "image/2.jpg and 2.png: files that only the suffix tells apart" in result.broken
-    assert open_benchmark(layout.protocol, tmp_path, allow_partial=True).images[1].name == "2.jpg"
-
-
-@pytest.mark.layouts("urban1k")
-def test_the_systems_own_files_are_no_captions(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (tmp_path / "caption" / "._1.txt").write_bytes(b"\x00\x05\x16\x07\xff")
-    assert len(open_benchmark(layout.protocol, tmp_path)) == 3
+@pytest.mark.layouts(*ONE_FILE, "urban1k")
+@pytest.mark.parametrize(("before", "after"), [("\n", "\r"), ("\n", "\r\n"), ("", "\ufeff")])
+def test_line_ends_and_a_byte_order_mark_are_no_text(layout, root, before, after):
+    expected = open_benchmark(layout.protocol, root)
+    listed = root / layout.listing
+    for path in listed.iterdir() if listed.is_dir() else [listed]:
+        path.write_bytes(
+            path.read_bytes().replace(before.encode(), after.encode(), -1 if before else 1)
+        )
+    found = open_benchmark(layout.protocol, root)
+    assert (found.texts, found.source) == (expected.texts, expected.source)
 
 
 @pytest.mark.layouts("urban1k")
-def test_the_public_copy_of_urban_with_an_empty_file(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (tmp_path / "caption" / "10.txt").write_bytes(b"")
-    rest = left_with(layout, tmp_path, 2, "1 x empty caption: image/10.jpg", 2)
-    assert rest.skipped == {"empty caption": ["image/10.jpg (caption/10.txt)"]}
-
-
-@pytest.mark.layouts("urban1k")
-def test_what_macos_writes_beside_the_files_of_urban_is_passed_over(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    expected = open_benchmark(layout.protocol, tmp_path).texts
+def test_what_macos_writes_beside_the_files_of_urban_is_passed_over(layout, root):
+    expected = open_benchmark(layout.protocol, root).texts
     for folder in ("image", "caption"):
-        for path in list((tmp_path / folder).iterdir()):
+        for path in list((root / folder).iterdir()):
             path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(80))
-    assert open_benchmark(layout.protocol, tmp_path).texts == expected
-    result = verify(layout.protocol, tmp_path)
+    assert open_benchmark(layout.protocol, root).texts == expected
+    result = verify(layout.protocol, root)
     assert result.ok
     assert result.extra == []
 
 
 @pytest.mark.layouts("urban1k")
-def test_two_files_of_urban_that_only_the_suffix_tells_apart_are_named(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    Image.new("RGB", (8, 8)).save(tmp_path / "image" / "10.webp")
+def test_two_files_of_urban_that_only_the_suffix_tells_apart_are_named(layout, root):
+    Image.new("RGB", (8, 8)).save(root / "image" / "10.webp")
     reason = "files that only the suffix tells apart: image/10.jpg and 10.webp"
-    rest = left_with(layout, tmp_path, 3, reason, 3)
+    rest = left_with(layout, root, 3, reason, 3)
     assert rest.images[-1].name == "10.jpg"
 
 
 @pytest.mark.layouts("urban1k")
-def test_a_picture_of_urban_without_a_caption_is_missing_one(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (tmp_path / "caption" / "10.txt").unlink()
-    left_with(layout, tmp_path, 2, "1 x picture without a caption: image/10.jpg")
+def test_a_picture_of_urban_without_a_caption_is_missing_one(layout, root):
+    (root / "caption" / "10.txt").unlink()
+    left_with(layout, root, 2, "1 x picture without a caption: image/10.jpg")
 
 
 @pytest.mark.layouts("urban1k", "coco-val2017-first5", "flickr30k-31k")
-def test_extra_files_are_told_and_do_no_harm(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    folder = tmp_path / layout.listing
-    folder = folder if folder.is_dir() else layout.picture(tmp_path).parent
+def test_extra_files_are_told_and_do_no_harm(layout, root):
+    folder = root / layout.listing
+    folder = folder if folder.is_dir() else layout.picture(root).parent
     (folder / "notes.md").write_text("mine")
     (folder / ".hidden").write_text("the system's")
-    result = verify(layout.protocol, tmp_path)
+    result = verify(layout.protocol, root)
     assert result.ok
     assert result.extra == [f"{folder.name}/notes.md"]
-    assert not open_benchmark(layout.protocol, tmp_path).partial
-
-
-@pytest.mark.layouts(*ONE_FILE)
-def test_a_byte_order_mark_is_no_text(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    before = open_benchmark(layout.protocol, tmp_path)
-    path = tmp_path / layout.listing
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    after = open_benchmark(layout.protocol, tmp_path)
-    assert (after.texts, after.source) == (before.texts, before.source)
-
-
-@pytest.mark.layouts("urban1k")
-def test_a_byte_order_mark_in_a_caption_is_no_text(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / "caption" / "1.txt"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert open_benchmark(layout.protocol, tmp_path).texts[0].startswith("A red boat")
+    assert not open_benchmark(layout.protocol, root).partial
 
 
 @pytest.mark.layouts(*LISTED)
@@ -300,31 +259,11 @@ def test_a_path_that_leads_out_is_refused(layout, tmp_path):
 
 
 @pytest.mark.layouts("flickr30k-31k", "long-dci")
-def test_a_wrong_delimiter_is_told_with_the_line(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
+def test_a_wrong_delimiter_is_told_with_the_line(layout, root):
+    path = root / layout.listing
     path.write_text(path.read_text().replace("\t", "|"))
     with pytest.raises(LabError, match=f"{path.name}.*(line 1|header)"):
-        open_benchmark(layout.protocol, tmp_path, allow_partial=True)
-
-
-@pytest.mark.layouts(*LISTED)
-def test_a_list_that_is_cut_off_is_told(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
-    keep = 60 if layout.name == "sharegpt4v-1k" else path.stat().st_size - 12
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(LabError, match=path.name):
-        open_benchmark(layout.protocol, tmp_path, allow_partial=True)
-
-
-@pytest.mark.layouts(*LISTED)
-def test_a_list_that_is_not_utf8_is_told(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
-    path.write_bytes(path.read_bytes()[:-6] + b"\xe9\xe9" + path.read_bytes()[-6:])
-    with pytest.raises(LabError, match=f"{path.name} is not UTF-8"):
-        open_benchmark(layout.protocol, tmp_path, allow_partial=True)
+        open_benchmark(layout.protocol, root, allow_partial=True)
 
 
 def test_a_zip_in_place_of_the_folder_is_told(layout, tmp_path):
@@ -368,32 +307,29 @@ def test_a_zip_that_was_not_unpacked_is_told(layout, tmp_path):
 
 
 @pytest.mark.layouts("coco-val2017-first5")
-def test_pictures_that_were_not_unpacked_are_told(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    os.rename(tmp_path / "val2017", tmp_path / "elsewhere")
-    zipfile.ZipFile(tmp_path / "val2017.zip", "w").close()
+def test_pictures_that_were_not_unpacked_are_told(layout, root):
+    os.rename(root / "val2017", root / "elsewhere")
+    zipfile.ZipFile(root / "val2017.zip", "w").close()
     with pytest.raises(LabError, match=r"folder val2017 \(val2017\.zip is there: unpack it\)"):
-        open_benchmark(layout.protocol, tmp_path)
+        open_benchmark(layout.protocol, root)
     with pytest.raises(LabError, match="no picture of it that can be used"):
-        open_benchmark(layout.protocol, tmp_path, allow_partial=True)
+        open_benchmark(layout.protocol, root, allow_partial=True)
 
 
 @pytest.mark.layouts("docci", "iiw", "sharegpt4v-1k", "dci-full")
-def test_a_missing_field_is_told_with_its_place(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
+def test_a_missing_field_is_told_with_its_place(layout, root):
     field = {"docci": "description", "iiw": "IIW", "sharegpt4v-1k": "value", "dci-full": "image"}
-    for path in tmp_path.rglob("*.json*"):
+    for path in root.rglob("*.json*"):
         path.write_text(path.read_text().replace(f'"{field[layout.name]}"', '"other"'))
     where = "0.json" if layout.name == "dci-full" else "entry 0|line [12]"
     with pytest.raises(LabError, match=f"({where}).*expected a text under '{field[layout.name]}'"):
-        open_benchmark(layout.protocol, tmp_path)
+        open_benchmark(layout.protocol, root)
 
 
 @pytest.mark.layouts("dci-full")
-def test_a_missing_annotation_is_named(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (tmp_path / "densely_captioned_images" / "annotations" / "1.json").unlink()
-    left_with(layout, tmp_path, 2, r"1 x missing annotation: annotations/1\.json")
+def test_a_missing_annotation_is_named(layout, root):
+    (root / "densely_captioned_images" / "annotations" / "1.json").unlink()
+    left_with(layout, root, 2, r"1 x missing annotation: annotations/1\.json")
 
 
 @pytest.mark.layouts(*KARPATHY)

@@ -28,10 +28,9 @@ def test_all_about_one(capsys):
 
 
 @pytest.mark.layouts("urban1k")
-def test_verify_exits_with_2_and_tells_how_to_get_it(layout, tmp_path, capsys):
-    layout.write(tmp_path, layout.entries)
-    layout.picture(tmp_path).unlink()
-    assert main(["data", "verify", "urban1k", "--root", str(tmp_path), "--no-progress"]) == 2
+def test_verify_exits_with_2_and_tells_how_to_get_it(layout, root, capsys):
+    layout.picture(root).unlink()
+    assert main(["data", "verify", "urban1k", "--root", str(root), "--no-progress"]) == 2
     out, err = capsys.readouterr()
     assert "  image/1.jpg" in out
     assert "1. download Urban-1k.zip" in out
@@ -44,11 +43,10 @@ def test_verify_of_something_whole(capsys):
 
 
 @pytest.mark.layouts("iiw")
-def test_stats_beside_the_papers(layout, tmp_path, capsys):
-    layout.write(tmp_path, layout.entries)
-    assert main(["data", "stats", "--root", str(tmp_path), "--no-progress"]) == 0
+def test_stats_beside_the_papers(root, capsys):
+    assert main(["data", "stats", "--root", str(root), "--no-progress"]) == 0
     assert "iiw (partial)" in capsys.readouterr().out
-    row = beside_paper(statistics(tmp_path, ["iiw"]).table()).iloc[0]
+    row = beside_paper(statistics(root, ["iiw"]).table()).iloc[0]
     assert (row["paper's sub-captions"], row["paper's tokens"]) == (10.16, 239.73)
 
 

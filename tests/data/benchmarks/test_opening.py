@@ -12,26 +12,24 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from longclip_lab import world
 from longclip_lab.data import PROTOCOLS, get_protocol, open_benchmark, verify
-from longclip_lab.data.captions import read_rows
-from longclip_lab.data.validation import check_picture
+from longclip_lab.data.layouts import read_rows
+from longclip_lab.data.validation import check_image
 from longclip_lab.errors import LabError
 
 
-def test_a_whole_benchmark_opens(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    benchmark = open_benchmark(layout.protocol, tmp_path)
+def test_a_whole_benchmark_opens(layout, root):
+    benchmark = open_benchmark(layout.protocol, root)
     assert sorted(path.name for path in benchmark.images) == ["1.jpg", "10.jpg", "2.jpg"]
-    assert all(not check_picture(path).defect for path in benchmark.images)
+    assert all(not check_image(path).defect for path in benchmark.images)
     assert not benchmark.partial
     assert benchmark.skipped == {}
     assert len(benchmark.texts) == layout.protocol.num_texts
     json.dumps(benchmark.source)
-    assert str(tmp_path) not in json.dumps(benchmark.source)
+    assert str(root) not in json.dumps(benchmark.source)
 
 
-def test_texts_belong_to_their_pictures(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    benchmark = open_benchmark(layout.protocol, tmp_path)
+def test_texts_belong_to_their_pictures(layout, root):
+    benchmark = open_benchmark(layout.protocol, root)
     written = {
         name: [layout.protocol.process(text) for text in texts] for name, texts in layout.entries
     }
@@ -41,9 +39,8 @@ def test_texts_belong_to_their_pictures(layout, tmp_path):
     assert opened == written
 
 
-def test_a_whole_benchmark_is_verified(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    result = verify(layout.protocol, tmp_path)
+def test_a_whole_benchmark_is_verified(layout, root):
+    result = verify(layout.protocol, root)
     assert result.ok
     assert (result.missing, result.broken) == ([], [])
     assert "3 of 3 pictures can be used" in result.there
@@ -76,9 +73,8 @@ PROCESSED = {  # of "A red boat. It is 3.5 m long.\nA lake, 0.", as each code ha
 
 
 @pytest.mark.layouts(*PROCESSED)
-def test_texts_are_read_as_the_official_code_reads_them(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    assert open_benchmark(layout.protocol, tmp_path).texts[0] == PROCESSED[layout.name]
+def test_texts_are_read_as_the_official_code_reads_them(layout, root):
+    assert open_benchmark(layout.protocol, root).texts[0] == PROCESSED[layout.name]
 
 
 @pytest.mark.layouts("coco-val2017-first5")
@@ -91,23 +87,21 @@ def test_of_six_captions_the_first_five_count(layout, tmp_path):
 
 
 @pytest.mark.layouts("dci-full")
-def test_the_test_split_of_dci_under_either_count(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
+def test_the_test_split_of_dci_under_either_count(layout, root):
     protocol = replace(get_protocol("dci-test"), also_counted=(1,))
-    benchmark = open_benchmark(protocol, tmp_path)
+    benchmark = open_benchmark(protocol, root)
     assert [path.name for path in benchmark.images] == ["10.jpg"]
     assert benchmark.texts == [layout.entries[2][1][0]]
     assert not benchmark.partial
     with pytest.raises(LabError, match="1 of 112 pictures"):
-        open_benchmark(replace(protocol, also_counted=()), tmp_path)
+        open_benchmark(replace(protocol, also_counted=()), root)
 
 
 @pytest.mark.layouts("sharegpt4v-1k")
-def test_no_more_is_read_of_a_large_list_than_is_needed(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    path = tmp_path / layout.listing
+def test_no_more_is_read_of_a_large_list_than_is_needed(layout, root):
+    path = root / layout.listing
     path.write_text(path.read_text()[:-40])  # the entry behind the benchmark's is cut off
-    assert len(open_benchmark(layout.protocol, tmp_path)) == 3
+    assert len(open_benchmark(layout.protocol, root)) == 3
 
 
 def test_the_drawn_world_needs_no_folder():

@@ -11,9 +11,8 @@ from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer
 
 
-def test_counts_are_those_of_the_published_texts(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (row,) = statistics(tmp_path, [layout.protocol]).rows
+def test_counts_are_those_of_the_published_texts(layout, root):
+    (row,) = statistics(root, [layout.protocol]).rows
     assert (row.images, row.texts) == (3, layout.protocol.num_texts)
     texts = [text for _, of_picture in layout.entries for text in of_picture]
     bert = get_tokenizer("bert")
@@ -25,12 +24,11 @@ def test_counts_are_those_of_the_published_texts(layout, tmp_path):
     assert not row.partial
 
 
-def test_pictures_are_not_needed(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    before = statistics(tmp_path, [layout.name])
-    for path in list(tmp_path.rglob("*.jpg")):
+def test_pictures_are_not_needed(layout, root):
+    before = statistics(root, [layout.name])
+    for path in list(root.rglob("*.jpg")):
         path.unlink()
-    assert statistics(tmp_path, [layout.name]) == before
+    assert statistics(root, [layout.name]) == before
 
 
 @pytest.mark.layouts("iiw")
@@ -53,19 +51,17 @@ def test_the_share_that_is_cut(layout, tmp_path):
 
 
 @pytest.mark.layouts("urban1k")
-def test_an_empty_caption_is_left_out_and_told(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (tmp_path / "caption" / "10.txt").write_text("\n")
-    (row,) = statistics(tmp_path, ["urban1k"]).rows
+def test_an_empty_caption_is_left_out_and_told(root):
+    (root / "caption" / "10.txt").write_text("\n")
+    (row,) = statistics(root, ["urban1k"]).rows
     assert row.texts == 2
     assert row.skipped == {"empty caption": ["image/10.jpg (caption/10.txt)"]}
     json.dumps(row.to_dict())
 
 
 @pytest.mark.layouts("sharegpt4v-1k")
-def test_a_training_set_is_counted_whole(layout, tmp_path):
-    layout.write(tmp_path, layout.entries)
-    (row,) = statistics(tmp_path, ["sharegpt4v"]).rows
+def test_a_training_set_is_counted_whole(root):
+    (row,) = statistics(root, ["sharegpt4v"]).rows
     assert row.texts == 4  # the entry behind the benchmark's too
 
 

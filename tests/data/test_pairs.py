@@ -1,17 +1,24 @@
-"""Drawing a captioner and consecutive sub-captions."""
+"""Pairs: which text a step trains with, and words that a tokenizer does not know."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longclip_lab.data import choose_caption, draw_texts, sample_subcaptions
+from longclip_lab.data import (
+    Pairs,
+    choose_caption,
+    draw_texts,
+    keep_known_words,
+    sample_subcaptions,
+)
 from longclip_lab.errors import LabError
-from longclip_lab.text import sample_sentences, split_subcaptions
+from longclip_lab.text import get_tokenizer, sample_sentences, split_subcaptions
 
 CAPTIONS = {"A": "a0. a1. a2. a3. a4.", "B": "b0\nb1</s>b2.", "C": "c0"}
 words = st.text("xyz ", min_size=1).filter(str.strip)
@@ -92,3 +99,27 @@ def test_sentences_without_the_summary():
 def test_bad_input(call, words):
     with pytest.raises(LabError, match=words):
         call()
+
+
+PAIRS = Pairs(
+    "two",
+    [Path("a.jpg"), Path("b.jpg")],
+    ["A man and a red boat.", "Zebras graze"],
+    ["A man and a red boat. Boats, big.", "Zebras graze"],
+    [["A man and a red boat.", "Boats, big."], ["Zebras graze"]],
+    source={"dataset": "two"},
+)
+
+
+def test_unknown_words_are_left_out_and_counted():
+    world = get_tokenizer("world")
+    known = keep_known_words(PAIRS, world)
+    assert known.short == ["A and a red boat .", "."]
+    assert known.captions[0][0] == known.short[0]
+    assert known.source == {"dataset": "two", "words": {"of": 13, "left_out": 5}}
+    for text in known.short + known.long:
+        world.encode(text)
+
+
+def test_pairs_for_other_tokenizers_are_untouched():
+    assert keep_known_words(PAIRS, get_tokenizer("clip")) is PAIRS

@@ -21,7 +21,7 @@ from longclip_lab.data import (
     recaptioned,
     statistics,
 )
-from longclip_lab.data.captions import read_rows
+from longclip_lab.data.layouts import read_rows
 from longclip_lab.errors import LabError
 from longclip_lab.text import get_tokenizer
 

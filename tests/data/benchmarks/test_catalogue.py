@@ -1,10 +1,12 @@
-"""What protocols say: complete, consistent with their sources, and telling each other apart."""
+"""What protocols say: complete, as published, telling each other apart, and as in the book."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import string
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from longclip_lab.data import PROTOCOLS, get_protocol
 from longclip_lab.data.benchmarks import differing_facts
-from longclip_lab.data.benchmarks.protocol import PROCESSING, SUBCAPTIONS, class_names
+from longclip_lab.data.benchmarks.catalogue import PROCESSING, SUBCAPTIONS, class_names
 from longclip_lab.data.benchmarks.readers import READERS
 from longclip_lab.errors import LabError
 from longclip_lab.text import split_subcaptions
@@ -120,3 +122,15 @@ def test_joined_subcaptions_are_split_as_before(text):
     joined = PROCESSING[SUBCAPTIONS](text)
     assert split_subcaptions(joined) == split_subcaptions(text)
     assert PROCESSING[SUBCAPTIONS](joined) == joined
+
+
+def test_the_page_is_up_to_date():
+    book = Path(__file__).parents[3] / "book"
+    spec = importlib.util.spec_from_file_location(
+        "update_benchmarks", book / "update_benchmarks.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert module.page_block() in page, "run python book/update_benchmarks.py"
+    assert all(f"### {name}\n" in page for name in PROTOCOLS)
