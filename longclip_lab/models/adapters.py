@@ -481,7 +481,7 @@ def load_blip_folder(folder: str | os.PathLike[str], context_length: int | None 
     return _adapted(Blip(model), Path(folder), context_length, BLIP_TOKENS)
 
 
-OPENERS: dict[str, Callable[[str | os.PathLike[str]], Adapter]] = {
+FOLDERS: dict[str, Callable[[str | os.PathLike[str]], Adapter]] = {
     "align": load_align,
     "blip": load_blip_folder,
 }

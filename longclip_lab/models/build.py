@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -204,6 +204,30 @@ def build_preprocess(card: dict[str, Any]) -> Callable[[Image.Image], torch.Tens
                 "numbers" + (" above 0." if name == "std" else ".")
             )
     return image_transform_v2(PreprocessCfg(**card), is_train=False)
+
+
+@dataclass
+class Converted:
+    """A checkpoint as an open_clip module takes it: what a reader of one layout returns."""
+
+    title: str
+    """What the layout is called."""
+    model_cfg: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    """Under open_clip's names, all that the module of `model_cfg` has and nothing else."""
+    tokenizer: str = "clip"
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """What differs from OpenAI's."""
+    positions: dict[str, Any] | None = None
+    """The card's entry where it is not the plain one."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """More entries of the card; "left_out" counts tensors that only the training used."""
+    call: str = "load(FILE)"
+    """How the lab opens it."""
+    notes: tuple[str, ...] = ()
+    """What `inspect` adds."""
+    warning: str | None = None
+    """What `load` warns of."""
 
 
 def assemble(

@@ -23,7 +23,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError
+
+Weights = Mapping[str, torch.Tensor]
+"""A state dict."""
 
 # --- What is in a file of weights, by its bytes, without running any code in it ---
 
@@ -294,7 +297,7 @@ _BUFFERS = re.compile(
 """Indices, counters and masks: beside the weights, and rarely floating point numbers."""
 
 
-def fill(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def fill(module: nn.Module, weights: Weights) -> None:
     """`module.load_state_dict(weights)`, all of them and nothing else, after `check_floats`.
 
     Raises LabError for what are no floating point numbers, RuntimeError for other names or shapes.
@@ -310,7 +313,7 @@ def is_buffer(name: str) -> bool:
     return _BUFFERS.fullmatch(name) is not None
 
 
-def check_floats(weights: Mapping[str, torch.Tensor]) -> None:
+def check_floats(weights: Weights) -> None:
     """Raise LabError unless all are plain tensors of 16 to 64 bit floating point numbers.
 
     Loading would take quantised numbers as they are stored, without their scales, and drop the
@@ -333,7 +336,7 @@ def not_floats(tensor: torch.Tensor) -> str | None:
     return None if tensor.dtype in _FLOATS else str(tensor.dtype).removeprefix("torch.")
 
 
-def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def not_finite(weights: Weights) -> dict[str, int]:
     """How many values of which weights are infinite or not a number.
 
     Causal masks, which are meant to be infinite, do not count.
@@ -348,7 +351,7 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return found
 
 
-def check_finite(weights: Mapping[str, torch.Tensor], name: str) -> None:
+def check_finite(weights: Weights, name: str) -> None:
     """Raise NotFiniteError, naming the weights, if those of the model `name` are not finite."""
     if bad := not_finite(weights):
         first, count = next(iter(bad.items()))
@@ -464,9 +467,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return read_checkpoint(path).weights
 
 
-def renamed(
-    weights: Mapping[str, torch.Tensor], rename: Callable[[str], str]
-) -> dict[str, torch.Tensor]:
+def renamed(weights: Weights, rename: Callable[[str], str]) -> dict[str, torch.Tensor]:
     """The weights under other names. Raises LabError if two of them would get the same."""
     result: dict[str, torch.Tensor] = {}
     old: dict[str, str] = {}
@@ -491,10 +492,13 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def count_layers(state_dict: Mapping[str, torch.Tensor], tower: str) -> int:
-    """Blocks of a transformer named as OpenAI names them: `{tower}.resblocks.0` and so on."""
-    pattern = re.compile(rf"{re.escape(tower)}\.resblocks\.(\d+)\.")
-    return len({match[1] for name in state_dict if (match := pattern.match(name))})
+def count_blocks(names: Iterable[str], pattern: str) -> int:
+    r"""How many different numbers the group of `pattern` takes at the beginning of `names`.
+
+    >>> count_blocks(["blocks.0.norm", "blocks.0.bias", "blocks.1.norm"], r"blocks\.(\d+)\.")
+    2
+    """
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 def _checkpoint(path: Path, container: str, content: Any) -> Checkpoint:
@@ -612,7 +616,7 @@ def _found(content: Any) -> str:
 
 
 def leave_out(
-    weights: Mapping[str, torch.Tensor], parts: Collection[str]
+    weights: Weights, parts: Collection[str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """`weights` without the modules and buffers called `parts`, and how many tensors each had.
 

@@ -36,7 +36,7 @@ from longclip_lab.models.formats.hf_config import (
     Weights,
     clip_kind,
     quick_gelu,
-    read_json,
+    read_object,
     read_preprocessing,
     read_weights,
     text_cfg,
@@ -137,7 +137,7 @@ def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -
     kind = clip_kind(folder)
     if kind != "clip":
         raise LabError(_no_clip(folder, kind))
-    stored = read_json(folder / CONFIG)
+    stored = read_object(folder / CONFIG)
     config = read_config(transformers.CLIPConfig, stored, folder)
     text, image = config.text_config, config.vision_config
     with fitting(folder / CONFIG, "describes no CLIP"):
@@ -264,7 +264,7 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
     if clip_kind(root) == "diffusers":
         subfolder = subfolder or "text_encoder"
     folder = root / subfolder if subfolder else root
-    stored = read_json(folder / CONFIG)
+    stored = read_object(folder / CONFIG)
     config = _text_config(stored, folder)
     weights = {n: t for n, t in read_weights(folder).items() if not _of_images(n, stored)}
     projected = f"{_PROJECTION}.weight" in weights
@@ -319,7 +319,7 @@ def _pad_id(folder: Path) -> int:
     """With what a tokenizer's folder fills up texts: id 0, unless it names the end token."""
     for path in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
         if path.is_file():
-            pad = read_json(path).get("pad_token")
+            pad = read_object(path).get("pad_token")
             content = pad.get("content") if isinstance(pad, dict) else pad
             if content is not None:
                 return get_tokenizer("clip").end_id if content == "<|endoftext|>" else 0

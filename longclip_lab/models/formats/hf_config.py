@@ -128,7 +128,7 @@ _STEMS = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises LabError if the file is missing or holds something else."""
     if not path.exists():
         raise LabError(f"There is no {path.name} in {path.parent}.")
@@ -141,7 +141,7 @@ def clip_kind(folder: Path) -> str | None:
         return "diffusers"
     if not (folder / CONFIG).is_file():
         return None
-    kind = read_json(folder / CONFIG).get("model_type")
+    kind = read_object(folder / CONFIG).get("model_type")
     return kind if isinstance(kind, str) and kind.startswith("clip") else None
 
 
@@ -167,7 +167,7 @@ def read_weights(folder: Path) -> Weights:
 
 
 def _read_shards(index: Path) -> Weights:
-    places = read_json(index).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
         raise LabError(f"{index} does not say which weights are in which file.")
     files = sorted(set(places.values()))
@@ -200,9 +200,9 @@ def read_preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     open_clip does not have.
     """
     if (folder / FILE).is_file():
-        facts = read_json(folder / FILE)
+        facts = read_object(folder / FILE)
     elif (folder / _NEWER).is_file():
-        facts = read_json(folder / _NEWER).get("image_processor", {})
+        facts = read_object(folder / _NEWER).get("image_processor", {})
     else:
         warnings.warn(
             f"{folder} has no {FILE}: pictures are prepared as OpenAI prepares them.",
@@ -474,9 +474,9 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
 def warn_of_vocabulary(folder: Path) -> None:
     """A LabWarning if the tokenizer in `folder` numbers other pieces than CLIP's; none is fine."""
     if (folder / "vocab.json").is_file():
-        vocabulary = read_json(folder / "vocab.json")
+        vocabulary = read_object(folder / "vocab.json")
     elif (folder / "tokenizer.json").is_file():
-        vocabulary = read_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})
+        vocabulary = read_object(folder / "tokenizer.json").get("model", {}).get("vocab", {})
     else:
         return
     pieces = get_tokenizer("clip").entries[:-2]  # start and end have other names in transformers

@@ -25,7 +25,7 @@ from longclip_lab.models.clip import Clip, TextTower
 from longclip_lab.models.encoding import evaluating
 from longclip_lab.models.formats.export import find_dtype, find_format
 from longclip_lab.models.formats.hf_config import end_id
-from longclip_lab.models.formats.openai import load_openai_layout
+from longclip_lab.models.load import load_file
 from longclip_lab.text.tokenizers import ClipTokenizer
 
 TOLERANCE = 1e-5
@@ -264,7 +264,7 @@ def _read_openai(path: Path, text_only: bool) -> tuple[str, _Sides]:
 
 
 def _read_longclip(path: Path, text_only: bool) -> tuple[str, _Sides]:
-    return "longclip_lab's reader of Long-CLIP's files", _of_module(load_openai_layout(path).model)
+    return "longclip_lab's reader of Long-CLIP's files", _of_module(load_file(path).model)
 
 
 def _read_open_clip(path: Path, text_only: bool) -> tuple[str, _Sides]:
