@@ -34,6 +34,7 @@ from torch import nn
 
 from longclip_lab.errors import COUNT, MANY, LabError, Numbers, suggest
 from longclip_lab.models import tiny
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.checkpoint import check_finite, read_state_dict
 from longclip_lab.models.clip import Clip, HubTokenizer
 from longclip_lab.models.corner_tokens import (
@@ -48,14 +49,13 @@ from longclip_lab.models.corner_tokens import (
     position_offset,
 )
 from longclip_lab.models.tiny import data_folder
-from longclip_lab.models.towers import text_tower
 from longclip_lab.text import Tokenizer, get_tokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-# --- Text towers of transformers, built from a config alone: nothing is fetched, nothing on ---
+# --- Text towers of transformers, built from a config alone: nothing is fetched ---
 
 # BERT-like kinds that open_clip does not list; it looks up the name of their width.
 for _kind in ("camembert", "electra", "distilbert"):
@@ -95,7 +95,7 @@ def config_dict(config: transformers.PretrainedConfig) -> dict[str, Any]:
     return {k: v for k, v in facts.items() if k not in ("transformers_version", "_name_or_path")}
 
 
-# --- Putting a `Clip` together: a module of an open_clip config, preprocessing, tokenizer, ---
+# --- Putting a `Clip` together: module, preprocessing, tokenizer, card ---
 
 
 LAYERS = Numbers(at_least=0, at_most=1000, whole=True)
@@ -476,7 +476,7 @@ def bert_weights(source: str) -> dict[str, torch.Tensor]:
     Raises LabError if they cannot be read or fetched.
     """
     try:
-        with _quiet():
+        with quiet():
             tower = transformers.AutoModel.from_pretrained(source, trust_remote_code=False)
             return tower.state_dict()
     except Exception as error:  # as above
@@ -487,7 +487,7 @@ def bert_weights(source: str) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar or report of transformers inside the block: the library prints nothing."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
@@ -590,7 +590,7 @@ def _rebuilt(model: nn.Module, model_cfg: dict[str, Any]) -> nn.Module:
     return new
 
 
-# --- A model as LoTLIP trains it: a pretrained image tower, locked, and a BERT with corner ---
+# --- A model as LoTLIP trains it: a locked, pretrained image tower and a BERT ---
 
 
 def build_lotlip(
@@ -705,7 +705,7 @@ def _model_cfg(
     return model_cfg
 
 
-# --- One model's image tower on another's text tower: which of the two brought a change? ---
+# --- One model's image tower on the text tower of another ---
 
 
 def graft(text: Clip, image: Clip) -> Clip:

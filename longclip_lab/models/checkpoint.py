@@ -226,7 +226,7 @@ def read_archive(path: Path) -> dict[str, torch.Tensor]:
         root = _Tree(file).load()
     if not isinstance(root, _Module):
         raise pickle.UnpicklingError("the archive's pickle is not a module")
-    return dict(_tensors(root, ""))
+    return dict(_module_tensors(root, ""))
 
 
 class _Module:
@@ -277,17 +277,17 @@ def _tensor(
     return torch.as_strided(storage, shape, stride, offset)
 
 
-def _tensors(module: _Module, prefix: str) -> list[tuple[str, torch.Tensor]]:
+def _module_tensors(module: _Module, prefix: str) -> list[tuple[str, torch.Tensor]]:
     found = []
     for name, value in getattr(module, "state", {}).items():
         if isinstance(value, _Module):
-            found += _tensors(value, f"{prefix}{name}.")
+            found += _module_tensors(value, f"{prefix}{name}.")
         elif torch.is_tensor(value):
             found.append((f"{prefix}{name}", value))
     return found
 
 
-# --- Weights into modules: floating point numbers that are finite, all of them and nothing ---
+# --- Weights into modules: finite floating point numbers, all of them and nothing else ---
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _BUFFERS = re.compile(
@@ -508,11 +508,13 @@ def _checkpoint(path: Path, container: str, content: Any) -> Checkpoint:
         beside += [str(name) for name in content if name != entry]
         unwrapped.append(str(entry))
         content = content[entry]
-    tensors = dict(_checkpoints_tensors(content))
+    tensors = dict(_nested_tensors(content))
     if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise LabError(f"{path} holds names without values (torch's meta device): {empty[0]} ..")
     if not tensors:
-        raise LabError(f"{path} holds no state dict: expected names and tensors{_found(content)}.")
+        raise LabError(
+            f"{path} holds no state dict: expected names and tensors{_entries_seen(content)}."
+        )
     holding = {name.partition(".")[0] for name in tensors}
     beside += [str(name) for name in content if str(name).partition(".")[0] not in holding]
     try:
@@ -538,7 +540,7 @@ def _entry(path: Path, content: Any) -> Any:
         for name, value in content.items()
         if isinstance(value, Mapping)
         and value is not content
-        and any(True for _ in _checkpoints_tensors(value))
+        and any(True for _ in _nested_tensors(value))
     }
     if known := [name for name in _ENTRIES if name in inside]:
         if len(known) > 1:
@@ -564,11 +566,11 @@ def _entry(path: Path, content: Any) -> Any:
 
 def _has_towers(value: Any) -> bool:
     """Whether a mapping is a model by itself, and not a tower of one."""
-    names = [name for name, _ in _checkpoints_tensors(value)]
+    names = [name for name, _ in _nested_tensors(value)]
     return any(_IMAGE_TOWER.search(name) for name in names) and len(names) > 1
 
 
-def _checkpoints_tensors(
+def _nested_tensors(
     content: Any, prefix: str = "", above: tuple[int, ...] = ()
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors of nested dicts, their names joined by dots, without those of optimisers."""
@@ -578,7 +580,7 @@ def _checkpoints_tensors(
         if torch.is_tensor(value):
             yield f"{prefix}{name}", value.detach()
         else:
-            yield from _checkpoints_tensors(value, f"{prefix}{name}.", (*above, id(content)))
+            yield from _nested_tensors(value, f"{prefix}{name}.", (*above, id(content)))
 
 
 def _plain_names(
@@ -605,14 +607,14 @@ def _plain_names(
         tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _found(content: Any) -> str:
+def _entries_seen(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f", got a {type(content).__name__}"
     some = ", ".join(str(name) for name in list(content)[:5])
     return f", got entries without any: {some}" if some else ", got an empty dict"
 
 
-# --- Parts of a training checkpoint that no features need: named and counted, never just ---
+# --- Ignored checkpoint keys: named and counted, never just dropped ---
 
 
 def leave_out(

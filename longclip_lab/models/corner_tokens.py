@@ -10,8 +10,8 @@ from the text, from each other and from [CLS]:
 
     A(q, k) = 0  if (k in C, or q, k both in C and [CLS]) and q != k;  else 1.
 
-[CLS]'s feature is the paper's t_g, those of the corners are t_c1 .. t_cm; Eq. 4 to 6 compare each of
-them with the image (`longclip_lab.objectives.lotlip`). At test time only t_g is used, and since
+[CLS]'s feature is the paper's t_g, those of the corners are t_c1 .. t_cm; Eq. 4 to 6 compare each
+of them with the image (`longclip_lab.objectives.lotlip`). At test time only t_g is used, and since
 nothing reads a corner behind the mask, they are left out then at no loss.
 
 From top to bottom: the mask, the two kinds of towers, giving a tower its corners, reading them off.
@@ -32,14 +32,13 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from longclip_lab.errors import MANY, LabError, suggest
+from longclip_lab.models.anatomy import pool_type, text_tower, token_embedding
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.towers import (
     checked_tokens,
     encode_tokens,
     end_positions,
-    pool_type,
     project,
-    text_tower,
     without_padding,
 )
 
@@ -318,7 +317,7 @@ def give_corners(tower: nn.Module, corner: CornerTokens) -> CornerTower:
     )
     tower.corner = corner
     tower.context_length -= corner.shift
-    width = _embedding(tower).embedding_dim
+    width = token_embedding(tower).embedding_dim
     tower.corner_embedding = nn.Parameter(torch.empty(corner.num_corner, width))
     with torch.no_grad():
         tower.corner_embedding.copy_(draw_corners(tower, seed=0))
@@ -335,16 +334,10 @@ def draw_corners(tower: CornerTower, seed: int) -> torch.Tensor:
     deviation = getattr(config, "initializer_range", 0.02)
     generator = torch.Generator().manual_seed(seed)
     rows = [
-        torch.randn(_embedding(tower).embedding_dim, generator=generator)
+        torch.randn(token_embedding(tower).embedding_dim, generator=generator)
         for _ in range(tower.corner.num_corner)
     ]
     return deviation * torch.stack(rows)
-
-
-def _embedding(tower: nn.Module) -> nn.Embedding:
-    if isinstance(tower, HFTextEncoder):
-        return tower.transformer.get_input_embeddings()
-    return tower.token_embedding
 
 
 def check_tower(tower: nn.Module) -> None:

@@ -11,9 +11,9 @@ from open_clip.hf_model import ClsPooler, HFTextEncoder
 from torch import nn
 
 from longclip_lab.errors import COUNT, LabError
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_tokens import check_num_corner
-from longclip_lab.models.towers import text_tower
 
 
 @dataclass(frozen=True)

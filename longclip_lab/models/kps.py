@@ -29,7 +29,7 @@ from open_clip.transformer import TextTransformer
 from torch import nn
 
 from longclip_lab.errors import SEED, LabError, Numbers, suggest
-from longclip_lab.models.towers import pool_type, text_tower
+from longclip_lab.models.anatomy import pool_type, text_tower
 
 if TYPE_CHECKING:
     from longclip_lab.models.clip import Clip, TextTower

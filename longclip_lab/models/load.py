@@ -30,7 +30,7 @@ from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError, suggest
 from longclip_lab.files import atomic_path, atomic_write, read_json, to_json
-from longclip_lab.models.adapters import FOLDERS, is_release, load_release, model_type
+from longclip_lab.models.adapters import FOLDERS, load_release, model_type, which_release
 from longclip_lab.models.build import Converted, assemble, build_model, preprocess_card
 from longclip_lab.models.checkpoint import (
     CHECKPOINT_ENDINGS,
@@ -208,7 +208,7 @@ def load_file(path: Path, checkpoint: Checkpoint | None = None) -> Clip:
     A LabWarning says so where the file may as well be open_clip's.
     """
     checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
-    if is_release(checkpoint.weights):
+    if which_release(checkpoint.weights):
         return load_release(path, checkpoint.weights)
     reader = find_reader(checkpoint.weights)
     if reader is None:
@@ -407,7 +407,7 @@ def _warn_of_random_weights(name: str) -> None:
     warnings.warn(message, LabWarning, stacklevel=4)
 
 
-def load_from_open_clips_hub(name: str) -> Clip:
+def load_open_clip_hub(name: str) -> Clip:
     """A model with its own config beside it, on the hub."""
     try:
         model_cfg = open_clip.get_model_config(name)
@@ -436,7 +436,7 @@ def load_open_clip_folder(folder: Path) -> Clip:
     """A folder of open_clip's layout: the file that it would take, with nothing resized."""
     config = read_object(folder / OPEN_CLIP_CONFIG)
     name = f"{LOCAL}{folder}"
-    weights = read_state_dict(_weights_of_open_clip(folder))
+    weights = read_state_dict(_open_clip_weights(folder))
     with fitting(folder / OPEN_CLIP_CONFIG, "describes no model of open_clip"):
         model_cfg = config["model_cfg"]
         model = build_model(model_cfg, sum(tensor.nbytes for tensor in weights.values()))
@@ -452,7 +452,7 @@ def load_open_clip_folder(folder: Path) -> Clip:
     return clip
 
 
-def _weights_of_open_clip(folder: Path) -> Path:
+def _open_clip_weights(folder: Path) -> Path:
     """The file that open_clip would take. Raises LabError if there is none."""
     found = _find_checkpoint_in_dir(folder)
     if found is None:
@@ -513,7 +513,7 @@ def load(
         return load_open_clip_folder(Path(name.removeprefix(LOCAL)))
     if name.startswith(HUB):
         with answering_at_once(name.removeprefix(HUB)):
-            return load_from_open_clips_hub(name)
+            return load_open_clip_hub(name)
     if name.lower().endswith(CHECKPOINT_ENDINGS) or path.is_absolute() or name.startswith("."):
         raise LabError(f"There is no model file or folder {name}.")
     if is_hub_id(name):
@@ -545,7 +545,7 @@ def _load_any_folder(folder: Path) -> Clip:
 def _load_from_hub(name: str) -> Clip:
     """Models with open_clip's config are open_clip's; the others are tried as transformers'."""
     try:
-        return load_from_open_clips_hub(HUB + name)
+        return load_open_clip_hub(HUB + name)
     except LabError:
         try:
             folder = fetch(name)

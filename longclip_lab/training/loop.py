@@ -25,6 +25,7 @@ from tqdm import tqdm
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError, StoppedError
 from longclip_lab.files import atomic_write, decode_text, parse_json, to_json
 from longclip_lab.models import Clip, encode_corner_tokens, encode_text_tokens
+from longclip_lab.models.anatomy import frozen_part, text_tower
 from longclip_lab.models.towers import (
     can_end_at_class,
     can_pack,
@@ -32,9 +33,7 @@ from longclip_lab.models.towers import (
     encode_packed,
     encode_tokens,
     finish_image,
-    frozen_part,
     image_states,
-    text_tower,
 )
 from longclip_lab.objectives import (
     OBJECTIVES,

@@ -25,7 +25,7 @@ from longclip_lab.models.build import Converted
 from longclip_lab.models.checkpoint import Checkpoint, Weights, count_blocks, leave_out, renamed
 from longclip_lab.text import get_tokenizer
 
-# --- What `export` notes beside weights, for formats that have no name for it, and `load` ---
+# --- What `export` notes beside the weights and `load` reads: name and positions ---
 
 OURS = "longclip_lab"
 """The entry of config.json and open_clip_config.json that other libraries pass over."""
