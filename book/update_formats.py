@@ -20,7 +20,7 @@ from typing import Any
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import atomic_write
-from longclip_lab.models.inspect import SYSTEMS
+from longclip_lab.models.inspect import systems
 
 BOOK = Path(__file__).parent
 PAGE, RECORD = BOOK / "formats.md", BOOK / "records" / "formats.json"
@@ -43,12 +43,12 @@ def recorded() -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One entry a system and direction, in the order of `SYSTEMS`.
+    """One entry a system and direction, in the order of `systems`.
 
     Raises LabError for a door that no test went through.
     """
     entries = []
-    for name, system in SYSTEMS.items():
+    for name, system in systems().items():
         for direction in system.directions:
             those = [r for r in rows if (r["system"], r["direction"]) == (name, direction)]
             if not those:
@@ -71,7 +71,7 @@ def table(entries: list[dict[str, Any]]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     before = None
     for entry in entries:
-        system, first = SYSTEMS[entry["system"]], entry["system"] != before
+        system, first = systems()[entry["system"]], entry["system"] != before
         call = system.load if entry["direction"] == "in" else system.export
         difference = f"{entry['difference']:.0e}" if entry["difference"] else "0"
         cells = (

@@ -33,8 +33,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.hf_model import HFTextEncoder
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -51,9 +49,10 @@ from longclip_lab.attribution.maps import (
     tokens_within,
 )
 from longclip_lab.errors import LabError
-from longclip_lab.models import Clip, corners_of, encode_text_corners
+from longclip_lab.models import Clip, anatomy, corners_of, encode_text_corners
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.encoding import evaluating
-from longclip_lab.models.towers import end_positions, pool_type, text_tower
+from longclip_lab.models.towers import end_positions
 from longclip_lab.world import ATTRIBUTES, Caption
 
 # --- Where a tower reads off its last layer: the end token, a class token, or a mean of ---
@@ -112,20 +111,14 @@ class PatchLayout:
 
 def patch_layout(clip: Clip) -> PatchLayout:
     """The positions of the image tower; LabError for towers that keep no patches to the end."""
-    visual = clip.model.visual
-    if isinstance(visual, VisionTransformer):
-        pool = {"tok": "token"}.get(visual.pool_type, visual.pool_type)
-        pool = pool if visual.attn_pool is None else "attention with several queries"
-        return PatchLayout(tuple(visual.grid_size), 1, pool)
-    trunk = visual.trunk if isinstance(visual, TimmModel) else visual
-    grid = getattr(getattr(trunk, "patch_embed", None), "grid_size", None)
-    if grid is None or not hasattr(trunk, "num_prefix_tokens"):
+    tokens = anatomy.patch_tokens(clip.model.visual)
+    if tokens is None:
+        kind = type(anatomy.frozen_part(clip.model.visual)).__name__
         raise LabError(
-            f"the image tower of '{clip.name}' ({type(trunk).__name__}) keeps no tokens of patches "
-            "to its end. Choose a method that needs none, such as grad-cam or occlusion."
+            f"the image tower of '{clip.name}' ({kind}) keeps no tokens of patches to its end. "
+            "Choose a method that needs none, such as grad-cam or occlusion."
         )
-    pool = "all positions" if getattr(trunk, "pool_include_prefix", False) else trunk.global_pool
-    return PatchLayout(tuple(grid), trunk.num_prefix_tokens, pool)
+    return PatchLayout(*tokens)
 
 
 def text_pooled(clip: Clip, ids_BT: torch.Tensor, length: int) -> torch.Tensor | None:
@@ -134,16 +127,12 @@ def text_pooled(clip: Clip, ids_BT: torch.Tensor, length: int) -> torch.Tensor |
     `length` is the number of positions that the tower ran on, which may be more than those of
     `ids_BT` (padding, a class token or corner tokens behind).
     """
-    kind = pool_type(clip.model)
-    tower = text_tower(clip.model)
-    if isinstance(tower, HFTextEncoder):
-        position = getattr(tower.pooler, "cls_token_position", None)
-        if position is None:
-            return None
-    elif kind in ("argmax", "eos") and getattr(tower, "cls_emb", None) is None:
+    kind = anatomy.pooled_token(clip.model)
+    if kind == "mean":
+        return None
+    if kind == "end":
         return end_positions(clip.model, ids_BT)
-    else:
-        position = 0 if kind == "first" else length - 1
+    position = 0 if kind == "first" else length - 1
     return torch.full((len(ids_BT),), position, device=ids_BT.device)
 
 
@@ -167,28 +156,14 @@ def averaged(clip: Clip, tower: str) -> Iterator[list[torch.Tensor]]:
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
         states[:] = [getattr(output, "last_hidden_state", output)]
 
-    module = _averaging_input(clip, tower)
+    part = text_tower(clip.model) if tower == "text" else clip.model.visual
+    module = anatomy.averaged_states(part)
     handle = module.register_forward_hook(keep) if module is not None else None
     try:
         yield states
     finally:
         if handle is not None:
             handle.remove()
-
-
-def _averaging_input(clip: Clip, tower: str) -> nn.Module | None:
-    """The module that puts out what is averaged, in towers that average."""
-    if tower == "text":
-        part = text_tower(clip.model)
-        if isinstance(part, HFTextEncoder) and not hasattr(part.pooler, "cls_token_position"):
-            return part.transformer
-        return None
-    if patch_layout(clip).pool != "avg":
-        return None
-    visual = clip.model.visual
-    if isinstance(visual, VisionTransformer):
-        return visual.transformer if visual.final_ln_after_pool else visual.ln_post
-    return visual.trunk.norm
 
 
 # --- The attention weights of a tower, exactly those of the forward pass ---
@@ -241,7 +216,7 @@ def record(
     chosen = range(len(modules)) if layers is None else [_index(i, len(modules)) for i in layers]
     recording = Recording(chosen)
     watched: dict[int | str, nn.Module] = {layer: modules[layer] for layer in chosen}
-    pool = attention_pool(clip) if tower == "image" else None
+    pool = anatomy.attention_pool(clip.model.visual) if tower == "image" else None
     if pool is not None:
         watched["pool"] = pool
     mode = _StepByStep(recording.seen, gradients)
@@ -267,30 +242,14 @@ def attention_modules(clip: Clip, tower: str) -> list[nn.Module]:
     if tower not in TOWERS:
         raise LabError(f"expected the tower 'text' or 'image', got '{tower}'.")
     part = text_tower(clip.model) if tower == "text" else clip.model.visual
-    if isinstance(part, HFTextEncoder):
-        modules = [
-            module
-            for module in part.transformer.modules()
-            if type(module).__name__.endswith("SelfAttention")
-        ]
-    elif isinstance(part, TimmModel):
-        modules = [getattr(block, "attn", None) for block in getattr(part.trunk, "blocks", ())]
-    else:
-        blocks = getattr(getattr(part, "transformer", None), "resblocks", ())
-        modules = [block.attn for block in blocks]
-    if not modules or not all(isinstance(module, nn.Module) for module in modules):
-        kind = type(part.trunk if isinstance(part, TimmModel) else part).__name__
+    modules = anatomy.self_attention(part)
+    if modules is None:
+        kind = type(anatomy.frozen_part(part)).__name__
         raise LabError(
             f"the {tower} tower of '{clip.name}' ({kind}) has no plain transformer layers, so no "
             "attention can be shown. Choose a method without it, such as grad-cam or occlusion."
         )
     return modules
-
-
-def attention_pool(clip: Clip) -> nn.Module | None:
-    """The attention that reads off timm's towers with "map" pooling (SigLIP's), else None."""
-    visual = clip.model.visual
-    return getattr(visual.trunk, "attn_pool", None) if isinstance(visual, TimmModel) else None
 
 
 class _StepByStep(TorchFunctionMode):

@@ -20,10 +20,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.hf_model import HFTextEncoder
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from longclip_lab.attribution.attention import (
@@ -47,9 +43,10 @@ from longclip_lab.attribution.maps import (
 )
 from longclip_lab.attribution.similarity import unit_texts
 from longclip_lab.errors import COUNT, LabError, LabWarning
-from longclip_lab.models import Clip
+from longclip_lab.models import Clip, anatomy
+from longclip_lab.models.anatomy import pool_type, text_tower
 from longclip_lab.models.encoding import Images, evaluating
-from longclip_lab.models.towers import can_pack, can_trim, encode_whole, pool_type, text_tower
+from longclip_lab.models.towers import can_pack, can_trim, encode_whole
 
 # --- Gradient x attention: which tokens and patches a similarity rests on ---
 
@@ -315,18 +312,7 @@ def _as_grid(clip: Clip, layer: int) -> Iterator[nn.Module]:
 
 def _layer(clip: Clip, layer: int) -> nn.Module:
     """The module whose output is looked at."""
-    visual = clip.model.visual
-    trunk = visual.trunk if isinstance(visual, TimmModel) else None
-    if isinstance(visual, VisionTransformer):
-        layers = [visual.conv1, *visual.transformer.resblocks]
-    elif isinstance(visual, ModifiedResNet):
-        layers = [visual.avgpool, visual.layer1, visual.layer2, visual.layer3, visual.layer4]
-    elif hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
-        layers = [trunk.patch_embed, *trunk.blocks]
-    elif getattr(trunk, "feature_info", None):
-        layers = [trunk.get_submodule(stage["module"]) for stage in trunk.feature_info]
-    else:
-        raise LabError(f"{type(visual).__name__} is no image tower whose layers are known here.")
+    layers = anatomy.image_layers(clip.model.visual)
     if not -len(layers) <= layer < len(layers):
         raise LabError(
             f"there is no layer {layer} in the image tower of '{clip.name}': expected 0 (the "
@@ -337,10 +323,9 @@ def _layer(clip: Clip, layer: int) -> nn.Module:
 
 def _last_read(clip: Clip) -> int:
     """The last layer on whose patches the feature depends."""
-    visual = clip.model.visual
-    if isinstance(visual, VisionTransformer):
-        return -2 if visual.attn_pool is None and visual.pool_type == "tok" else -1
-    return -2 if getattr(getattr(visual, "trunk", None), "global_pool", "") == "token" else -1
+    tokens = anatomy.patch_tokens(clip.model.visual)
+    # Of the last block's patches a class token reads the keys and values alone, not the output.
+    return -2 if tokens is not None and tokens[2] == "token" else -1
 
 
 # --- Integrated gradients on the token embedding, for the cosine similarity with a picture ---
@@ -414,7 +399,10 @@ def _attribute(
     """Scores [B, T] of texts of one length, with each text's difference and what is left of it."""
     from captum.attr import LayerIntegratedGradients  # here, as captum brings matplotlib with it
 
-    embedding, similarity = _embedding(clip), _integrated_gradients_similarity_with(clip)
+    embedding, similarity = (
+        anatomy.token_embedding(text_tower(clip.model)),
+        _integrated_gradients_similarity_with(clip),
+    )
     length, pad_id = ids_BT.shape[1], clip.tokenizer.pad_id
     if pool_type(clip.model) != "hub" and not can_trim(clip.model):
         ids_BT = F.pad(ids_BT, (0, clip.context_length - length), value=pad_id)
@@ -459,16 +447,6 @@ def _integrated_gradients_similarity_with(
         return (F.normalize(encode(ids_BT), dim=-1) * images_BD).sum(-1)
 
     return similarity
-
-
-def _embedding(clip: Clip) -> nn.Module:
-    """The layer that turns token ids into vectors."""
-    tower = text_tower(clip.model)
-    if isinstance(tower, HFTextEncoder):
-        return tower.transformer.get_input_embeddings()
-    if not hasattr(tower, "token_embedding"):
-        raise LabError(f"{type(tower).__name__} is no text tower whose tokens are known here.")
-    return tower.token_embedding
 
 
 def _warn(maps: list[TokenMap]) -> None:

@@ -29,8 +29,9 @@ from torch import nn
 
 from longclip_lab.errors import LabError, NotFiniteError, suggest
 from longclip_lab.models import Clip, pixels
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.encoding import Images, evaluating
-from longclip_lab.models.towers import project, text_tower
+from longclip_lab.models.towers import project
 from longclip_lab.plotting import Plottable
 
 # --- What the attribution methods return: scores that lie on words, on a picture, or on both ---

@@ -21,7 +21,6 @@ from itertools import product
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip.timm_model import TimmModel
 
 from longclip_lab.attribution.maps import (
     Pairs,
@@ -36,7 +35,7 @@ from longclip_lab.attribution.maps import (
     token_method,
 )
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.models import Clip, encode_texts
+from longclip_lab.models import Clip, anatomy, encode_texts
 from longclip_lab.models.encoding import Images, evaluating
 from longclip_lab.models.towers import can_pack, encode_variants
 from longclip_lab.text import split_sentences
@@ -315,7 +314,7 @@ def occluded_patches(
     """
     _check("fill", fill, FILLS)
     clip = pairs.clip
-    squares_Khw = squares(_grid(clip), window, stride)
+    squares_Khw = squares(anatomy.patch_grid(clip.model.visual) or PLAIN_GRID, window, stride)
     texts_BD = unit_texts(clip, pairs.texts)
     # One picture may come with many texts: its squares are run once.
     first_of: dict[bytes, int] = {}
@@ -371,14 +370,6 @@ def _covered(
     for covers_Bhw in covers_Nhw.split(batch_size):
         covers_B1HW = covers_Bhw[:, rows][:, :, columns].unsqueeze(1).to(pixels_3HW.device)
         yield torch.where(covers_B1HW, colour_311, pixels_3HW)
-
-
-def _grid(clip: Clip) -> tuple[int, int]:
-    """Rows and columns of the tower's patches."""
-    visual = clip.model.visual
-    if isinstance(visual, TimmModel):
-        visual = getattr(visual.trunk, "patch_embed", None)
-    return tuple(getattr(visual, "grid_size", PLAIN_GRID))
 
 
 def _without(ids_T: torch.Tensor, taken: np.ndarray, by: str, pad_id: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ spending time on padding.
 
 from __future__ import annotations
 
-from longclip_lab.models import adapters
+from longclip_lab.models import adapters, anatomy
 from longclip_lab.models.adapters import Adapter
 from longclip_lab.models.build import (
     IMAGE_TOWERS,
@@ -55,6 +55,7 @@ __all__ = [
     "Tokens",
     "adapters",
     "add_corner_tokens",
+    "anatomy",
     "assemble",
     "build_lotlip",
     "build_tiny",

@@ -1,25 +1,17 @@
 """Models that are not open_clip's: ALIGN, BLIP, PTP-BLIP, X-VLM, X2-VLM.
 
-B batch, T tokens, D embedding, H W picture.
+The unimodal heads of all but ALIGN have one form: an image tower of timm, a BERT, and a linear
+layer on each. Their BERTs can also look at an image: in BLIP every layer has a second attention for
+that, which the text mode skips; in X-VLM and X2-VLM the last layers have one, and the text mode
+ends before them. Released files are training states, {"model": ...}, whose heads are called
+`vision_proj` and `text_proj`. BLIP and PTP-BLIP share one layout and cannot be told apart.
 
-Each function takes the weights under the tower's own names, without its prefix, and returns a timm
-model that gives one feature a picture, with its weights, and the size of its pictures.
+Followed: salesforce/BLIP, models/{med,vit,blip_retrieval,blip_pretrain}.py; sail-sg/ptp,
+src/blip_src/models/{vit,blip_retrieval}.py; zengyan-97/X-VLM, models/{xbert,xvlm}.py and
+dataset/__init__.py; zengyan-97/X2-VLM, models/{xbert,xvlm,swin_transformer,beit2}.py and
+dataset/__init__.py.
 
-The unimodal heads of BLIP, X-VLM and X2-VLM all have this form. Their text encoders are BERTs that
-can also look at a picture: in BLIP every layer has a second attention for that, which the text
-mode skips; in X-VLM and X2-VLM the last layers have one, and the text mode ends before them.
-
-Followed: salesforce/BLIP, models/med.py and models/blip_retrieval.py; zengyan-97/X-VLM,
-models/xbert.py and models/xvlm.py; zengyan-97/X2-VLM, models/xbert.py and models/xvlm.py.
-
-B batch, T tokens, D embedding, H W picture.
-
-All are training states, {"model": ...}, whose unimodal heads have the names `vision_proj` and
-`text_proj`. BLIP and PTP-BLIP share one layout and cannot be told apart.
-
-Followed: salesforce/BLIP, models/blip_retrieval.py and models/blip_pretrain.py; sail-sg/ptp,
-src/blip_src/models/blip_retrieval.py; zengyan-97/X-VLM, models/xvlm.py and dataset/__init__.py;
-zengyan-97/X2-VLM, models/xvlm.py and dataset/__init__.py.
+B batch, T tokens, D embedding, H W image.
 """
 
 from __future__ import annotations
@@ -27,7 +19,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
@@ -41,14 +33,15 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from timm.models import beit, swin_transformer, vision_transformer
 from torch import nn
-from transformers.utils import logging
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import read_json, read_text
-from longclip_lab.models.build import build_preprocess
+from longclip_lab.models.build import build_preprocess, quiet
 from longclip_lab.models.checkpoint import (
+    Weights,
     check_finite,
     check_floats,
+    count_blocks,
     fill,
     fitting,
     leave_out,
@@ -206,23 +199,6 @@ def bert_tokenizer(vocab_size: int, name: str) -> Tokenizer:
     )
 
 
-# --- Counting the blocks of a tower from the names of its weights ---
-
-
-def layer_numbers(names: Iterable[str], pattern: str) -> set[int]:
-    """The numbers that the group of `pattern` takes at the beginning of `names`."""
-    return {int(match[1]) for name in names if (match := re.match(pattern, name))}
-
-
-def count_layers(names: Iterable[str], pattern: str) -> int:
-    r"""How many different numbers the group of `pattern` takes at the beginning of `names`.
-
-    >>> count_layers(["blocks.0.norm", "blocks.0.bias", "blocks.1.norm"], r"blocks\.(\d+)\.")
-    2
-    """
-    return len(layer_numbers(names, pattern))
-
-
 # --- Image towers of released checkpoints, rebuilt on timm from the shapes of their weights ---
 
 HEAD_WIDTH = 64
@@ -231,18 +207,15 @@ _BUFFERS = re.compile(r".*(relative_position_index|attn_mask)$")
 _PATCH_OF_SWIN, _STAGE = 4, "layers.0.blocks"
 
 
-def vit(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
-    """BLIP's ViT, read off at its class token after the last layer norm.
-
-    Followed: salesforce/BLIP, models/vit.py; sail-sg/ptp, src/blip_src/models/vit.py.
-    """
+def vit(weights: Weights) -> tuple[nn.Module, int]:
+    """BLIP's ViT, read off at its class token after the last layer norm."""
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
     size = patch * round((weights["pos_embed"].shape[1] - 1) ** 0.5)
     tower = vision_transformer.VisionTransformer(
         img_size=size,
         patch_size=patch,
         embed_dim=width,
-        depth=count_layers(weights, r"blocks\.(\d+)\."),
+        depth=count_blocks(weights, r"blocks\.(\d+)\."),
         num_heads=max(width // HEAD_WIDTH, 1),
         num_classes=0,
         global_pool="token",
@@ -252,17 +225,15 @@ def vit(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
     return tower, size
 
 
-def swin(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
+def swin(weights: Weights) -> tuple[nn.Module, int]:
     """X-VLM's Swin, read off as the mean of its last patches.
 
     The size of the pictures is seen in the stored masks of the shifted windows; without these it
     is 32 windows' sides, as in all Swins that were released (7 for 224, 12 for 384).
-
-    Followed: zengyan-97/X2-VLM, models/swin_transformer.py, which is Microsoft's.
     """
     depths = []
-    while count_layers(weights, rf"layers\.{len(depths)}\.blocks\.(\d+)\."):
-        depths.append(count_layers(weights, rf"layers\.{len(depths)}\.blocks\.(\d+)\."))
+    while count_blocks(weights, rf"layers\.{len(depths)}\.blocks\.(\d+)\."):
+        depths.append(count_blocks(weights, rf"layers\.{len(depths)}\.blocks\.(\d+)\."))
     tables = [
         weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]
         for stage in range(len(depths))
@@ -285,13 +256,11 @@ def swin(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
     return tower, size
 
 
-def beit2(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
+def beit2(weights: Weights) -> tuple[nn.Module, int]:
     """X2-VLM's BEiT-2, read off as the mean of its patches, each of them normalised first.
 
     timm's own order is mean, then norm; with its norm in the place of the last blocks' it is
     X2-VLM's.
-
-    Followed: zengyan-97/X2-VLM, models/beit2.py.
     """
     table = weights["blocks.0.attn.relative_position_bias_table"]
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
@@ -300,7 +269,7 @@ def beit2(weights: Mapping[str, torch.Tensor]) -> tuple[nn.Module, int]:
         img_size=size,
         patch_size=patch,
         embed_dim=width,
-        depth=count_layers(weights, r"blocks\.(\d+)\."),
+        depth=count_blocks(weights, r"blocks\.(\d+)\."),
         num_heads=table.shape[1],
         num_classes=0,
         global_pool="avg",
@@ -356,15 +325,15 @@ class TwoTowers(EmbeddingModel):
         return self.text_proj(states_BTW[:, 0])
 
 
-def text_layers(names: Mapping[str, torch.Tensor]) -> int:
+def text_layers(names: Weights) -> int:
     """How many layers of a text encoder the text mode runs: see this module's first lines."""
-    fusing = layer_numbers(names, _LAYERS + "crossattention")
-    everything = layer_numbers(names, _LAYERS)
-    return min(fusing) if fusing and min(fusing) else len(everything)
+    fusing = [int(m[1]) for name in names if (m := re.match(_LAYERS + "crossattention", name))]
+    # BLIP's layers all have one, from 0 on: there the text mode runs every layer.
+    return min(fusing) if fusing and min(fusing) else count_blocks(names, _LAYERS)
 
 
 def bert(
-    weights: Mapping[str, torch.Tensor],
+    weights: Weights,
 ) -> tuple[transformers.BertModel, dict[str, int]]:
     """The text mode of a text encoder, and how many weights of its fusion were left out.
 
@@ -389,14 +358,15 @@ def bert(
     fusing = {
         name
         for name in weights
-        if "crossattention" in name or layer_numbers([name], _LAYERS) - set(range(layers))
+        if "crossattention" in name
+        or ((layer := re.match(_LAYERS, name)) and int(layer[1]) >= layers)
     }
     tower = transformers.BertModel(config, add_pooling_layer=False)
     fill(tower, {k: v for k, v in weights.items() if k not in fusing})
     return tower, {"text_encoder, fusion with pictures": len(fusing)} if fusing else {}
 
 
-def linear(weights: Mapping[str, torch.Tensor], name: str) -> nn.Linear:
+def linear(weights: Weights, name: str) -> nn.Linear:
     """The linear layer `name` with its weights and bias."""
     out_features, in_features = weights[f"{name}.weight"].shape
     layer = nn.Linear(in_features, out_features)
@@ -481,7 +451,7 @@ def load_blip_folder(folder: str | os.PathLike[str], context_length: int | None 
     return _adapted(Blip(model), Path(folder), context_length, BLIP_TOKENS)
 
 
-OPENERS: dict[str, Callable[[str | os.PathLike[str]], Adapter]] = {
+FOLDERS: dict[str, Callable[[str | os.PathLike[str]], Adapter]] = {
     "align": load_align,
     "blip": load_blip_folder,
 }
@@ -499,19 +469,13 @@ def model_type(folder: Path) -> str | None:
 
 
 def _from_pretrained(cls: type[transformers.PreTrainedModel], folder: Path) -> Any:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with fitting(folder, f"could not be read as transformers' {cls.__name__}"):
-            model, report = cls.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
-            )
-            own = model.state_dict()  # transformers takes whatever numbers it finds
-            stored = read_weights(folder).items()
-            check_floats({n: t for n, t in stored if n in own and own[n].is_floating_point()})
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    with quiet(), fitting(folder, f"could not be read as transformers' {cls.__name__}"):
+        model, report = cls.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+        )
+        own = model.state_dict()  # transformers takes whatever numbers it finds
+        stored = read_weights(folder).items()
+        check_floats({n: t for n, t in stored if n in own and own[n].is_floating_point()})
     missing = sorted(report["missing_keys"])
     if missing:
         raise LabError(
@@ -622,7 +586,7 @@ class Release:
     """The image tower's prefix."""
     sign: str
     """A weight of the image tower that only this layout has."""
-    tower: Callable[[Mapping[str, torch.Tensor]], tuple[nn.Module, int]]
+    tower: Callable[[Weights], tuple[nn.Module, int]]
     tokens: int
     """To how many tokens the released evaluation of retrieval cuts a text."""
 
@@ -638,7 +602,7 @@ RELEASES = {
 }  # fmt: skip
 
 
-def which_release(state_dict: Mapping[str, torch.Tensor]) -> str | None:
+def which_release(state_dict: Weights) -> str | None:
     """The key of `RELEASES` whose layout `state_dict` has; None for any other."""
     if "vision_proj.weight" not in state_dict or "text_proj.weight" not in state_dict:
         return None
@@ -650,14 +614,9 @@ def which_release(state_dict: Mapping[str, torch.Tensor]) -> str | None:
     return None
 
 
-def is_release(state_dict: Mapping[str, torch.Tensor]) -> bool:
-    """True for a state dict of BLIP's, X-VLM's or X2-VLM's layout."""
-    return which_release(state_dict) is not None
-
-
 def load_release(
     path: str | os.PathLike[str],
-    weights: Mapping[str, torch.Tensor] | None = None,
+    weights: Weights | None = None,
     context_length: int | None = None,
 ) -> Adapter:
     """A checkpoint file of BLIP, PTP-BLIP, X-VLM or X2-VLM as an `Adapter`.
@@ -724,9 +683,7 @@ def _load_only(name: str, path: str | os.PathLike[str], context_length: int | No
     return load_release(path, weights, context_length)
 
 
-def rebuild(
-    release: Release, weights: Mapping[str, torch.Tensor]
-) -> tuple[TwoTowers, int, dict[str, int]]:
+def rebuild(release: Release, weights: Weights) -> tuple[TwoTowers, int, dict[str, int]]:
     """The two towers, the size of the pictures and how many tensors were left out, by name.
 
     On the meta device it takes no memory and no time, and says as well what does not fit.

@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -34,6 +34,7 @@ from torch import nn
 
 from longclip_lab.errors import COUNT, MANY, LabError, Numbers, suggest
 from longclip_lab.models import tiny
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.checkpoint import check_finite, read_state_dict
 from longclip_lab.models.clip import Clip, HubTokenizer
 from longclip_lab.models.corner_tokens import (
@@ -48,14 +49,13 @@ from longclip_lab.models.corner_tokens import (
     position_offset,
 )
 from longclip_lab.models.tiny import data_folder
-from longclip_lab.models.towers import text_tower
 from longclip_lab.text import Tokenizer, get_tokenizer
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-# --- Text towers of transformers, built from a config alone: nothing is fetched, nothing on ---
+# --- Text towers of transformers, built from a config alone: nothing is fetched ---
 
 # BERT-like kinds that open_clip does not list; it looks up the name of their width.
 for _kind in ("camembert", "electra", "distilbert"):
@@ -95,7 +95,7 @@ def config_dict(config: transformers.PretrainedConfig) -> dict[str, Any]:
     return {k: v for k, v in facts.items() if k not in ("transformers_version", "_name_or_path")}
 
 
-# --- Putting a `Clip` together: a module of an open_clip config, preprocessing, tokenizer, ---
+# --- Putting a `Clip` together: module, preprocessing, tokenizer, card ---
 
 
 LAYERS = Numbers(at_least=0, at_most=1000, whole=True)
@@ -204,6 +204,30 @@ def build_preprocess(card: dict[str, Any]) -> Callable[[Image.Image], torch.Tens
                 "numbers" + (" above 0." if name == "std" else ".")
             )
     return image_transform_v2(PreprocessCfg(**card), is_train=False)
+
+
+@dataclass
+class Converted:
+    """A checkpoint as an open_clip module takes it: what a reader of one layout returns."""
+
+    title: str
+    """What the layout is called."""
+    model_cfg: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    """Under open_clip's names, all that the module of `model_cfg` has and nothing else."""
+    tokenizer: str = "clip"
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """What differs from OpenAI's."""
+    positions: dict[str, Any] | None = None
+    """The card's entry where it is not the plain one."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """More entries of the card; "left_out" counts tensors that only the training used."""
+    call: str = "load(FILE)"
+    """How the lab opens it."""
+    notes: tuple[str, ...] = ()
+    """What `inspect` adds."""
+    warning: str | None = None
+    """What `load` warns of."""
 
 
 def assemble(
@@ -452,7 +476,7 @@ def bert_weights(source: str) -> dict[str, torch.Tensor]:
     Raises LabError if they cannot be read or fetched.
     """
     try:
-        with _quiet():
+        with quiet():
             tower = transformers.AutoModel.from_pretrained(source, trust_remote_code=False)
             return tower.state_dict()
     except Exception as error:  # as above
@@ -463,7 +487,7 @@ def bert_weights(source: str) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar or report of transformers inside the block: the library prints nothing."""
     log = transformers.utils.logging
     level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
@@ -566,7 +590,7 @@ def _rebuilt(model: nn.Module, model_cfg: dict[str, Any]) -> nn.Module:
     return new
 
 
-# --- A model as LoTLIP trains it: a pretrained image tower, locked, and a BERT with corner ---
+# --- A model as LoTLIP trains it: a locked, pretrained image tower and a BERT ---
 
 
 def build_lotlip(
@@ -681,7 +705,7 @@ def _model_cfg(
     return model_cfg
 
 
-# --- One model's image tower on another's text tower: which of the two brought a change? ---
+# --- One model's image tower on the text tower of another ---
 
 
 def graft(text: Clip, image: Clip) -> Clip:

@@ -23,7 +23,7 @@ import re
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError
+
+Weights = Mapping[str, torch.Tensor]
+"""A state dict."""
 
 # --- What is in a file of weights, by its bytes, without running any code in it ---
 
@@ -223,7 +226,7 @@ def read_archive(path: Path) -> dict[str, torch.Tensor]:
         root = _Tree(file).load()
     if not isinstance(root, _Module):
         raise pickle.UnpicklingError("the archive's pickle is not a module")
-    return dict(_tensors(root, ""))
+    return dict(_module_tensors(root, ""))
 
 
 class _Module:
@@ -274,17 +277,17 @@ def _tensor(
     return torch.as_strided(storage, shape, stride, offset)
 
 
-def _tensors(module: _Module, prefix: str) -> list[tuple[str, torch.Tensor]]:
+def _module_tensors(module: _Module, prefix: str) -> list[tuple[str, torch.Tensor]]:
     found = []
     for name, value in getattr(module, "state", {}).items():
         if isinstance(value, _Module):
-            found += _tensors(value, f"{prefix}{name}.")
+            found += _module_tensors(value, f"{prefix}{name}.")
         elif torch.is_tensor(value):
             found.append((f"{prefix}{name}", value))
     return found
 
 
-# --- Weights into modules: floating point numbers that are finite, all of them and nothing ---
+# --- Weights into modules: finite floating point numbers, all of them and nothing else ---
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _BUFFERS = re.compile(
@@ -294,7 +297,7 @@ _BUFFERS = re.compile(
 """Indices, counters and masks: beside the weights, and rarely floating point numbers."""
 
 
-def fill(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def fill(module: nn.Module, weights: Weights) -> None:
     """`module.load_state_dict(weights)`, all of them and nothing else, after `check_floats`.
 
     Raises LabError for what are no floating point numbers, RuntimeError for other names or shapes.
@@ -310,7 +313,7 @@ def is_buffer(name: str) -> bool:
     return _BUFFERS.fullmatch(name) is not None
 
 
-def check_floats(weights: Mapping[str, torch.Tensor]) -> None:
+def check_floats(weights: Weights) -> None:
     """Raise LabError unless all are plain tensors of 16 to 64 bit floating point numbers.
 
     Loading would take quantised numbers as they are stored, without their scales, and drop the
@@ -333,7 +336,7 @@ def not_floats(tensor: torch.Tensor) -> str | None:
     return None if tensor.dtype in _FLOATS else str(tensor.dtype).removeprefix("torch.")
 
 
-def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def not_finite(weights: Weights) -> dict[str, int]:
     """How many values of which weights are infinite or not a number.
 
     Causal masks, which are meant to be infinite, do not count.
@@ -348,7 +351,7 @@ def not_finite(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return found
 
 
-def check_finite(weights: Mapping[str, torch.Tensor], name: str) -> None:
+def check_finite(weights: Weights, name: str) -> None:
     """Raise NotFiniteError, naming the weights, if those of the model `name` are not finite."""
     if bad := not_finite(weights):
         first, count = next(iter(bad.items()))
@@ -464,9 +467,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
     return read_checkpoint(path).weights
 
 
-def renamed(
-    weights: Mapping[str, torch.Tensor], rename: Callable[[str], str]
-) -> dict[str, torch.Tensor]:
+def renamed(weights: Weights, rename: Callable[[str], str]) -> dict[str, torch.Tensor]:
     """The weights under other names. Raises LabError if two of them would get the same."""
     result: dict[str, torch.Tensor] = {}
     old: dict[str, str] = {}
@@ -491,10 +492,13 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def count_layers(state_dict: Mapping[str, torch.Tensor], tower: str) -> int:
-    """Blocks of a transformer named as OpenAI names them: `{tower}.resblocks.0` and so on."""
-    pattern = re.compile(rf"{re.escape(tower)}\.resblocks\.(\d+)\.")
-    return len({match[1] for name in state_dict if (match := pattern.match(name))})
+def count_blocks(names: Iterable[str], pattern: str) -> int:
+    r"""How many different numbers the group of `pattern` takes at the beginning of `names`.
+
+    >>> count_blocks(["blocks.0.norm", "blocks.0.bias", "blocks.1.norm"], r"blocks\.(\d+)\.")
+    2
+    """
+    return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
 def _checkpoint(path: Path, container: str, content: Any) -> Checkpoint:
@@ -504,11 +508,13 @@ def _checkpoint(path: Path, container: str, content: Any) -> Checkpoint:
         beside += [str(name) for name in content if name != entry]
         unwrapped.append(str(entry))
         content = content[entry]
-    tensors = dict(_checkpoints_tensors(content))
+    tensors = dict(_nested_tensors(content))
     if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise LabError(f"{path} holds names without values (torch's meta device): {empty[0]} ..")
     if not tensors:
-        raise LabError(f"{path} holds no state dict: expected names and tensors{_found(content)}.")
+        raise LabError(
+            f"{path} holds no state dict: expected names and tensors{_entries_seen(content)}."
+        )
     holding = {name.partition(".")[0] for name in tensors}
     beside += [str(name) for name in content if str(name).partition(".")[0] not in holding]
     try:
@@ -534,7 +540,7 @@ def _entry(path: Path, content: Any) -> Any:
         for name, value in content.items()
         if isinstance(value, Mapping)
         and value is not content
-        and any(True for _ in _checkpoints_tensors(value))
+        and any(True for _ in _nested_tensors(value))
     }
     if known := [name for name in _ENTRIES if name in inside]:
         if len(known) > 1:
@@ -560,11 +566,11 @@ def _entry(path: Path, content: Any) -> Any:
 
 def _has_towers(value: Any) -> bool:
     """Whether a mapping is a model by itself, and not a tower of one."""
-    names = [name for name, _ in _checkpoints_tensors(value)]
+    names = [name for name, _ in _nested_tensors(value)]
     return any(_IMAGE_TOWER.search(name) for name in names) and len(names) > 1
 
 
-def _checkpoints_tensors(
+def _nested_tensors(
     content: Any, prefix: str = "", above: tuple[int, ...] = ()
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors of nested dicts, their names joined by dots, without those of optimisers."""
@@ -574,7 +580,7 @@ def _checkpoints_tensors(
         if torch.is_tensor(value):
             yield f"{prefix}{name}", value.detach()
         else:
-            yield from _checkpoints_tensors(value, f"{prefix}{name}.", (*above, id(content)))
+            yield from _nested_tensors(value, f"{prefix}{name}.", (*above, id(content)))
 
 
 def _plain_names(
@@ -601,18 +607,18 @@ def _plain_names(
         tensors = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _found(content: Any) -> str:
+def _entries_seen(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f", got a {type(content).__name__}"
     some = ", ".join(str(name) for name in list(content)[:5])
     return f", got entries without any: {some}" if some else ", got an empty dict"
 
 
-# --- Parts of a training checkpoint that no features need: named and counted, never just ---
+# --- Ignored checkpoint keys: named and counted, never just dropped ---
 
 
 def leave_out(
-    weights: Mapping[str, torch.Tensor], parts: Collection[str]
+    weights: Weights, parts: Collection[str]
 ) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
     """`weights` without the modules and buffers called `parts`, and how many tensors each had.
 

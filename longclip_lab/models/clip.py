@@ -14,13 +14,8 @@ import torch
 from torch import nn
 
 from longclip_lab.errors import LabError
-from longclip_lab.models.towers import (
-    can_trim,
-    checked_tokens,
-    encode_tokens,
-    end_positions,
-    text_tower,
-)
+from longclip_lab.models.anatomy import text_tower
+from longclip_lab.models.towers import can_trim, checked_tokens, encode_tokens, end_positions
 from longclip_lab.text import TokenBatch, get_tokenizer
 
 if TYPE_CHECKING:
@@ -30,7 +25,7 @@ if TYPE_CHECKING:
     from longclip_lab.text import Tokenizer
 
 
-# --- Which tokenizer a text tower was trained with: one of the lab's own, or one from the ---
+# --- Which tokenizer a text tower was trained with: the lab's own, or one of the hub ---
 
 _OF_THE_LAB = {"bert-base-uncased": "bert"}
 """Tokenizers on the hub that the lab carries itself, and its names for them."""

@@ -1,10 +1,23 @@
-"""Corner tokens (LoTLIP, section 4.3) and register tokens: attention mask and towers.
+"""Corner tokens: LoTLIP, section 4.3; and register tokens, its rivals of Table 7.
 
-B texts, T tokens, E tokens up to the last end token of the batch, q query, k key.
+A long caption overshadows its own details in the one [CLS] feature. LoTLIP puts m learned tokens
+C = {[Cor 1], .., [Cor m]} behind [CLS] (Figure 3), which gather other features of the same text:
 
-B texts, T tokens (start and end included, without corners), m corners, W width, D embedding.
+    [CLS] [Cor 1] .. [Cor m] sub-caption [SEP] sub-caption [SEP]
 
-B texts, T tokens, m corners, D embedding.
+So that they do not all gather the same, an attention mask A (the equation before Eq. 4) hides them
+from the text, from each other and from [CLS]:
+
+    A(q, k) = 0  if (k in C, or q, k both in C and [CLS]) and q != k;  else 1.
+
+[CLS]'s feature is the paper's t_g, those of the corners are t_c1 .. t_cm; Eq. 4 to 6 compare each
+of them with the image (`longclip_lab.objectives.lotlip`). At test time only t_g is used, and since
+nothing reads a corner behind the mask, they are left out then at no loss.
+
+From top to bottom: the mask, the two kinds of towers, giving a tower its corners, reading them off.
+
+B texts, T tokens (start and end included, without corners), E tokens up to the last end token of
+the batch, m corners, q query, k key, W width, D embedding.
 """
 
 from __future__ import annotations
@@ -19,14 +32,13 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
 from longclip_lab.errors import MANY, LabError, suggest
+from longclip_lab.models.anatomy import pool_type, text_tower, token_embedding
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.towers import (
     checked_tokens,
     encode_tokens,
     end_positions,
-    pool_type,
     project,
-    text_tower,
     without_padding,
 )
 
@@ -66,8 +78,10 @@ def corner_attention_mask(attention_mask_BT: torch.Tensor, num_corner: int) -> t
         )
     position_T = torch.arange(length, device=attention_mask_BT.device)
     pooled_T = position_T <= num_corner
-    corner_T = pooled_T & (position_T > 0)
+    corner_T = pooled_T & (position_T > 0)  # C, without [CLS]
+    # A(q, k) = 0 if (k in C, or q and k both among C and [CLS]) ..
     blocked_TT = corner_T.unsqueeze(0) | (pooled_T.unsqueeze(1) & pooled_T.unsqueeze(0))
+    # .. and q != k: on the diagonal everybody reads itself, so that no row is empty.
     blocked_TT = blocked_TT & (position_T.unsqueeze(1) != position_T.unsqueeze(0))
     return ~blocked_TT & attention_mask_BT.bool().unsqueeze(1)
 
@@ -95,10 +109,12 @@ def causal_corner_mask(ends_B: torch.Tensor, num_corner: int, mask: bool = True)
     position_E = torch.arange(length, device=ends_B.device)
     size = length + num_corner
     allowed = torch.zeros(len(ends_B), size, size, dtype=torch.bool, device=ends_B.device)
-    allowed[:, :length, :length] = position_E.unsqueeze(1) >= position_E
+    allowed[:, :length, :length] = position_E.unsqueeze(1) >= position_E  # CLIP's causal mask
+    # A corner stands before the end token, so it reads everything up to there and not that.
     allowed[:, length:, :length] = (position_E < ends_B.unsqueeze(1)).unsqueeze(1)
     among = torch.ones(num_corner, num_corner, dtype=torch.bool, device=ends_B.device)
     allowed[:, length:, length:] = among.tril() if not mask else among.tril().triu()
+    # Only the end token stands behind the corners and may, without the mask, read them.
     if not mask:
         allowed[:, :length, length:] = (position_E == ends_B.unsqueeze(1)).unsqueeze(2)
     return allowed
@@ -119,7 +135,7 @@ def check_num_corner(num_corner: int) -> None:
     MANY.check("The number of corner tokens", num_corner)
 
 
-# --- Text towers with learned tokens of their own: open_clip's two kinds, with another ---
+# --- Text towers with learned tokens of their own: open_clip's two kinds ---
 
 Kind = Literal["corner", "register"]
 Positions = Literal["shifted", "kept"]
@@ -190,6 +206,7 @@ class CornerTextEncoder(HFTextEncoder):
         output = self._run(ids_BT, with_corners=True)
         states_BmW = output.last_hidden_state[:, -self.corner.num_corner :]
         dense = getattr(self.transformer, "pooler", None)
+        # [CLS] and corners share the pooler (dense and tanh) and the projection, as in the release.
         if isinstance(self.pooler, ClsPooler) and self.pooler.use_pooler_output and dense:
             alone = states_BmW.flatten(0, 1).unsqueeze(1)  # the pooler takes the first of a row
             states_BmW = dense(alone).unflatten(0, states_BmW.shape[:2])
@@ -201,6 +218,8 @@ class CornerTextEncoder(HFTextEncoder):
         ids_BT = self.plain_ids(ids_BT)
         tokens_BT = ids_BT != self.config.pad_token_id
         length, corners = ids_BT.shape[1], self.corner.num_corner
+        # The text behind [CLS] makes room for the corners in the table of positions, whether they
+        # are run or not: one text has one feature.
         position_T = torch.arange(length, device=ids_BT.device)
         position_T = position_T + (position_T > 0) * self.corner.shift + position_offset(self)
         embedded = self.transformer.get_input_embeddings()(ids_BT)
@@ -221,6 +240,7 @@ class CornerTextEncoder(HFTextEncoder):
         self, tokens_BT: torch.Tensor, dtype: torch.dtype, with_corners: bool
     ) -> torch.Tensor:
         """The padding mask, or the paper's for the order of our tensors, in four dimensions."""
+        # transformers turns [B, T] into a mask itself and takes [B, 1, T, T] as it is.
         if not (with_corners and self.corner.mask):
             return tokens_BT.long()
         corners = self.corner.num_corner
@@ -256,6 +276,7 @@ class CornerTextTransformer(TextTransformer):
         ends_B = end_positions(self, ids_BT)
         length = int(ends_B.max()) + 1
         corners = self.corner.num_corner if with_corners else 0
+        # The end token alone moves on: it stands behind the corners.
         position_BT = torch.arange(length, device=ids_BT.device).expand(len(ids_BT), -1)
         position_BT = position_BT + (position_BT == ends_B.unsqueeze(1)) * self.corner.shift
         dtype = self.transformer.get_cast_dtype()
@@ -269,6 +290,7 @@ class CornerTextTransformer(TextTransformer):
         mask = self.attn_mask[:length, :length]
         if corners:
             allowed = causal_corner_mask(ends_B, corners, self.corner.mask)
+            # nn.MultiheadAttention takes one mask a text and head, [B * heads, T, T].
             mask = additive(allowed, states.dtype).repeat_interleave(self.heads, dim=0)
         states = self.transformer(states, attn_mask=mask)
         ends_BW = states[torch.arange(len(ids_BT), device=ids_BT.device), ends_B]
@@ -295,7 +317,7 @@ def give_corners(tower: nn.Module, corner: CornerTokens) -> CornerTower:
     )
     tower.corner = corner
     tower.context_length -= corner.shift
-    width = _embedding(tower).embedding_dim
+    width = token_embedding(tower).embedding_dim
     tower.corner_embedding = nn.Parameter(torch.empty(corner.num_corner, width))
     with torch.no_grad():
         tower.corner_embedding.copy_(draw_corners(tower, seed=0))
@@ -307,20 +329,15 @@ def draw_corners(tower: CornerTower, seed: int) -> torch.Tensor:
 
     Each token is drawn by itself, so that 2 tokens and 4 share the first two.
     """
+    # Drawn differently each: equal corners would get equal gradients and stay equal (Figure 3).
     config = getattr(tower, "config", None)
     deviation = getattr(config, "initializer_range", 0.02)
     generator = torch.Generator().manual_seed(seed)
     rows = [
-        torch.randn(_embedding(tower).embedding_dim, generator=generator)
+        torch.randn(token_embedding(tower).embedding_dim, generator=generator)
         for _ in range(tower.corner.num_corner)
     ]
     return deviation * torch.stack(rows)
-
-
-def _embedding(tower: nn.Module) -> nn.Embedding:
-    if isinstance(tower, HFTextEncoder):
-        return tower.transformer.get_input_embeddings()
-    return tower.token_embedding
 
 
 def check_tower(tower: nn.Module) -> None:

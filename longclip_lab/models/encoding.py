@@ -1,15 +1,13 @@
 """Features of many texts and images: pooled, or token by token; fingerprints of image sets.
 
-N pictures or texts, B batch, T tokens, D embedding, H W picture.
-
-N pictures, M texts, B batch, P image tokens, T text tokens, D embedding.
+N images or texts, M texts, B batch, P image tokens, T text tokens, D embedding, H W image.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +30,7 @@ from longclip_lab.models.towers import (
     encode_text_tokens,
 )
 
-# --- Features of many texts and many pictures ---
+# --- Features of many texts and many images ---
 
 Images = Sequence[Image.Image | str | os.PathLike[str]] | np.ndarray | torch.Tensor
 """PIL pictures or paths, read as `longclip_lab.images` says, or uint8 values [N, H, W, 3]."""
@@ -101,6 +99,17 @@ def encode_images(
 
     Raises LabError as `pixels` does, and for features that are not finite.
     """
+    return _encode_images(clip, images, batch_size, progress, clip.encode_image)
+
+
+def _encode_images(
+    clip: Clip,
+    images: Images,
+    batch_size: int,
+    progress: bool,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """What `encode` makes of `images`, batch by batch, float32 on the CPU."""
     if len(images) == 0:
         raise LabError("Expected at least one picture, got none.")
     COUNT.check("batch_size", batch_size)
@@ -111,8 +120,8 @@ def encode_images(
     ):
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
-            features_BD = clip.encode_image(pixels(clip, batch)).float().cpu()
-            parts.append(check_finite(features_BD, "pictures", clip.name))
+            features = encode(pixels(clip, batch).to(clip.device)).float().cpu()
+            parts.append(check_finite(features, "pictures", clip.name))
             bar.update(len(batch))
     return torch.cat(parts)
 
@@ -192,7 +201,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-# --- Many texts and many pictures token by token, for models that compare tokens, as FILIP ---
+# --- Every token of many texts and images, for models that compare tokens (FILIP) ---
 
 
 @dataclass(frozen=True)
@@ -245,23 +254,11 @@ def encode_images_by_token(
 
     Raises LabError as `encode_images` does, and for a tower that is not made of tokens.
     """
-    if len(images) == 0:
-        raise LabError("Expected at least one picture, got none.")
-    COUNT.check("batch_size", batch_size)
-    parts = []
-    with (
-        evaluating(clip.model),
-        tqdm(total=len(images), unit="image", disable=not progress) as bar,
-    ):
-        for start in range(0, len(images), batch_size):
-            pixels_B3HW = pixels(clip, images[start : start + batch_size]).to(clip.device)
-            features_BPD = encode_image_tokens(clip.model, pixels_B3HW).float().cpu()
-            parts.append(check_finite(features_BPD, "pictures", clip.name))
-            bar.update(len(pixels_B3HW))
-    return torch.cat(parts)
+    encode = partial(encode_image_tokens, clip.model)
+    return _encode_images(clip, images, batch_size, progress, encode)
 
 
-# --- Telling picture sets apart ---
+# --- Fingerprints of image sets ---
 
 
 def how_read(images: Images) -> str | None:

@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from longclip_lab.errors import COUNT, LabError
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_tokens import check_num_corner
-from longclip_lab.models.towers import text_tower
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,18 @@
-"""Knowledge-preserved stretching of text positions (KPS; Long-CLIP, section 3.2).
+"""Knowledge-preserved stretching (KPS) of the positional embedding: Long-CLIP, section 3.2.
+
+CLIP reads 77 tokens, but hardly ever saw a caption of more than 20: only the first 20 rows of its
+table of positions are well trained (section 3.1). Long-CLIP keeps these rows and stretches the
+other 57 to four times as many, 20 + 57 * 4 = 248. With keep k and ratio r the new table is
+
+    PE*(p) = PE(p)                                          for p < k
+    PE*(p) = (1 - a) PE(floor(s)) + a PE(floor(s) + 1)      for p >= k,
+
+where s = k + (p - k) / r is the place in the old table and a = s - floor(s). The last r - 1 rows
+have no right neighbour and follow the last difference, as in the official code. Fine-tuning then
+leaves the first k rows as they are (`longclip_lab.training`).
+
+`stretch_positions` is this equation, `new_positions` adds the rivals that it is compared with, and
+`stretch` gives a model the longer table.
 
 T old positions, L new positions, W width.
 """
@@ -15,7 +29,7 @@ from open_clip.transformer import TextTransformer
 from torch import nn
 
 from longclip_lab.errors import SEED, LabError, Numbers, suggest
-from longclip_lab.models.towers import pool_type, text_tower
+from longclip_lab.models.anatomy import pool_type, text_tower
 
 if TYPE_CHECKING:
     from longclip_lab.models.clip import Clip, TextTower
@@ -80,6 +94,7 @@ def new_positions(
     """
     if method not in METHODS:
         raise LabError(f"No method of stretching is called '{method}'. {suggest(method, METHODS)}")
+    # "none" goes before all checks: its keep, ratio and length may be anything.
     if method == "none":
         return positional_embedding_TW.clone()
     check_keep_and_ratio(positional_embedding_TW, keep, ratio)
@@ -89,6 +104,7 @@ def new_positions(
     check_length(length, keep)
     if method == "kps":
         return _interpolate(positional_embedding_TW, keep, ratio, length)
+    # Plain interpolation is KPS with nothing kept: the ablation of the paper.
     if method == "linear":
         linear_ratio = length / len(positional_embedding_TW)
         return _interpolate(positional_embedding_TW, 0, linear_ratio, length)
@@ -124,15 +140,18 @@ def check_length(length: int, keep: int) -> None:
 def _interpolate(
     positional_embedding_TW: torch.Tensor, keep: int, ratio: float, length: int
 ) -> torch.Tensor:
-    """New position keep + i reads the old table at keep + i / ratio; always in float32 or finer."""
+    """New position keep + i reads the old table at keep + i / ratio."""
+    # Half precision would round the weights a; in float32 the golden tables are met to 1e-5.
     old_TW = positional_embedding_TW
     if old_TW.dtype in (torch.float16, torch.bfloat16):
         old_TW = old_TW.float()
+    # In float64: i / ratio of a whole multiple must be that whole number, or floor takes the
+    # wrong neighbour for ratios such as 1.1.
     steps = torch.arange(length - keep, dtype=torch.float64, device="cpu")
-    source = keep + steps / ratio
+    source = keep + steps / ratio  # s
     # Behind the last old position the weight exceeds 1, which carries the last difference on.
     left = source.floor().clamp(max=len(old_TW) - 2)
-    weight = (source - left).to(old_TW).unsqueeze(1)
+    weight = (source - left).to(old_TW).unsqueeze(1)  # a
     left = left.long().to(old_TW.device)
     stretched = (1 - weight) * old_TW[left] + weight * old_TW[left + 1]
     return torch.cat([old_TW[:keep], stretched]).to(positional_embedding_TW.dtype)
@@ -141,6 +160,7 @@ def _interpolate(
 def _with_random_tail(
     positional_embedding_TW: torch.Tensor, length: int, seed: int
 ) -> torch.Tensor:
+    # The tail has the old rows' scale: what it lacks is their order, not their size.
     old_TW = positional_embedding_TW.float()
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(max(length - len(old_TW), 0), old_TW.shape[1], generator=generator)
@@ -201,12 +221,15 @@ def replace_positions(model: nn.Module, positions_LW: torch.Tensor) -> nn.Module
     """
     tower = text_tower(model)
     length = len(positions_LW)
+    # A locked table stays locked: whoever froze it did not ask for another one to train.
     trained = tower.positional_embedding.requires_grad
     tower.positional_embedding = nn.Parameter(positions_LW.clone(), requires_grad=trained)
+    # Corner tokens occupy rows of the table that the text cannot use.
     taken = tower.corner.shift if hasattr(tower, "corner") else 0
     model.context_length = tower.context_length = length - taken
     if isinstance(tower, TextTransformer):
         tower.num_pos = length
+    # No token sees a later one: minus infinity above the diagonal, as open_clip builds it.
     if tower.attn_mask is not None:
         mask = torch.full((length, length), float("-inf")).triu_(1)
         tower.attn_mask = mask.to(tower.attn_mask)

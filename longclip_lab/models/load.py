@@ -1,22 +1,41 @@
-"""`load` and `save`: every way in which a model can be named, and our own folder format."""
+"""`load` and `save`: every way in which a model can be named, and our own folder format.
+
+A file passes five modules to a model: `load` finds its reader, `checkpoint` gets the tensors
+without running code, a reader of `formats` says which open_clip module they are and gives them its
+names, `build` makes that module, `clip` adds tokenizer and preprocessing.
+
+open_clip resizes positions that do not fit and makes up what is missing without a word. Of files
+and folders nothing is taken that way: sizes are the file's, and said, or refused.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import replace
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.convert import convert_state_dict
+from open_clip.factory import _find_checkpoint_in_dir
+from open_clip.model import convert_to_custom_text_state_dict
 from safetensors.torch import save_file
+from torch import nn
 
-from longclip_lab.errors import LabError, NotFiniteError, suggest
+from longclip_lab.errors import LabError, LabWarning, NotFiniteError, suggest
 from longclip_lab.files import atomic_path, atomic_write, read_json, to_json
-from longclip_lab.models.adapters import OPENERS, is_release, load_release, model_type
-from longclip_lab.models.build import assemble, build_model
+from longclip_lab.models.adapters import FOLDERS, load_release, model_type, which_release
+from longclip_lab.models.build import Converted, assemble, build_model, preprocess_card
 from longclip_lab.models.checkpoint import (
     CHECKPOINT_ENDINGS,
+    Checkpoint,
+    Weights,
     fill,
     fitting,
     not_finite,
@@ -24,21 +43,23 @@ from longclip_lab.models.checkpoint import (
     read_state_dict,
     sha256,
 )
-from longclip_lab.models.clip import Clip, tokenizer_from_record, tokenizer_record
-from longclip_lab.models.formats.declip import is_declip, load_declip
+from longclip_lab.models.clip import Clip, tokenizer_for, tokenizer_from_record, tokenizer_record
 from longclip_lab.models.formats.hf import answering_at_once, fetch, is_hub_id, load_transformers
-from longclip_lab.models.formats.hf_config import clip_kind
-from longclip_lab.models.formats.lotlip import is_lotlip, load_lotlip
-from longclip_lab.models.formats.open_clip import (
-    HUB,
-    LOCAL,
-    OPEN_CLIP_CONFIG,
-    load_from_open_clips_hub,
-    load_open_clip_folder,
-    load_open_clip_name,
+from longclip_lab.models.formats.hf_config import clip_kind, read_object
+from longclip_lab.models.formats.lotlip import convert_lotlip, is_lotlip
+from longclip_lab.models.formats.openai import (
+    OURS,
+    RESIDUAL,
+    convert_declip,
+    convert_longclip,
+    convert_openai,
+    is_declip,
+    is_longclip,
+    is_openai_layout,
+    positions_card,
 )
-from longclip_lab.models.formats.openai import load_openai_layout
 from longclip_lab.models.tiny import bundled_folder, bundled_names
+from longclip_lab.text import get_tokenizer
 
 # --- The lab's own format: a folder with `model.safetensors` and `clip.json`. No pickles ---
 
@@ -143,10 +164,313 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-# --- `load`: every way in which a model can be named, one kind of model out ---
+# --- Checkpoint files: one table of readers, for `load` and `inspect` alike ---
 
-_FILES = ((is_lotlip, load_lotlip), (is_declip, load_declip), (is_release, load_release))
-"""Which state dicts who opens; Long-CLIP's is the last resort, and says what it expected."""
+
+@dataclass(frozen=True)
+class Reader:
+    """One layout of checkpoint files that open_clip modules are made of."""
+
+    maker: str
+    """Whose layout it is."""
+    matches: Callable[[Weights], bool]
+    """Whether a state dict has it, by names alone."""
+    convert: Callable[[Checkpoint, Path], Converted]
+    """Config and renamed weights; tensors without values (on the meta device) do, too."""
+    misfit: str
+    """What is said of a file that `matches`, but cannot be converted or filled in."""
+
+
+_NOT_OPENAI = "is a checkpoint of another architecture, not OpenAI's ViT or ResNet"
+READERS = (
+    Reader("Long-CLIP", is_longclip, convert_longclip, _NOT_OPENAI),
+    Reader(
+        "LoTLIP",
+        is_lotlip,
+        convert_lotlip,
+        "does not fit a timm image tower and a BERT as LoTLIP has them",
+    ),
+    Reader("DeCLIP", is_declip, convert_declip, "does not fit DeCLIP's two transformers"),
+    Reader("OpenAI", is_openai_layout, convert_openai, _NOT_OPENAI),
+)
+"""In this order: the names of OpenAI's layout are in Long-CLIP's files, too."""
+
+
+def find_reader(weights: Weights) -> Reader | None:
+    """The first reader whose layout a state dict has; None for an unknown one."""
+    return next((reader for reader in READERS if reader.matches(weights)), None)
+
+
+def load_file(path: Path, checkpoint: Checkpoint | None = None) -> Clip:
+    """A checkpoint file as a `Clip`; `checkpoint` spares reading it again.
+
+    Raises LabError as `read_checkpoint` does, for an unknown layout and weights that do not fit.
+    A LabWarning says so where the file may as well be open_clip's.
+    """
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
+    if which_release(checkpoint.weights):
+        return load_release(path, checkpoint.weights)
+    reader = find_reader(checkpoint.weights)
+    if reader is None:
+        raise LabError(
+            f"{path} is a checkpoint of another architecture: neither OpenAI's nor Long-CLIP's (no "
+            f"'{RESIDUAL}'), nor LoTLIP's or DeCLIP's. Weights of another architecture need its "
+            'name, such as load("ViT-B-16", pretrained=FILE). Its names begin with: '
+            f"{_beginnings(checkpoint.weights)}."
+        )
+    with fitting(path, reader.misfit):
+        converted = reader.convert(checkpoint, path)
+        model = build_model(converted.model_cfg)
+        fill(model, converted.weights)
+    if converted.warning:
+        warnings.warn(converted.warning, LabWarning, stacklevel=3)
+    name = path
+    while name.suffix.lower() in CHECKPOINT_ENDINGS:  # ".pth.tar" is one ending
+        name = name.with_suffix("")
+    clip = assemble(
+        model,
+        converted.model_cfg,
+        get_tokenizer(converted.tokenizer),
+        preprocess_card(model, **converted.preprocess),
+        name.name,
+        provenance=f"{reader.maker} checkpoint file {path.name}",
+        trained_on="not stated in the file",
+        **converted.facts,
+    )
+    clip.card["positions"] = converted.positions or clip.card["positions"]
+    return clip
+
+
+def _beginnings(weights: Weights, most: int = 5) -> str:
+    """Under which first parts of their names how many weights there are."""
+    counts = Counter(name.partition(".")[0] for name in weights).most_common()
+    some = ", ".join(f"{name} ({count})" for name, count in counts[:most])
+    return some + (f" and {len(counts) - most} more" if len(counts) > most else "")
+
+
+# --- open_clip's models: by name with a tag's or a file's weights, on the hub, in folders ---
+
+HUB, LOCAL = "hf-hub:", "local-dir:"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+
+
+def load_open_clip_name(name: str, pretrained: str | os.PathLike[str] | None) -> Clip:
+    """An architecture of open_clip's list: random, with a tag's weights, or with a file's."""
+    model_cfg = open_clip.get_model_config(name)
+    weights = None if pretrained is None else os.fspath(pretrained)
+    tag_cfg = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    longer = False
+    if weights and not tag_cfg:
+        checkpoint = _checkpoint_of_file(name, weights)
+        if checkpoint.from_openai or is_longclip(checkpoint.weights):
+            clip = load_file(Path(weights), checkpoint)
+            _warn_of_another_size(name, model_cfg, clip)
+            return clip
+        with fitting(weights, f"holds weights that are not those of a {name}"):
+            longer = _take_context_length(model_cfg, checkpoint.weights)
+            _take_image_size(model_cfg, checkpoint.weights, name, weights)
+    if tag_cfg.get("quick_gelu"):
+        # The weights say which activation they were trained with; the plain names do not.
+        model_cfg["quick_gelu"] = True
+    tokenizer = tokenizer_for(name, model_cfg)
+    with fitting(name, "could not be built"):
+        model = build_model(model_cfg)
+    if tag_cfg:
+        _fetch_weights(model, name, weights, tag_cfg)
+    elif weights:
+        with fitting(weights, f"holds weights that are not those of a {name}"):
+            _fill_open_clip(model, checkpoint.weights)
+    else:
+        _warn_of_random_weights(name)
+    clip = assemble(
+        model,
+        model_cfg,
+        tokenizer,
+        preprocess_card(model, **tag_cfg),
+        f"{name}/{Path(weights).stem}" if weights else f"{name}/random",
+        provenance=f"open_clip {name}, weights: {weights or 'random'}",
+        trained_on=weights,
+    )
+    if longer:
+        clip.card["positions"] = positions_card({}, clip.context_length)
+    return clip
+
+
+def _warn_of_another_size(name: str, model_cfg: dict[str, Any], clip: Clip) -> None:
+    """Files of OpenAI and Long-CLIP say their sizes themselves: say where a name says others."""
+    parts = {"vision_cfg": ("image_size", "patch_size", "width", "layers"), "text_cfg": ("width",)}
+    others = [
+        f"{part.removesuffix('_cfg')} {size} {theirs}, not {ours}"
+        for part, sizes in parts.items()
+        for size in sizes
+        if (ours := model_cfg[part].get(size)) is not None
+        and (theirs := clip.card["model_cfg"][part].get(size)) not in (ours, None)
+    ]
+    if others:
+        warnings.warn(
+            f"{clip.name} is not of the size of {name}, and was opened as what it is: "
+            f"{'; '.join(others)}.",
+            LabWarning,
+            stacklevel=4,
+        )
+
+
+def _checkpoint_of_file(name: str, weights: str) -> Checkpoint:
+    if Path(weights).is_file():
+        return read_checkpoint(weights)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    hint = suggest(weights, tags) if tags else "It has no tags."
+    raise LabError(f"'{weights}' is neither a file nor a tag of {name}. {hint}")
+
+
+def _take_context_length(model_cfg: dict[str, Any], state_dict: dict[str, torch.Tensor]) -> bool:
+    """As many positions as the file holds, where open_clip would resize them; True if others."""
+    text_cfg = model_cfg["text_cfg"]
+    before = text_cfg.get("context_length", 77)
+    tables = {
+        name: len(state_dict[name])
+        for name in ("positional_embedding", "text.positional_embedding")
+        if name in state_dict
+    }
+    if len(tables) > 1:
+        told = " and ".join(f"{name} of {length}" for name, length in tables.items())
+        raise LabError(f"it has two tables of text positions, {told}: two models in one file")
+    if tables and not text_cfg.get("embed_cls"):
+        text_cfg["context_length"] = next(iter(tables.values()))
+    return text_cfg.get("context_length", before) != before
+
+
+def _take_image_size(
+    model_cfg: dict[str, Any], state_dict: dict[str, torch.Tensor], name: str, path: str
+) -> None:
+    """The pictures' size that the file's grid of positions is for, where open_clip would resize
+    it; a LabWarning says so. Other image towers than ViT and ResNet are not resized by anybody."""
+    vision_cfg = model_cfg["vision_cfg"]
+    usual = vision_cfg.get("image_size", 224)
+    tables = {
+        "visual.positional_embedding": vision_cfg.get("patch_size", 16),
+        "visual.attnpool.positional_embedding": 32,  # by which a ResNet shrinks its pictures
+    }
+    found = [(state_dict[key], patch) for key, patch in tables.items() if key in state_dict]
+    if not found or "timm_model_name" in vision_cfg or not isinstance(found[0][1], int):
+        return
+    table, patch = found[0]
+    side = math.isqrt(max(len(table) - 1, 0))
+    if side * side + 1 != len(table):
+        raise LabError(f"its {len(table)} positions of patches are no square and a class token")
+    size = side * patch
+    if size != usual and [size, size] != list(usual if isinstance(usual, list | tuple) else ()):
+        vision_cfg["image_size"] = size
+        warnings.warn(
+            f"{Path(path).name} takes pictures of {size} pixels, not of {usual} as {name}: "
+            f"{size} it is.",
+            LabWarning,
+            stacklevel=4,
+        )
+
+
+def _fill_open_clip(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """What `open_clip.load_checkpoint` does, but nothing is resized or made up."""
+    weights = convert_state_dict(model, weights)
+    if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
+        weights = convert_to_custom_text_state_dict(weights)
+    for scalar in ("logit_scale", "logit_bias"):
+        own = getattr(model, scalar, None)
+        if scalar in weights and own is not None:
+            weights[scalar] = weights[scalar].reshape(own.shape)
+    own_names = model.state_dict().keys()
+    unneeded = ("position_ids", "attn_mask")  # of older versions, or traced with the weights
+    fill(model, {n: t for n, t in weights.items() if n in own_names or not n.endswith(unneeded)})
+
+
+def _fetch_weights(model: nn.Module, name: str, pretrained: str, tag_cfg: dict[str, Any]) -> None:
+    try:
+        path = open_clip.download_pretrained(tag_cfg)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LabError(
+            f"The weights '{pretrained}' of {name} cannot be fetched: {shorten(str(error), 300)}"
+        ) from error
+    try:
+        open_clip.load_checkpoint(model, path)
+    except (RuntimeError, KeyError, AssertionError) as error:
+        reason = shorten(str(error), 300)
+        raise LabError(f"The weights in {path} are not those of a {name}: {reason}") from error
+
+
+def _warn_of_random_weights(name: str) -> None:
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    message = f"{name} has random weights: its features mean nothing until it is trained."
+    if tags:
+        message += (
+            f" Trained ones: load({name!r}, pretrained={tags[0]!r}); tags: {', '.join(tags)}."
+        )
+    warnings.warn(message, LabWarning, stacklevel=4)
+
+
+def load_open_clip_hub(name: str) -> Clip:
+    """A model with its own config beside it, on the hub."""
+    try:
+        model_cfg = open_clip.get_model_config(name)
+        tokenizer = tokenizer_for(name, model_cfg)
+        model = open_clip.create_model(name, pretrained_text=False, require_pretrained=True)
+    except Exception as error:  # open_clip checks nothing of a config
+        if isinstance(error, LabError):
+            raise
+        reason = shorten(str(error), 300)
+        raise LabError(
+            f"No open_clip model '{name.removeprefix(HUB)}' could be read on the hub (nor is it a "
+            f"file or folder here): {reason}"
+        ) from error
+    return assemble(
+        model,
+        model_cfg,
+        tokenizer,
+        dict(open_clip.get_model_preprocess_cfg(model)),
+        name.removeprefix(HUB),
+        provenance=name,
+        trained_on="see its page",
+    )
+
+
+def load_open_clip_folder(folder: Path) -> Clip:
+    """A folder of open_clip's layout: the file that it would take, with nothing resized."""
+    config = read_object(folder / OPEN_CLIP_CONFIG)
+    name = f"{LOCAL}{folder}"
+    weights = read_state_dict(_open_clip_weights(folder))
+    with fitting(folder / OPEN_CLIP_CONFIG, "describes no model of open_clip"):
+        model_cfg = config["model_cfg"]
+        model = build_model(model_cfg, sum(tensor.nbytes for tensor in weights.values()))
+        preprocess = preprocess_card(model, **config.get("preprocess_cfg", {}))
+    with fitting(folder, f"holds weights that do not fit its {OPEN_CLIP_CONFIG}"):
+        _fill_open_clip(model, weights)
+    with fitting(folder / OPEN_CLIP_CONFIG, "describes no model of open_clip"):
+        tokenizer = tokenizer_for(name, _with_tokenizer_beside(folder, model_cfg))
+        facts = {"provenance": name, "trained_on": None}
+        clip = assemble(model, model_cfg, tokenizer, preprocess, os.fspath(folder), **facts)
+        if OURS in config:
+            clip.card["positions"] = positions_card(config, clip.context_length)
+    return clip
+
+
+def _open_clip_weights(folder: Path) -> Path:
+    """The file that open_clip would take. Raises LabError if there is none."""
+    found = _find_checkpoint_in_dir(folder)
+    if found is None:
+        there = ", ".join(sorted(path.name for path in folder.iterdir()))
+        raise LabError(f"There are no weights in {folder}: it holds {there}.")
+    return Path(found)
+
+
+def _with_tokenizer_beside(folder: Path, model_cfg: dict[str, Any]) -> dict[str, Any]:
+    """As open_clip does for a folder: its own tokenizer files go before a name on the hub."""
+    text_cfg = model_cfg["text_cfg"]
+    beside = (folder / "tokenizer_config.json").is_file()
+    if not beside or "hf_tokenizer_name" not in text_cfg:
+        return model_cfg
+    return {**model_cfg, "text_cfg": {**text_cfg, "hf_tokenizer_name": os.fspath(folder)}}
+
+
+# --- `load`: every way in which a model can be named, one kind of model out ---
 
 
 def load(
@@ -184,16 +508,12 @@ def load(
     if path.is_dir():
         return _load_any_folder(path)
     if path.is_file():
-        checkpoint = read_checkpoint(path)
-        for matches, opener in _FILES:
-            if matches(checkpoint.weights):
-                return opener(path, checkpoint.weights)
-        return load_openai_layout(path, checkpoint)
+        return load_file(path)
     if name.startswith(LOCAL):
         return load_open_clip_folder(Path(name.removeprefix(LOCAL)))
     if name.startswith(HUB):
         with answering_at_once(name.removeprefix(HUB)):
-            return load_from_open_clips_hub(name)
+            return load_open_clip_hub(name)
     if name.lower().endswith(CHECKPOINT_ENDINGS) or path.is_absolute() or name.startswith("."):
         raise LabError(f"There is no model file or folder {name}.")
     if is_hub_id(name):
@@ -213,7 +533,7 @@ def _near(name: str, known: list[str]) -> str:
 
 
 def _load_any_folder(folder: Path) -> Clip:
-    if not is_saved_clip(folder) and (opener := OPENERS.get(model_type(folder))):
+    if not is_saved_clip(folder) and (opener := FOLDERS.get(model_type(folder))):
         return opener(folder)
     if not is_saved_clip(folder) and (folder / OPEN_CLIP_CONFIG).is_file():
         return load_open_clip_folder(folder)
@@ -225,13 +545,13 @@ def _load_any_folder(folder: Path) -> Clip:
 def _load_from_hub(name: str) -> Clip:
     """Models with open_clip's config are open_clip's; the others are tried as transformers'."""
     try:
-        return load_from_open_clips_hub(HUB + name)
+        return load_open_clip_hub(HUB + name)
     except LabError:
         try:
             folder = fetch(name)
         except LabError:
             folder = None
-        opener = OPENERS.get(model_type(folder)) if folder else None
+        opener = FOLDERS.get(model_type(folder)) if folder else None
         if folder is None or not (opener or clip_kind(folder)):
             raise
     return replace(opener(folder), name=name) if opener else load_transformers(folder, name)

@@ -1,13 +1,11 @@
-"""The bundled tiny models, and how they were made.
-
-B batch, C channels, H W picture, L patch tokens, D width.
+"""The bundled tiny models: where they are, and their architectures.
 
 The dense-supervised tiny tower (`tiny-tower`) knows of every cell what is in it, but the mean over
 its patches does not say which thing is red and which is large: those facts are bound cell by cell.
-A neck looks at each cell by itself and only then adds them up, so that a pair of attributes becomes
-a direction of its own.
+The neck of `tiny-scenes` looks at each cell by itself and only then adds them up, so that a pair of
+attributes becomes a direction of its own.
 
-B batch, L patch tokens, D width, E features.
+B batch, C channels, H W image, L patch tokens, D width, E features.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from torch import nn
 import longclip_lab
 from longclip_lab.errors import LabError, suggest
 
-# --- Where the models that come with the lab are: beside a clone, or inside an installed ---
+# --- Where the models that come with the lab are: beside a clone, or inside an installed wheel ---
 
 _CONFIG = "clip.json"
 
@@ -67,13 +65,27 @@ def bundled_folder(name: str) -> Path:
     return folder
 
 
-# --- The tiny CLIP of the lab: 72 x 72 pictures, one word one token, small enough for a ---
-
-__all__ = ["IMAGE_MODEL", "IMAGE_SIZE", "ConvStem", "build_tiny", "tiny_config"]
+# --- The tiny CLIP of the lab: 72 x 72 pictures, one word one token, small enough for a CPU ---
 
 IMAGE_SIZE = 72
 WIDTH = 128
 IMAGE_MODEL = "longclip_lab_tiny_vit"
+SCENE_MODEL = "longclip_lab_tiny_scenes_vit"
+
+_TIMM_CFG = {
+    "input_size": (3, IMAGE_SIZE, IMAGE_SIZE),
+    "pool_size": None,
+    "fixed_input_size": True,
+    "num_classes": 0,
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "crop_pct": 1.0,
+    "interpolation": "bicubic",
+    "classifier": "head",
+    "first_conv": "patch_embed.layers.0",
+}
+# timm's registry looks for exactly this name in the module of a registered model.
+default_cfgs = generate_default_cfgs(dict.fromkeys((IMAGE_MODEL, SCENE_MODEL), _TIMM_CFG))
 
 
 class ConvStem(nn.Module):
@@ -140,28 +152,14 @@ class ConvStem(nn.Module):
         return self.layers(pixels_BCHW).flatten(2).transpose(1, 2)
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        IMAGE_MODEL: {
-            "input_size": (3, IMAGE_SIZE, IMAGE_SIZE),
-            "pool_size": None,
-            "fixed_input_size": True,
-            "num_classes": 0,
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "classifier": "head",
-            "first_conv": "patch_embed.layers.0",
-        }
-    }
-)
-
-
 @register_model
 def longclip_lab_tiny_vit(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
     """A ViT of width 128 and depth 3 over a 6 x 6 grid; its tokens are averaged, no class token."""
-    arguments = {
+    return _tiny_vit(VisionTransformer, IMAGE_MODEL, pretrained, kwargs)
+
+
+def _tiny_vit(cls: type, name: str, pretrained: bool, options: dict[str, Any]) -> Any:
+    sizes = {
         "img_size": IMAGE_SIZE,
         "patch_size": 12,
         "embed_dim": WIDTH,
@@ -172,9 +170,7 @@ def longclip_lab_tiny_vit(pretrained: bool = False, **kwargs: Any) -> VisionTran
         "embed_layer": ConvStem,
         "num_classes": 0,
     }
-    return build_model_with_cfg(
-        VisionTransformer, IMAGE_MODEL, pretrained, **{**arguments, **kwargs}
-    )
+    return build_model_with_cfg(cls, name, pretrained, **(sizes | options))
 
 
 def tiny_config(vocab_size: int, context_length: int = 77) -> dict[str, Any]:
@@ -212,11 +208,8 @@ def build_tiny(vocab_size: int, context_length: int = 77) -> open_clip.CLIP:
     return open_clip.CLIP(**tiny_config(vocab_size, context_length))
 
 
-# --- The world's counterpart of a tower pretrained on ImageNet-21k: one feature that knows ---
+# --- The world's counterpart of a tower pretrained on ImageNet-21k: one feature of the scene ---
 
-__all__ = ["SCENE_MODEL", "CellNeck", "SceneVisionTransformer"]
-
-SCENE_MODEL = "longclip_lab_tiny_scenes_vit"
 SCENE_WIDTH, HIDDEN = 256, 512
 PATCHES, CELLS = 6, 3
 
@@ -262,38 +255,7 @@ class SceneVisionTransformer(VisionTransformer):
         return features_BE if pre_logits else self.head(features_BE)
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        SCENE_MODEL: {
-            "input_size": (3, IMAGE_SIZE, IMAGE_SIZE),
-            "pool_size": None,
-            "fixed_input_size": True,
-            "num_classes": 0,
-            "mean": (0.5, 0.5, 0.5),
-            "std": (0.5, 0.5, 0.5),
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "classifier": "head",
-            "first_conv": "patch_embed.layers.0",
-        }
-    }
-)
-
-
 @register_model
 def longclip_lab_tiny_scenes_vit(pretrained: bool = False, **kwargs: Any) -> SceneVisionTransformer:
     """The tiny ViT (width 128, depth 3, 6 x 6 patches) with a neck to 256 features."""
-    arguments = {
-        "img_size": IMAGE_SIZE,
-        "patch_size": 12,
-        "embed_dim": WIDTH,
-        "depth": 3,
-        "num_heads": 4,
-        "class_token": False,
-        "global_pool": "avg",
-        "embed_layer": ConvStem,
-        "num_classes": 0,
-    }
-    return build_model_with_cfg(
-        SceneVisionTransformer, SCENE_MODEL, pretrained, **{**arguments, **kwargs}
-    )
+    return _tiny_vit(SceneVisionTransformer, SCENE_MODEL, pretrained, kwargs)

@@ -1,25 +1,20 @@
-"""The towers, run without padding: trimmed, packed, up to the class token, token by token.
+"""Running towers on what is read of them and nothing else: trimmed, packed, up to the class token.
 
 open_clip's own `encode_text` takes only the full context length: a caption of 14 tokens costs as
 much as one of 248. A causal tower pooled at the end token never looks behind it, so everything
-behind the longest text of the batch can be cut away without changing a feature.
+behind the longest text of the batch can be cut away without changing a feature (`encode_tokens`).
 
-B batch, T tokens, D embedding, W width of the tower.
-
-Sorting and trimming leave the padding within a batch. Here the tokens of all texts of a batch form
-one long row for the layers that work on each token alone; only the attention is run text by text
-(texts of one length together). The last block is run for the end tokens only, as nothing else of
-it is read. On a GPU many small attentions cost more than the padding: there it is not used.
+Trimming leaves the padding within a batch. On a CPU the tokens of all texts form one long row for
+the layers that work on each token alone; only the attention is run text by text, texts of one
+length together (`encode_packed`). On a GPU many small attentions cost more than the padding.
 Serves training as well as inference: see `benchmarks/official_step.py`.
 
-B texts, T tokens, P all tokens of the batch, W width, H heads, X width of a head, D embedding.
+Of the last block only the token that is read off is run: nothing else of it is ever looked at but
+keys and values. In an image tower that leaves out some four fifths of the block, forwards and
+backwards (`encode_at_class`).
 
-Of the last block's patches nothing is read but their keys and values. Their queries, their outputs
-and their MLP, some four fifths of the block, are left out, forwards and backwards.
-
-B batch, P image tokens (class token first), W width, D embedding, H W picture.
-
-B batch, P image tokens, T text tokens, S states of the frozen part, D embedding, H W picture.
+B texts or images, T tokens, P all tokens of a batch or the tokens of an image (class token first),
+W width, H heads, X width of a head, S states of the frozen part, D embedding.
 """
 
 from __future__ import annotations
@@ -32,40 +27,9 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Visio
 from torch import nn
 
 from longclip_lab.errors import LabError
+from longclip_lab.models.anatomy import frozen_part, pool_type, text_tower
 
 # --- Running an open_clip text tower on no more tokens than the batch needs ---
-
-
-def text_tower(model: nn.Module) -> nn.Module:
-    """The module that holds the text tower's parts: `model.text`, or the model where it has none.
-
-    open_clip's `CLIP` keeps the parts on itself, `CustomTextCLIP` in `.text`.
-    """
-    return getattr(model, "text", model)
-
-
-def pool_type(model: nn.Module) -> str:
-    """How the tower pools: "argmax", "eos", "first", "last"; "hub" for those of transformers."""
-    tower = text_tower(model)
-    if isinstance(tower, HFTextEncoder):
-        return "hub"
-    return tower.pool_type if isinstance(tower, TextTransformer) else tower.text_pool_type
-
-
-def position_table(model: nn.Module) -> torch.Tensor:
-    """The text tower's learned positions [T, W], the weights themselves; T may pass the context.
-
-    Raises LabError for a tower of transformers that has no such table.
-    """
-    tower = text_tower(model)
-    if hasattr(tower, "position_table"):
-        return tower.position_table
-    if not isinstance(tower, HFTextEncoder):
-        return tower.positional_embedding
-    embeddings = getattr(tower.transformer, "embeddings", None)
-    if not isinstance(getattr(embeddings, "position_embeddings", None), nn.Embedding):
-        raise LabError(f"A {type(tower.transformer).__name__} has no table of learned positions.")
-    return embeddings.position_embeddings.weight
 
 
 def can_trim(model: nn.Module) -> bool:
@@ -305,7 +269,7 @@ def _attention(
     """Causal attention within each text; `groups` lists (length, number of texts of it)."""
     attn = block.attn
     projected = F.linear(block.ln_1(states_PW), attn.in_proj_weight, attn.in_proj_bias)
-    # Split and joined, not sliced and written: the gradient of every slice would be as long as P.
+    # split and cat: slicing would allocate a gradient as long as P for every slice.
     parts = projected.split([length * count for length, count in groups])
     attended = []
     for part, (length, count) in zip(parts, groups, strict=True):
@@ -355,7 +319,7 @@ def finish_block(
     return states_PW + block.ls_2(block.mlp(block.ln_2(states_PW)))
 
 
-# --- open_clip's vision transformers up to what is read of them: the last block's class ---
+# --- A vision transformer up to its class token ---
 
 
 def can_end_at_class(visual: nn.Module) -> bool:
@@ -394,12 +358,7 @@ def encode_at_class(visual: VisionTransformer, pixels_B3HW: torch.Tensor) -> tor
     return class_BW if visual.proj is None else class_BW @ visual.proj
 
 
-# --- Both towers taken apart: what a lock freezes and what stays on top, and every token by ---
-
-
-def frozen_part(visual: nn.Module) -> nn.Module:
-    """What `lock_image_tower` freezes: a timm tower's trunk, all of any other tower."""
-    return visual.trunk if isinstance(visual, TimmModel) else visual
+# --- Towers split at what a lock freezes, and every token by itself ---
 
 
 def image_states(

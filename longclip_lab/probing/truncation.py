@@ -35,8 +35,9 @@ from tqdm import tqdm
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval, bootstrap_mean, retrieval
 from longclip_lab.models import Clip, Tokens, encode_images
+from longclip_lab.models.anatomy import pool_type, position_table, text_tower
 from longclip_lab.models.encoding import check_finite
-from longclip_lab.models.towers import can_trim, pool_type, position_table, text_tower
+from longclip_lab.models.towers import can_trim
 from longclip_lab.plotting import Plottable
 from longclip_lab.text import cut_tokens, drop_sentence, move_sentence
 

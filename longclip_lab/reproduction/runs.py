@@ -57,9 +57,10 @@ from longclip_lab.models import (
     stretch,
     world_bert,
 )
+from longclip_lab.models.anatomy import frozen_part, text_tower
 from longclip_lab.models.encoding import pictures_hash
 from longclip_lab.models.tiny import bundled_names
-from longclip_lab.models.towers import finish_image, frozen_part, image_states, text_tower
+from longclip_lab.models.towers import finish_image, image_states
 from longclip_lab.reproduction.arms import ARM_VERSION, DIGITS, TRUNKS, Arm
 from longclip_lab.training import Run, new_model, train
 from longclip_lab.training.checkpoints import weights_hash

@@ -31,8 +31,9 @@ from longclip_lab import cache
 from longclip_lab.data import choose_caption, draw_subcaptions
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip, pixels
+from longclip_lab.models.anatomy import frozen_part
 from longclip_lab.models.encoding import Images, check_finite, evaluating, how_read, pictures_hash
-from longclip_lab.models.towers import frozen_part, image_states
+from longclip_lab.models.towers import image_states
 from longclip_lab.text import sample_sentences
 from longclip_lab.training.checkpoints import weights_hash
 from longclip_lab.training.recipe import Recipe

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from longclip_lab.errors import LabError, LabWarning, NotFiniteError, StoppedError
 from longclip_lab.files import atomic_write, decode_text, parse_json, to_json
 from longclip_lab.models import Clip, encode_corner_tokens, encode_text_tokens
+from longclip_lab.models.anatomy import frozen_part, text_tower
 from longclip_lab.models.towers import (
     can_end_at_class,
     can_pack,
@@ -37,9 +38,7 @@ from longclip_lab.models.towers import (
     encode_ragged,
     encode_tokens,
     finish_image,
-    frozen_part,
     image_states,
-    text_tower,
 )
 from longclip_lab.objectives import (
     OBJECTIVES,

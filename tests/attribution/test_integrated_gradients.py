@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from longclip_lab.attribution import token_maps
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import encode_images
-from longclip_lab.models.towers import text_tower
+from longclip_lab.models.anatomy import text_tower
 
 IG = "integrated-gradients"
 TOWERS = ["causal", "both ways", "bert", "causal registers", "bert registers"]

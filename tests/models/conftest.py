@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from longclip_lab.models import Clip, new_tiny
-from longclip_lab.models.inspect import SYSTEMS
+from longclip_lab.models.inspect import systems
 
 _PLACE = "LONGCLIP_LAB_COMPATIBILITY"
 _PASSED = pytest.StashKey[bool]()
@@ -61,7 +61,7 @@ def _world_texts(lengths: list[int]) -> list[str]:
 
 @dataclass
 class Compatibility:
-    """What one test found out about one of `longclip_lab.models.inspect.SYSTEMS`."""
+    """What one test found out about one of `longclip_lab.models.inspect.systems`."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -75,7 +75,7 @@ class Compatibility:
         features were compared with, with its version; `difference` is the largest one, relative
         to the largest feature.
         """
-        assert direction in SYSTEMS[system].directions
+        assert direction in systems()[system].directions
         assert difference >= 0
         self.rows.append(
             {
@@ -98,7 +98,7 @@ def compatibility(request: pytest.FixtureRequest) -> Iterator[Compatibility]:
             compatibility("align", "in", "tiny AlignModel", f"transformers {version}", difference)
 
     `python book/update_formats.py` runs the tests and writes book/formats.md. The system must be
-    in `longclip_lab.models.inspect.SYSTEMS`: add it there first. Rows of a test that fails count
+    in `longclip_lab.models.inspect.systems`: add it there first. Rows of a test that fails count
     for nothing.
     """
     record = Compatibility()

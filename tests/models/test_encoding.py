@@ -14,8 +14,8 @@ from PIL import Image
 from longclip_lab.errors import LabError, NotFiniteError
 from longclip_lab.evaluation import at_length
 from longclip_lab.models import encode_images, encode_texts, pixels, stretch
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.encoding import encode_images_by_token, encode_texts_by_token
-from longclip_lab.models.towers import text_tower
 from longclip_lab.text import get_tokenizer
 
 LENGTHS = [5, 60, 3, 100, 17, 5]

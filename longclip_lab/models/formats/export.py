@@ -22,6 +22,7 @@ from torch import nn
 from longclip_lab.errors import LabError, NotFiniteError, suggest
 from longclip_lab.files import give_rights
 from longclip_lab.models.adapters import Adapter
+from longclip_lab.models.anatomy import end_id, text_tower
 from longclip_lab.models.checkpoint import CHECKPOINT_ENDINGS
 from longclip_lab.models.clip import Clip, HubTokenizer, TextTower
 from longclip_lab.models.formats import hf_config
@@ -32,7 +33,6 @@ from longclip_lab.models.formats.hf_config import (
     check_tokenizer,
     describe_image,
     describe_text,
-    end_id,
     preprocessor_config,
     text_config,
     vision_config,
@@ -42,9 +42,8 @@ from longclip_lab.models.formats.hf_config import (
 )
 from longclip_lab.models.formats.openai import HEAD_WIDTH, RESIDUAL, note
 from longclip_lab.models.load import stored
-from longclip_lab.models.towers import text_tower
 
-# --- A `Clip` as OpenAI's or Long-CLIP's file of tensors, or as a folder in open_clip's ---
+# --- OpenAI's and Long-CLIP's files of tensors, and folders in open_clip's layout ---
 
 LONG = 248
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
@@ -160,7 +159,7 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-# --- A `Clip` or a text tower as a folder of transformers, or as a text encoder for ---
+# --- Folders for transformers, and text encoders for diffusers ---
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _OLD_SCALE = 2.6592

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import ssl
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
@@ -20,7 +20,6 @@ from urllib.error import HTTPError
 
 import huggingface_hub
 import open_clip
-import torch
 import transformers
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -36,7 +35,7 @@ from longclip_lab.models.formats.hf_config import (
     Weights,
     clip_kind,
     quick_gelu,
-    read_json,
+    read_object,
     read_preprocessing,
     read_weights,
     text_cfg,
@@ -137,7 +136,7 @@ def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -
     kind = clip_kind(folder)
     if kind != "clip":
         raise LabError(_no_clip(folder, kind))
-    stored = read_json(folder / CONFIG)
+    stored = read_object(folder / CONFIG)
     config = read_config(transformers.CLIPConfig, stored, folder)
     text, image = config.text_config, config.vision_config
     with fitting(folder / CONFIG, "describes no CLIP"):
@@ -150,7 +149,8 @@ def load_transformers(folder: str | os.PathLike[str], name: str | None = None) -
     weights = read_weights(folder)
     with fitting(folder / CONFIG, "describes no CLIP"):
         model = build_model(model_cfg, sum(tensor.nbytes for tensor in weights.values()))
-    fill_from(folder, model, lambda: _weights(weights))
+    with fitting(folder, f"holds weights that do not fit its {CONFIG}"):
+        fill(model, _clip_weights(weights))
     warn_of_vocabulary(folder)
     with fitting(folder, "holds a preprocessing that cannot be read"):
         clip = assemble(
@@ -175,16 +175,6 @@ def read_config(kind: type, stored: dict[str, Any], folder: Path) -> Any:
         raise LabError(f"{folder / CONFIG} is no {kind.__name__}: {reason}") from error
 
 
-def fill_from(folder: Path, model: torch.nn.Module, weights: Callable[[], Weights]) -> None:
-    """Load what `weights()` returns, all of it and nothing else.
-
-    Raises LabError naming the folder for weights that are missing, too many, no floating point
-    numbers or of another shape.
-    """
-    with fitting(folder, f"holds weights that do not fit its {CONFIG}"):
-        fill(model, weights())
-
-
 def text_weights(weights: Weights) -> Weights:
     """The text tower's weights under open_clip's names, from a `CLIPModel` or a text model.
 
@@ -205,7 +195,7 @@ def text_weights(weights: Weights) -> Weights:
     return ours
 
 
-def _weights(weights: Weights) -> Weights:
+def _clip_weights(weights: Weights) -> Weights:
     """The weights of a `CLIPModel` under open_clip's names."""
     rest = {
         name: tensor
@@ -264,7 +254,7 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
     if clip_kind(root) == "diffusers":
         subfolder = subfolder or "text_encoder"
     folder = root / subfolder if subfolder else root
-    stored = read_json(folder / CONFIG)
+    stored = read_object(folder / CONFIG)
     config = _text_config(stored, folder)
     weights = {n: t for n, t in read_weights(folder).items() if not _of_images(n, stored)}
     projected = f"{_PROJECTION}.weight" in weights
@@ -275,7 +265,8 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
         facts = text_cfg(config)
         quick = quick_gelu(config)
         model = _build(dim, facts, quick)
-    fill_from(folder, model, lambda: text_weights(weights))
+    with fitting(folder, f"holds weights that do not fit its {CONFIG}"):
+        fill(model, text_weights(weights))
     beside = root / (subfolder or "").replace("text_encoder", "tokenizer")
     warn_of_vocabulary(beside)
     name = root.resolve().name if Path(path).is_dir() else os.fspath(path)
@@ -319,7 +310,7 @@ def _pad_id(folder: Path) -> int:
     """With what a tokenizer's folder fills up texts: id 0, unless it names the end token."""
     for path in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
         if path.is_file():
-            pad = read_json(path).get("pad_token")
+            pad = read_object(path).get("pad_token")
             content = pad.get("content") if isinstance(pad, dict) else pad
             if content is not None:
                 return get_tokenizer("clip").end_id if content == "<|endoftext|>" else 0

@@ -22,7 +22,6 @@ import transformers
 from open_clip.transformer import (
     LayerNorm,
     ResidualAttentionBlock,
-    TextTransformer,
     Transformer,
     VisionTransformer,
 )
@@ -31,9 +30,9 @@ from torch import nn
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.files import atomic_write, read_json_object, to_json
+from longclip_lab.models.anatomy import pool_type, text_tower
 from longclip_lab.models.checkpoint import read_checkpoints, read_state_dict
 from longclip_lab.models.clip import HubTokenizer
-from longclip_lab.models.towers import pool_type, text_tower
 from longclip_lab.text import get_tokenizer
 from longclip_lab.text.tokenizers import ClipTokenizer
 
@@ -121,14 +120,14 @@ def prefixed(weights: Mapping[str, torch.Tensor], prefix: str) -> Weights:
     return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
 
 
-# --- Folders as transformers writes them: their JSON and their weights, in one file or in ---
+# --- Their JSON, and their weights in one file or in shards ---
 
 CONFIG = "config.json"
 _STEMS = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object. Raises LabError if the file is missing or holds something else."""
     if not path.exists():
         raise LabError(f"There is no {path.name} in {path.parent}.")
@@ -141,7 +140,7 @@ def clip_kind(folder: Path) -> str | None:
         return "diffusers"
     if not (folder / CONFIG).is_file():
         return None
-    kind = read_json(folder / CONFIG).get("model_type")
+    kind = read_object(folder / CONFIG).get("model_type")
     return kind if isinstance(kind, str) and kind.startswith("clip") else None
 
 
@@ -167,7 +166,7 @@ def read_weights(folder: Path) -> Weights:
 
 
 def _read_shards(index: Path) -> Weights:
-    places = read_json(index).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(n, str) for n in places.values()):
         raise LabError(f"{index} does not say which weights are in which file.")
     files = sorted(set(places.values()))
@@ -184,7 +183,7 @@ def _read_shards(index: Path) -> Weights:
     return weights
 
 
-# --- How pictures are prepared: transformers' preprocessor_config.json and open_clip's facts ---
+# --- Preprocessing: preprocessor_config.json and open_clip's facts ---
 
 FILE = "preprocessor_config.json"
 _NEWER = "processor_config.json"
@@ -200,9 +199,9 @@ def read_preprocessing(folder: Path, image_size: int) -> dict[str, Any]:
     open_clip does not have.
     """
     if (folder / FILE).is_file():
-        facts = read_json(folder / FILE)
+        facts = read_object(folder / FILE)
     elif (folder / _NEWER).is_file():
-        facts = read_json(folder / _NEWER).get("image_processor", {})
+        facts = read_object(folder / _NEWER).get("image_processor", {})
     else:
         warnings.warn(
             f"{folder} has no {FILE}: pictures are prepared as OpenAI prepares them.",
@@ -262,7 +261,7 @@ def preprocessor_config(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-# --- What an open_clip module is made of, as far as other libraries ask: or why they cannot ---
+# --- What an open_clip module is made of, or why transformers cannot hold it ---
 
 QUICK, EXACT, TANH = "quick_gelu", "gelu", "gelu_pytorch_tanh"
 """Activations, under transformers' names."""
@@ -336,25 +335,12 @@ def _activation(layer: nn.Module) -> str:
     return TANH if layer.approximate == "tanh" else EXACT
 
 
-def end_id(model: nn.Module) -> int:
-    """The token at which a text is read off: the largest id, or the one that was named."""
-    tower = text_tower(model)
-    if pool_type(model) != "eos":
-        return int(tower.vocab_size) - 1
-    return int(tower.eos_id if isinstance(tower, TextTransformer) else tower.text_eos_id)
-
-
-def refuse(name: str, format: str, reason: Any) -> LabError:
-    """One sentence for every way of being unfit."""
-    return LabError(f"'{name}' cannot be written as '{format}': {str(reason).rstrip('.')}.")
-
-
 def _refuse(condition: bool, reason: str) -> None:
     if condition:
         raise LabError(reason)
 
 
-# --- The sizes and switches of a CLIP: transformers' config into open_clip's `model_cfg` and ---
+# --- Configs: transformers' into open_clip's `model_cfg`, and back ---
 
 LEGACY_END = 2
 """The eos_token_id of configs older than transformers 4.31: texts are read off at their largest id.
@@ -456,7 +442,7 @@ def _blocks(blocks: Blocks, dim: int) -> dict[str, Any]:
     }
 
 
-# --- CLIP's tokenizer as files that `transformers.CLIPTokenizer` reads, in old versions and ---
+# --- CLIP's tokenizer as files that `transformers.CLIPTokenizer` reads ---
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
@@ -474,9 +460,9 @@ def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
 def warn_of_vocabulary(folder: Path) -> None:
     """A LabWarning if the tokenizer in `folder` numbers other pieces than CLIP's; none is fine."""
     if (folder / "vocab.json").is_file():
-        vocabulary = read_json(folder / "vocab.json")
+        vocabulary = read_object(folder / "vocab.json")
     elif (folder / "tokenizer.json").is_file():
-        vocabulary = read_json(folder / "tokenizer.json").get("model", {}).get("vocab", {})
+        vocabulary = read_object(folder / "tokenizer.json").get("model", {}).get("vocab", {})
     else:
         return
     pieces = get_tokenizer("clip").entries[:-2]  # start and end have other names in transformers

@@ -7,9 +7,6 @@ vocabulary: the corner tokens. Here these rows are a weight of their own, so tha
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +16,8 @@ import torch
 from longclip_lab.errors import LabError
 from longclip_lab.files import read_json_object
 from longclip_lab.models import tiny
-from longclip_lab.models.build import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoint import fill, fitting, read_state_dict
+from longclip_lab.models.build import Converted
+from longclip_lab.models.checkpoint import Checkpoint, Weights, count_blocks
 from longclip_lab.models.clip import Clip
 from longclip_lab.models.corner_tokens import CornerTextEncoder, corners_of
 from longclip_lab.text import get_tokenizer
@@ -33,15 +30,13 @@ _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large"}
 _MANY_HEADS = (312, 384)  # TinyBERT and MiniLM have 12 heads, all others one for 64 of width
 
 
-def is_lotlip(state_dict: Mapping[str, torch.Tensor]) -> bool:
+def is_lotlip(state_dict: Weights) -> bool:
     """True for a state dict of a timm image tower and a BERT, with corner tokens or without."""
     return _WORDS in state_dict and any(name.startswith("visual.trunk.") for name in state_dict)
 
 
-def load_lotlip(
-    path: str | os.PathLike[str], weights: dict[str, torch.Tensor] | None = None
-) -> Clip:
-    """A checkpoint file in the layout of LoTLIP's code as a `Clip`; 0 corners are a LiT's.
+def convert_lotlip(checkpoint: Checkpoint, path: Path) -> Converted:
+    """A checkpoint in the layout of LoTLIP's code; 0 corners are a LiT's.
 
     Sizes come from the shapes. What shapes do not tell comes from a config of open_clip's layout
     beside the file, if there is one (FILE.json or open_clip_config.json, such as the released
@@ -49,42 +44,30 @@ def load_lotlip(
     "heads", `vision_cfg` the timm model. Without: rows beyond BERT's 30,522 are corners (2 in a
     smaller vocabulary), 128 tokens, a head for every 64 of width (MiniLM's 12), timm's plain ViT.
 
-    `weights` spares reading the file again. Raises LabError as `read_state_dict` does, and for
-    weights that do not fit.
+    Raises LabError as `lotlip_config` does.
     """
-    path = Path(path)
-    weights = read_state_dict(path) if weights is None else dict(weights)
-    if not is_lotlip(weights):
-        raise LabError(f"{path} is not a LoTLIP checkpoint: it has no timm image tower or no BERT.")
+    weights = dict(checkpoint.weights)
     # Older versions of transformers saved their table of positions 0, 1, 2 ..
     weights.pop("text.transformer.embeddings.position_ids", None)
-    beside = _config_beside(path)
-    with fitting(path, "does not fit a timm image tower and a BERT as LoTLIP has them"):
-        model_cfg = lotlip_config(weights, beside)
-        corners = model_cfg.get("corner_tokens", {}).get("num_corner", 0)
-        if corners:
-            words = weights[_WORDS]
-            weights |= {_WORDS: words[:-corners].clone(), _CORNERS: words[-corners:].clone()}
-        model = build_model(model_cfg)
-        fill(model, weights)
-    words = model.text.vocab_size
-    world = get_tokenizer("world")
+    model_cfg = lotlip_config(weights, _config_beside(path))
+    corners = model_cfg.get("corner_tokens", {}).get("num_corner", 0)
+    if corners:
+        words = weights[_WORDS]
+        weights |= {_WORDS: words[:-corners].clone(), _CORNERS: words[-corners:].clone()}
     half = (0.5, 0.5, 0.5)
-    return assemble(
-        model,
+    world = len(weights[_WORDS]) == get_tokenizer("world").vocab_size
+    return Converted(
+        "LoTLIP state dict",
         model_cfg,
-        world if words == world.vocab_size else get_tokenizer("lotlip"),
-        preprocess_card(model, mean=half, std=half),
-        path.stem,
-        provenance=f"LoTLIP checkpoint file {path.name}",
-        trained_on="not stated in the file",
+        weights,
+        tokenizer="world" if world else "lotlip",
+        preprocess={"mean": half, "std": half},
+        notes=(f"{corners} of the word embeddings are corner tokens",),
     )
 
 
-def lotlip_config(
-    weights: Mapping[str, torch.Tensor], beside: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The `model_cfg` of a state dict of LoTLIP's layout; `beside` as in `load_lotlip`.
+def lotlip_config(weights: Weights, beside: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The `model_cfg` of a state dict of LoTLIP's layout; `beside` as in `convert_lotlip`.
 
     Raises LabError for an image tower that no timm model is known for, and KeyError if a weight is
     missing that every such model has.
@@ -106,7 +89,7 @@ def lotlip_config(
         "model_type": "bert",
         "vocab_size": rows - corners,
         "hidden_size": width,
-        "num_hidden_layers": _count(weights, r"text\.transformer\.encoder\.layer\.(\d+)\."),
+        "num_hidden_layers": count_blocks(weights, r"text\.transformer\.encoder\.layer\.(\d+)\."),
         "num_attention_heads": int(text_facts.get("heads", heads)),
         "intermediate_size": len(
             weights["text.transformer.encoder.layer.0.intermediate.dense.weight"]
@@ -152,9 +135,7 @@ def lotlip_state_dict(clip: Clip) -> dict[str, torch.Tensor]:
     return weights
 
 
-def _vision_cfg(
-    weights: Mapping[str, torch.Tensor], stated: dict[str, Any] | None
-) -> dict[str, Any]:
+def _vision_cfg(weights: Weights, stated: dict[str, Any] | None) -> dict[str, Any]:
     """open_clip's `vision_cfg`: the one stated, or read from the shapes of a ViT."""
     if stated is not None:
         known = ("timm_model_name", "timm_pool", "timm_proj", "image_size")
@@ -180,7 +161,7 @@ def _vision_cfg(
     }
 
 
-def _vit_name(weights: Mapping[str, torch.Tensor]) -> tuple[str, int]:
+def _vit_name(weights: Weights) -> tuple[str, int]:
     width, _, patch, _ = weights["visual.trunk.patch_embed.proj.weight"].shape
     tokens = weights["visual.trunk.pos_embed"].shape[1] - ("visual.trunk.cls_token" in weights)
     size = patch * round(tokens**0.5)
@@ -202,7 +183,3 @@ def _config_beside(path: Path) -> dict[str, Any]:
                 raise LabError(f"{candidate} has no object under 'model_cfg'.")
             return inner
     return {}
-
-
-def _count(weights: Mapping[str, torch.Tensor], pattern: str) -> int:
-    return len({match[1] for name in weights if (match := re.match(pattern, name))})

@@ -1,30 +1,31 @@
-"""OpenAI's and Long-CLIP's state dicts.
+"""State dicts under OpenAI's names: OpenAI's own, Long-CLIP's and DeCLIP's, as open_clip's.
 
-Both name their weights as open_clip does. Long-CLIP's released files have two tables of positions
-of the full length: `positional_embedding`, of which positions 0-19 are used, and
-`positional_embedding_res`, used from 20 on. Nothing but shapes says what the architecture is:
-patches or a ResNet, a head for every 64 of width, always QuickGELU.
+open_clip has OpenAI's names, so little is renamed. Nothing but shapes says what the architecture
+is: patches or a ResNet, a head for every 64 of width, always QuickGELU. Long-CLIP's released files
+have two tables of positions of the full length: `positional_embedding`, of which positions 0-19
+are used, and `positional_embedding_res`, used from 20 on. DeCLIP's release saves whole training
+states; its text tower sits under `encode_text.`, projects with a bias, and its tokenizer has one
+token more than OpenAI's: <|mask|>, just before start and end, for masked language modelling.
+
+Followed: openai/CLIP, clip/model.py; beichenzbc/Long-CLIP, model/model_longclip.py;
+Sense-GVT/DeCLIP, prototype/model/{clip,declip}.py, prototype/model/text_encoder/
+text_transformer.py, prototype/model/image_encoder/{base,visual}_transformer.py,
+prototype/model/utils/text_utils/simple_tokenizer.py, prototype/data/imagenet_dataloader.py.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import warnings
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from longclip_lab.errors import LabError, LabWarning
-from longclip_lab.models.build import assemble, build_model, preprocess_card
-from longclip_lab.models.checkpoint import Checkpoint, count_layers, fill, fitting, read_checkpoint
-from longclip_lab.models.clip import Clip
+from longclip_lab.errors import LabError
+from longclip_lab.models.build import Converted
+from longclip_lab.models.checkpoint import Checkpoint, Weights, count_blocks, leave_out, renamed
 from longclip_lab.text import get_tokenizer
 
-# --- What `export` notes beside weights, for formats that have no name for it, and `load` ---
+# --- What `export` notes beside the weights and `load` reads: name and positions ---
 
 OURS = "longclip_lab"
 """The entry of config.json and open_clip_config.json that other libraries pass over."""
@@ -39,14 +40,14 @@ def note(name: str, card: dict[str, Any]) -> dict[str, Any]:
 def positions_card(stored: dict[str, Any], length: int) -> dict[str, Any]:
     """How a table of positions came about: as `stored` notes it; else unknown where not 77 long."""
     ours = stored.get(OURS)
-    told = ours.get("positions") if isinstance(ours, dict) else None
-    if isinstance(told, dict) and told.get("length") == length:
-        return told
+    noted = ours.get("positions") if isinstance(ours, dict) else None
+    if isinstance(noted, dict) and noted.get("length") == length:
+        return noted
     method = "none" if length == PLAIN_LENGTH else "unknown"
     return {"method": method, "keep": 0, "ratio": length / PLAIN_LENGTH, "length": length}
 
 
-# --- State dicts in OpenAI's layout, OpenAI's own and Long-CLIP's, into open_clip modules ---
+# --- OpenAI and Long-CLIP ---
 
 KEPT, RATIO = 20, 4
 RESIDUAL = "positional_embedding_res"
@@ -54,12 +55,12 @@ HEAD_WIDTH = 64
 _RESNET = "visual.layer1.0.conv1.weight"
 
 
-def is_longclip(weights: Mapping[str, torch.Tensor]) -> bool:
+def is_longclip(weights: Weights) -> bool:
     """True if the state dict has Long-CLIP's second table of positions."""
     return RESIDUAL in weights
 
 
-def is_openai_layout(weights: Mapping[str, torch.Tensor]) -> bool:
+def is_openai_layout(weights: Weights) -> bool:
     """True for a text transformer on the top level beside a ViT or a ResNet, under OpenAI's names.
 
     So are open_clip's own state dicts: these shapes alone do not tell whose code wrote the file.
@@ -68,15 +69,17 @@ def is_openai_layout(weights: Mapping[str, torch.Tensor]) -> bool:
     return "positional_embedding" in weights and any(name in weights for name in towers)
 
 
-def openai_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def openai_config(weights: Weights, text: str = "") -> dict[str, Any]:
     """The open_clip `model_cfg` of a state dict in OpenAI's layout, read from the shapes alone.
 
-    Raises KeyError if a weight is missing that every such model has, and LabError for a width that
-    heads of 64 do not divide: how many heads such a tower has is not in the file.
+    `text` is put before the text tower's names. Raises KeyError if a weight is missing that every
+    such model has, and LabError for a width that heads of 64 do not divide: how many heads such a
+    tower has is not in the file.
     """
-    text_width = weights["ln_final.weight"].shape[0]
+    text_width = weights[f"{text}ln_final.weight"].shape[0]
+    resnet = _RESNET in weights
     widths = {"text": text_width}
-    if _RESNET not in weights:
+    if not resnet:
         widths["image"] = weights["visual.conv1.weight"].shape[0]
     for tower, width in widths.items():
         if width % HEAD_WIDTH or not width:
@@ -85,111 +88,149 @@ def openai_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
                 "code has them, do not divide. If open_clip trained it, name its architecture: "
                 'load("ViT-B-16", pretrained=FILE)'
             )
+    projection = weights.get("text_projection")
     return {
-        "embed_dim": weights["text_projection"].shape[1],
+        "embed_dim": weights["visual.proj"].shape[1] if projection is None else projection.shape[1],
         "quick_gelu": True,
-        "vision_cfg": _resnet_config(weights) if _RESNET in weights else _vit_config(weights),
+        "vision_cfg": _resnet_config(weights) if resnet else _vit_config(weights),
         "text_cfg": {
-            "context_length": len(weights["positional_embedding"]),
-            "vocab_size": len(weights["token_embedding.weight"]),
+            "context_length": len(weights[f"{text}positional_embedding"]),
+            "vocab_size": len(weights[f"{text}token_embedding.weight"]),
             "width": text_width,
             "heads": text_width // HEAD_WIDTH,
-            "layers": count_layers(weights, "transformer"),
+            "layers": count_blocks(weights, rf"{text}transformer\.resblocks\.(\d+)\."),
         },
     }
 
 
-def load_openai_layout(path: str | os.PathLike[str], checkpoint: Checkpoint | None = None) -> Clip:
-    """A file of OpenAI or of Long-CLIP as a `Clip`; `checkpoint` spares reading it again.
+def _vit_config(weights: Weights) -> dict[str, Any]:
+    width, _, _, patch = weights["visual.conv1.weight"].shape
+    grid = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
+    layers = count_blocks(weights, r"visual\.transformer\.resblocks\.(\d+)\.")
+    return {"image_size": grid * patch, "layers": layers, "width": width, "patch_size": patch}
 
-    Raises LabError as `read_checkpoint` does, and for a file of another architecture. A LabWarning
-    says so where the file may as well be open_clip's, whose activation it does not state.
+
+def _resnet_config(weights: Weights) -> dict[str, Any]:
+    """OpenAI's ResNets shrink the image by 32 before the attention pool."""
+    grid = round((len(weights["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
+    blocks = [count_blocks(weights, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
+    return {"image_size": grid * 32, "layers": blocks, "width": len(weights[_RESNET])}
+
+
+def convert_openai(checkpoint: Checkpoint, path: Path) -> Converted:
+    """A file of OpenAI, or of open_clip under the same names, whose activation it does not state.
+
+    Raises as `openai_config` does.
     """
-    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
-    weights = {
-        name: tensor
-        for name, tensor in checkpoint.weights.items()
-        if not name.endswith("attn_mask")  # the causal mask, where it was traced with the weights
-    }
-    if not is_longclip(weights) and not is_openai_layout(weights):
-        raise LabError(
-            f"{path} is a checkpoint of another architecture: neither OpenAI's nor Long-CLIP's (no "
-            f"'{RESIDUAL}'), nor LoTLIP's or DeCLIP's. Weights of another architecture need its "
-            'name, such as load("ViT-B-16", pretrained=FILE). Its names begin with: '
-            f"{_beginnings(weights)}."
-        )
-    long = weights.pop(RESIDUAL, None)
-    complaint = "is a checkpoint of another architecture, not OpenAI's ViT or ResNet"
-    with fitting(path, complaint):
-        if long is not None:
-            weights["positional_embedding"] = joined_positions(
-                weights["positional_embedding"], long
-            )
-        model_cfg = openai_config(weights)
-        model = build_model(model_cfg)
-        fill(model, weights)
-    if long is None and not checkpoint.from_openai:
-        warnings.warn(
-            f"{Path(path).name} is taken for OpenAI's kind of CLIP: QuickGELU, heads of "
-            f"{HEAD_WIDTH}. If open_clip trained it, name its architecture: "
-            'load("ViT-B-16", pretrained=FILE).',
-            LabWarning,
-            stacklevel=3,
-        )
-    clip = assemble(
-        model,
+    weights = _without_mask(checkpoint.weights)
+    model_cfg = openai_config(weights)
+    positions = positions_card({}, model_cfg["text_cfg"]["context_length"])
+    archive = checkpoint.container.startswith("TorchScript")
+    kind = "TorchScript archive" if archive else "state dict"
+    if checkpoint.from_openai:
+        return Converted(f"OpenAI {kind}", model_cfg, weights, positions=positions)
+    return Converted(
+        "state dict in OpenAI's layout (OpenAI or open_clip)",
         model_cfg,
-        get_tokenizer("clip"),
-        preprocess_card(model),
-        Path(path).stem,
-        provenance=f"{'OpenAI' if long is None else 'Long-CLIP'} checkpoint file {Path(path).name}",
-        trained_on="not stated in the file",
+        weights,
+        positions=positions,
+        call="load(FILE), or load(NAME, pretrained=FILE) if open_clip trained it",
+        notes=(
+            "OpenAI's names without the three numbers that its code writes: open_clip has the same "
+            "names. The activation (QuickGELU or GELU) and the heads' width are not in the file.",
+        ),
+        warning=(
+            f"{path.name} is taken for OpenAI's kind of CLIP: QuickGELU, heads of {HEAD_WIDTH}. If "
+            'open_clip trained it, name its architecture: load("ViT-B-16", pretrained=FILE).'
+        ),
     )
-    length = model_cfg["text_cfg"]["context_length"]
-    clip.card["positions"] = positions_card({}, length)
-    if long is not None:
-        clip.card["positions"] |= {"method": "kps", "keep": KEPT, "ratio": RATIO}
-    return clip
 
 
-def joined_positions(first_LW: torch.Tensor, later_LW: torch.Tensor) -> torch.Tensor:
-    """Long-CLIP's two tables as the one that is read: positions 0-19 of the first, then the other.
+def convert_longclip(checkpoint: Checkpoint, path: Path) -> Converted:
+    """A file of Long-CLIP: positions 0-19 of the first table, all later ones of the second.
 
-    Raises LabError unless they have the same size.
+    Raises LabError unless both have the same size, and as `openai_config` does.
     """
+    weights = _without_mask(checkpoint.weights)
+    first_LW, later_LW = weights["positional_embedding"], weights.pop(RESIDUAL)
     if first_LW.ndim != 2 or first_LW.shape != later_LW.shape:
         raise LabError(
             f"its two tables of positions differ: positional_embedding has {list(first_LW.shape)}, "
             f"{RESIDUAL} {list(later_LW.shape)}; Long-CLIP's have the same size, so this is no "
             "whole Long-CLIP"
         )
-    return torch.cat([first_LW[:KEPT], later_LW[KEPT:]])
+    # Long-CLIP's forward masks each table to the rows that it reads and adds the two.
+    weights["positional_embedding"] = torch.cat([first_LW[:KEPT], later_LW[KEPT:]])
+    positions = {"method": "kps", "keep": KEPT, "ratio": RATIO, "length": len(first_LW)}
+    return Converted("Long-CLIP state dict", openai_config(weights), weights, positions=positions)
 
 
-def _beginnings(weights: Mapping[str, torch.Tensor], most: int = 5) -> str:
-    """Under which first parts of their names how many weights there are."""
-    counts = Counter(name.partition(".")[0] for name in weights).most_common()
-    some = ", ".join(f"{name} ({count})" for name, count in counts[:most])
-    return some + (f" and {len(counts) - most} more" if len(counts) > most else "")
+def _without_mask(weights: Weights) -> dict[str, torch.Tensor]:
+    """Without the causal mask, which comes along where it was traced with the weights."""
+    return {name: tensor for name, tensor in weights.items() if not name.endswith("attn_mask")}
 
 
-def _vit_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    patch_rows = weights["visual.conv1.weight"]
-    grid = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
-    return {
-        "image_size": grid * patch_rows.shape[-1],
-        "layers": count_layers(weights, "visual.transformer"),
-        "width": patch_rows.shape[0],
-        "patch_size": patch_rows.shape[-1],
-    }
+# --- DeCLIP ---
+
+MASK_ROW = 49406
+"""The row of the token embedding that is <|mask|>; start and end follow it."""
+HEADS = frozenset(
+    f"{head}{of}"
+    for head in ("projector", "predictor")
+    for of in ("", "_d", "_text", "_nn_text")
+) | {"text_label_predictor", "nn_replacer_img", "nn_replacer_text"}  # fmt: skip
+"""What only the training uses: the heads of SimSiam and of masked words, the memory banks."""
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_TEXT = "encode_text."
 
 
-def _resnet_config(weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """OpenAI's ResNets shrink the picture by 32 before the attention pool."""
-    grid = round((len(weights["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
-    blocks = [_count(weights, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
-    return {"image_size": grid * 32, "layers": blocks, "width": len(weights[_RESNET])}
+def is_declip(weights: Weights) -> bool:
+    """True for a state dict of DeCLIP's layout: its repository's CLIP, SLIP and DeCLIP share it."""
+    return f"{_TEXT}token_embedding.weight" in weights and any(
+        name.startswith("visual.") for name in weights
+    )
 
 
-def _count(weights: Mapping[str, torch.Tensor], pattern: str) -> int:
-    return len({match[1] for name in weights if (match := re.match(pattern, name))})
+def declip_config(weights: Weights) -> dict[str, Any]:
+    """The open_clip `model_cfg` of a DeCLIP state dict, read from the shapes alone.
+
+    Raises as `openai_config` does.
+    """
+    model_cfg = openai_config(weights, _TEXT)
+    text_cfg = model_cfg["text_cfg"]
+    text_cfg["vocab_size"] = min(text_cfg["vocab_size"], get_tokenizer("clip").vocab_size)
+    text_cfg["proj_bias"] = True
+    return model_cfg
+
+
+def convert_declip(checkpoint: Checkpoint, path: Path) -> Converted:
+    """A training state of DeCLIP, without the heads and without <|mask|>.
+
+    With that row gone, start and end have the ids that OpenAI's tokenizer gives them. Images are
+    normalised with ImageNet's mean and deviation and resized to the tower's size at once; DeCLIP's
+    own evaluation resizes to 256 and crops 224 out of that.
+
+    Raises LabError for a ResNet instead of a ViT, and as `openai_config` does.
+    """
+    if not {"visual.conv1.weight", "visual.class_embedding"} <= checkpoint.weights.keys():
+        raise LabError(
+            f"{path} is a DeCLIP checkpoint with a ResNet as its image tower; only its vision "
+            "transformers (ViT-B/32, ViT-B/16) can be opened."
+        )
+    kept, left_out = leave_out(checkpoint.weights, HEADS)
+    weights = renamed(kept, lambda name: name.removeprefix(_TEXT))
+    words = weights["token_embedding.weight"]
+    if len(words) == get_tokenizer("clip").vocab_size + 1:
+        weights["token_embedding.weight"] = torch.cat([words[:MASK_ROW], words[MASK_ROW + 1 :]])
+    if "logit_scale" in weights:
+        weights["logit_scale"] = weights["logit_scale"].reshape(())
+    return Converted(
+        "DeCLIP training state",
+        declip_config(kept),
+        weights,
+        preprocess={"interpolation": "bilinear", **IMAGENET},
+        facts={
+            "left_out": left_out,
+            "released_preprocess": "shorter side to 256, the middle 224 x 224",
+        },
+    )

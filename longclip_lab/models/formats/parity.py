@@ -8,8 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ import open_clip
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers.utils import logging
 
 from longclip_lab.errors import LabError, NotFiniteError
+from longclip_lab.models.anatomy import end_id
+from longclip_lab.models.build import quiet
 from longclip_lab.models.clip import Clip, TextTower
 from longclip_lab.models.encoding import evaluating
 from longclip_lab.models.formats.export import find_dtype, find_format
-from longclip_lab.models.formats.hf_config import end_id
-from longclip_lab.models.formats.openai import load_openai_layout
+from longclip_lab.models.load import load_file
 from longclip_lab.text.tokenizers import ClipTokenizer
 
 TOLERANCE = 1e-5
@@ -138,7 +137,7 @@ def parity(
     """
     find_format(format)
     texts_BT = _texts(clip, seed)
-    with torch.no_grad(), evaluating(clip.model), _quiet():
+    with torch.no_grad(), evaluating(clip.model), quiet():
         try:
             reader, back = _READERS[format](Path(path), isinstance(clip, TextTower))
         except Exception as error:  # another library's, for a file of whatever is there
@@ -264,7 +263,7 @@ def _read_openai(path: Path, text_only: bool) -> tuple[str, _Sides]:
 
 
 def _read_longclip(path: Path, text_only: bool) -> tuple[str, _Sides]:
-    return "longclip_lab's reader of Long-CLIP's files", _of_module(load_openai_layout(path).model)
+    return "longclip_lab's reader of Long-CLIP's files", _of_module(load_file(path).model)
 
 
 def _read_open_clip(path: Path, text_only: bool) -> tuple[str, _Sides]:
@@ -283,17 +282,3 @@ _READERS: dict[str, Callable[[Path, bool], tuple[str, _Sides]]] = {
     "longclip": _read_longclip,
     "open_clip": _read_open_clip,
 }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers reports every file it opens."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

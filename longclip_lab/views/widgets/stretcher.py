@@ -16,8 +16,8 @@ import numpy as np
 
 from longclip_lab import world
 from longclip_lab.models import Clip
+from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.kps import stretch, stretch_positions
-from longclip_lab.models.towers import text_tower
 from longclip_lab.probing.stretching import CLASSES, LONG, SHORT, Classes, Stretched, StretchingTest
 from longclip_lab.views.html import Html, as_pool
 from longclip_lab.views.models import similarity

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from longclip_lab.models.adapters import RELEASES, rebuild, which_release
-from longclip_lab.models.formats.declip import declip_config
+from longclip_lab.models.formats.openai import declip_config
 
 WORDS = {"blip": 30524, "xvlm": 30522, "x2vlm": 30522}
 LAYERS = {"blip": (12, 0), "xvlm": (12, 6), "x2vlm": (18, 12)}
