@@ -24,8 +24,8 @@ CORE = (
     *("objectives.lotlip", "training.loop", "evaluation.retrieval", "probing.effective_length"),
 )
 """Where a reader of the two papers finds them."""
-EXPLAINED = ("models", "objectives", "training", "evaluation")
-"""Rooms whose comments are counted."""
+EXPLAINED, LEAST_COMMENTS = ("models", "objectives", "training", "evaluation"), 6
+"""Rooms whose comments are counted, and how many a hundred lines of code should have."""
 LIMITS = {
     "modules": 120,
     "lines": 32_000,
@@ -38,12 +38,22 @@ LIMITS = {
     "modules from ll.evaluate to a record": 10,
 }
 
-TO_THE_LOSS = {
-    "encode_batch": "longclip_lab.text.tokenizers",
+TO_THE_LOSS = {  # where a caption becomes tokens, the tokens a feature, and the features a loss
+    "encode": "longclip_lab.text.tokenizers",
+    "encode_ragged": "longclip_lab.models.towers",
     "longclip_loss": "longclip_lab.objectives.longclip",
 }
-TO_A_MODEL = {"build_model": "longclip_lab.models.build"}
-TO_A_RECORD = {"retrieval": "longclip_lab.evaluation.retrieval"}
+TO_A_MODEL = {
+    "read_container": "longclip_lab.models.checkpoint",
+    "convert_openai": "longclip_lab.models.formats.openai",
+    "build_model": "longclip_lab.models.build",
+    "fill": "longclip_lab.models.checkpoint",
+}
+TO_A_RECORD = {
+    "open_benchmark": "longclip_lab.data.benchmarks.load",
+    "encode_ragged": "longclip_lab.models.towers",
+    "rank_both_ways": "longclip_lab.evaluation.retrieval",
+}
 
 
 def sources() -> dict[str, str]:
@@ -151,12 +161,19 @@ def passed(run: Callable[[], object], marks: dict[str, str]) -> set[str]:
 
 def hops() -> dict[str, set[str]]:
     """The modules of the three ways through the library, by running each on the tiny model."""
+    import torch
+    from open_clip import CLIP
+
     import longclip_lab as ll
 
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8}
+    text = {"context_length": 77, "vocab_size": 512, "width": 64, "heads": 1, "layers": 1}
+    weights = CLIP(embed_dim=32, quick_gelu=True, vision_cfg=vision, text_cfg=text).state_dict()
     clip = ll.load("tiny")
     recipe = replace(ll.recipes.longclip("tiny"), steps=1, warmup_steps=0, batch_size=40)
     with tempfile.TemporaryDirectory() as folder:
-        file = ll.export(clip, Path(folder) / "tiny.pt", "openai")
+        file = Path(folder) / "openai.pt"
+        torch.save(weights, file)
         return {
             "modules from ll.train to the loss": passed(
                 lambda: ll.train(clip, recipe, ll.world.pairs(80), progress=False), TO_THE_LOSS
@@ -166,3 +183,37 @@ def hops() -> dict[str, set[str]]:
                 lambda: ll.evaluate(clip, "world/short-retrieval"), TO_A_RECORD
             ),
         }
+
+
+def table() -> list[tuple[str, float, float | None]]:
+    """What is measured without running anything: its name, the value and the limit, if any."""
+    of = sources()
+    graph = imports(of)
+    lengths = {name: len(source.splitlines()) for name, source in of.items()}
+    tests = sum(len(path.read_text("utf-8").splitlines()) for path in TESTS.rglob("*.py"))
+    measured = {
+        "modules": len(of),
+        "lines": sum(lengths.values()),
+        "import circles": len(circles(graph)),
+        "longest module": max(lengths.values()),
+        "lines of tests": tests,
+        "modules that models.load needs": len(_reached("longclip_lab.models.load", graph)),
+        **{
+            f"comments per 100 lines, {room}": round(comments_per_100_lines(of, room), 1)
+            for room in EXPLAINED
+        },
+    }
+    return [(what, value, LIMITS.get(what)) for what, value in measured.items()]
+
+
+def main() -> None:
+    rows = [*table(), *((what, len(by), LIMITS[what]) for what, by in hops().items())]
+    for what, value, limit in rows:
+        wanted = "" if limit is None else f"   (at most {limit:,})"
+        if what.startswith("comments"):
+            wanted = f"   (at least {LEAST_COMMENTS})"
+        print(f"{what:42} {value:>8,}{wanted}")
+
+
+if __name__ == "__main__":
+    main()

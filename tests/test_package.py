@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 import longclip_lab
-from tests.structure import CORE, circles, imports, sources
+from tests.structure import (
+    CORE,
+    LEAST_COMMENTS,
+    LIMITS,
+    circles,
+    comments_per_100_lines,
+    hops,
+    imports,
+    sources,
+)
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "longclip_lab"
@@ -100,6 +109,17 @@ def test_the_papers_parts_have_addresses(name):
     room, module = name.split(".")
     importlib.import_module(f"longclip_lab.{name}")
     assert hasattr(getattr(longclip_lab, room), module)
+
+
+def test_the_ways_through_the_library_are_short():
+    """How many modules a reader opens who follows a caption, a file or a benchmark."""
+    ways = {what: sorted(by) for what, by in hops().items()}
+    assert {what: by for what, by in ways.items() if len(by) > LIMITS[what]} == {}
+
+
+@pytest.mark.parametrize("room", ["objectives", "training", "evaluation"])
+def test_the_code_says_why(room):
+    assert comments_per_100_lines(sources(), room) >= LEAST_COMMENTS
 
 
 def test_modules_and_functions_fit_the_page():
