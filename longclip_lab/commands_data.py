@@ -430,7 +430,7 @@ class Recaption:
         data = self._open()
         captioner = self._load()
         from longclip_lab import recaptioning
-        from longclip_lab.recaptioning.run import current_place
+        from longclip_lab.threads import rank_and_size
 
         done = recaptioning.recaption(
             captioner,
@@ -446,7 +446,7 @@ class Recaption:
         if self.sharegpt4v is not None and done.finished:
             recaptioning.to_sharegpt4v(self.dst, self.sharegpt4v)
         # Whichever process found the last file written has something to say, first or not.
-        if done.counted or current_place()[0] == 0:
+        if done.counted or rank_and_size()[0] == 0:
             facts = {} if found is None else {"check": found.to_dict()}
             print(
                 to_json(done.record | facts) if self.json else recaption_told(done, found),

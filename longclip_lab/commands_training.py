@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from longclip_lab.commands import Files, load_model, readable_data, say
 from longclip_lab.errors import COUNT, MANY, NOT_NEGATIVE, POSITIVE, PROCESSES, SHARE, LabError
 from longclip_lab.files import to_json
+from longclip_lab.threads import rank_and_size
 from longclip_lab.training.recipes import METHODS, DatasetSize, Preset, Recipe, Scale, recipe_for
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Train(Files):
         from longclip_lab import training
 
         clip = self._stretched(recipe) if self.method == "longclip" else self._with_corners(recipe)
-        processes = max(self.processes, int(os.environ.get("WORLD_SIZE", "1")))
+        processes = max(self.processes, rank_and_size()[1])
         _predict(clip, recipe, processes)
         if self.dry_run:
             memory = None if self.memory is None else 1e9 * self.memory

@@ -80,6 +80,11 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> Path:
     return Path(path)
 
 
+def visible(folder: str | os.PathLike[str], pattern: str = "*") -> list[Path]:
+    """What is in a folder, by name, without what desktops leave there: `.DS_Store`, `._x.json`."""
+    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
+
+
 def readable(name: str | os.PathLike[str]) -> str:
     r"""A file's name as text that can be printed, hashed and written: bytes that are not UTF-8
     become \xff and the like.

@@ -12,6 +12,8 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from longclip_lab.errors import LabError
+
 SPINS = 1000
 """Turns that a waiting thread of GNU OpenMP makes before it sleeps. By default it is 300,000, about
 a millisecond, in which it takes the core from another process that could use it: beside two busy
@@ -51,6 +53,23 @@ def lent_cores(quota: Path | None = None) -> int | None:
         return None if given == "max" else max(1, math.ceil(int(given) / int(period)))
     except (OSError, ValueError, ZeroDivisionError):  # another system, or an older kernel
         return None
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank and how many there are, as a launcher's RANK and WORLD_SIZE say: (0, 1).
+
+    Raises LabError for what is no such number; a shell may have set it.
+    """
+    found = []
+    for name, least in (("RANK", 0), ("WORLD_SIZE", 1)):
+        text = os.environ.get(name) or str(least)
+        if not text.isdecimal() or int(text) < least:
+            raise LabError(
+                f"The environment's {name} is {text!r}; expected a whole number from {least}, as a "
+                f"launcher sets it. Without a launcher: unset {name}."
+            )
+        found.append(int(text))
+    return found[0], found[1]
 
 
 def _seen_cores() -> int:

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from longclip_lab.threads import SPINS, be_a_good_neighbour, lent_cores
+from longclip_lab.errors import LabError
+from longclip_lab.threads import SPINS, be_a_good_neighbour, lent_cores, rank_and_size
 
 
 @pytest.fixture
@@ -73,3 +74,18 @@ def test_it_is_set_before_torch_is_imported():
         [sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [str(SPINS), "False"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WORLD_SIZE", "two"), ("WORLD_SIZE", "0"), ("RANK", "-1")]
+)
+def test_a_rank_that_no_launcher_sets_is_named(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(LabError, match=rf"{name} is '{value}'; expected a whole number"):
+        rank_and_size()
+
+
+def test_without_a_launcher_there_is_one_process(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert rank_and_size() == (0, 1)

@@ -31,6 +31,7 @@ from longclip_lab.files import (
     read_json_object,
     readable,
     to_json,
+    visible,
 )
 from longclip_lab.stats import Interval
 
@@ -246,7 +247,7 @@ def read_records(folder: str | Path) -> list[Record]:
     folder = Path(folder)
     if not folder.is_dir():
         raise LabError(f"There is no folder {folder}; expected one that `eval --out` wrote.")
-    records = [record for path in sorted(folder.glob("*.json")) for record in _records_of(path)]
+    records = [record for path in visible(folder, "*.json") for record in _records_of(path)]
     if not records:
         raise LabError(
             f"{folder} holds no records (*.json); write some with `eval --out {folder}`."

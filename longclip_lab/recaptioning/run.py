@@ -42,6 +42,7 @@ from longclip_lab.images import NO_PICTURES, READING, ImageError, decode_image, 
 from longclip_lab.models.encoding import pictures_hash
 from longclip_lab.recaptioning.captioner import Asking, Captioner
 from longclip_lab.text import text_statistics
+from longclip_lab.threads import rank_and_size
 
 # --- The files of a recaptioning: lines of captions, and `recaption.json`, which says what ---
 
@@ -423,7 +424,7 @@ def recaption(
     """
     COUNT.check("batch_size", batch_size)
     asking, folder = asking or Asking(), Path(folder)
-    number, processes = place or current_place()
+    number, processes = place or rank_and_size()
     source = data if isinstance(data, PictureRuns) else picture_runs(data, root, per_file)
     record = claim(folder, _settings(captioner, asking, source))
     mine = source.runs[number::processes]
@@ -437,11 +438,6 @@ def recaption(
         record = {**record, "finished": True, **counted}
         write_record(folder, record)
     return Recaptioned(folder, len(mine), len(todo), counts, record)
-
-
-def current_place() -> tuple[int, int]:
-    """This process's number and how many there are, by the launcher's environment."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def current_device() -> torch.device:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from longclip_lab.errors import COUNT, LabError, suggest
 from longclip_lab.evaluation import Interval
 from longclip_lab.evaluation.records import commit, versions
-from longclip_lab.files import atomic_write, checked_fields, read_json_object, to_json
+from longclip_lab.files import atomic_write, checked_fields, read_json_object, to_json, visible
 from longclip_lab.reproduction.experiment import OWN, Claim, Column, Experiment
 from longclip_lab.reproduction.runs import Made, made, make
 from longclip_lab.reproduction.verdicts import (
@@ -219,7 +219,7 @@ def read(path: Path) -> LedgerRecord:
 
 def read_all(folder: Path = FOLDER) -> dict[str, LedgerRecord]:
     """Every record by its experiment's name."""
-    records = [read(path) for path in sorted(Path(folder).glob("*.json"))]
+    records = [read(path) for path in visible(folder, "*.json")]
     return {record.name: record for record in records}
 
 

@@ -41,6 +41,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from longclip_lab.errors import LabError, NotFiniteError, PeerLostError
 from longclip_lab.files import atomic_write, to_json
+from longclip_lab.threads import rank_and_size
 
 # --- What can go wrong in a long run: a machine that is taken away, a loss that is not a ---
 
@@ -294,7 +295,7 @@ def exit_with_parent(every: float = EVERY) -> Iterator[None]:
 
     Raises PeerLostError if it is gone already: torch would look for it for many minutes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if rank_and_size()[1] == 1:
         yield
         return
     # torchrun starts the store before its processes: no store, no launcher.

@@ -35,6 +35,7 @@ from longclip_lab.errors import PROCESSES, LabError, LabWarning, PeerLostError, 
 from longclip_lab.images import READING
 from longclip_lab.models import Clip, build_lotlip, load, save
 from longclip_lab.models.corner_tokens import Kind
+from longclip_lab.threads import rank_and_size
 from longclip_lab.training.checkpoints import claim, describe
 from longclip_lab.training.data import CaptionCounts, TrainingPairs, stored_features
 from longclip_lab.training.distributed import LOST, exit_with_parent, handle_sigterm, lost
@@ -373,10 +374,10 @@ def train_in_processes(
 
 def check_can_launch(processes: int, data: Any) -> None:
     """Raise LabError unless so many processes can be started here."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    _, size = rank_and_size()
+    if size > 1:
         raise LabError(
-            f"This is already one of {os.environ['WORLD_SIZE']} processes of a launcher; leave "
-            "processes=1 there."
+            f"This is already one of {size} processes of a launcher; leave processes=1 there."
         )
     gpus = torch.cuda.device_count()
     if gpus and processes > gpus:

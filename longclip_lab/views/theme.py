@@ -11,6 +11,7 @@ test at 5%, and easy to see in a figure.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 import plotly.graph_objects as go
 import plotly.io as pio
 
+from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval
 
 # --- One look for all figures: the plotly template "longclip" and what draws with it ---
@@ -504,6 +506,8 @@ def compare(one: Interval, other: Interval) -> Difference:
     >>> compare(Interval(0.7, 0.6, 0.8, 100), Interval(0.5, 0.4, 0.60, 100))
     'no difference seen'
     """
+    if not all(map(math.isfinite, (*_numbers(one), *_numbers(other)))):
+        raise LabError(f"expected intervals of numbers to compare, got {one} and {other}.")
     if one.low > other.high:
         return "higher"
     return "lower" if one.high < other.low else "no difference seen"

@@ -326,6 +326,7 @@ def test_half_a_benchmark_is_refused_or_recorded_as_partial(model_folder, urban,
     assert not (tmp_path / "out").exists()
     assert main(called(model_folder, urban, tmp_path / "out", "--allow-partial")) == 0
     assert "only partly there" in capsys.readouterr().err
+    (tmp_path / "out" / "._left-by-a-desktop.json").write_bytes(b"\x00\x05\x16\x07")
     [record] = read_records(tmp_path / "out")
     assert record.partial
     assert record.counts["images"] == 60

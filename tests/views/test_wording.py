@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval
 from longclip_lab.views.theme import compare, listed, mean, points, with_interval
 
@@ -47,3 +51,8 @@ def test_numbers_as_text():
     assert listed([]) == ""
     assert listed(["one"]) == "one"
     assert listed(["one", "two"]) == "one and two"
+
+
+def test_what_is_no_number_is_not_compared():
+    with pytest.raises(LabError, match="expected intervals of numbers"):
+        compare(Interval(math.nan, math.nan, math.nan, 9), Interval(0.4, 0.3, 0.5, 9))

@@ -32,7 +32,7 @@ from longclip_lab.data.shards.format import (
 from longclip_lab.data.shards.read import NAMED, NO_CAPTION, ShardSet, open_shards
 from longclip_lab.data.validation import Defects, summarize
 from longclip_lab.errors import COUNT, WORKERS, LabError
-from longclip_lab.files import atomic_path, atomic_write
+from longclip_lab.files import atomic_path, atomic_write, leftovers, visible
 from longclip_lab.text import get_tokenizer
 
 PER_SHARD = 2000
@@ -211,11 +211,12 @@ def _claim(folder: Path, wanted: Manifest) -> Manifest:
     if folder.exists() and not folder.is_dir():
         raise LabError(f"{folder} is a file; shards need a folder.")
     path = folder / MANIFEST
-    entries = sorted(folder.iterdir()) if folder.is_dir() else []
-    for entry in entries:
+    entries = visible(folder) if folder.is_dir() else []
+    for entry in leftovers(folder) if folder.is_dir() else ():
         if _UNFINISHED.fullmatch(entry.name):
             entry.unlink()  # of a call that was killed
-        elif not _OURS.fullmatch(entry.name):
+    for entry in entries:
+        if not _OURS.fullmatch(entry.name):
             raise LabError(f"{folder} holds something else ({entry.name}); give another folder.")
     if not path.exists():
         if any(_OURS.fullmatch(entry.name) for entry in entries):

@@ -32,6 +32,7 @@ def every(shards):
 
 
 def test_files_come_back_byte_for_byte(on_disk, tmp_path):
+    (tmp_path / ".DS_Store").write_bytes(b"left by a desktop")
     shards = data.write_shards(on_disk, tmp_path, per_shard=8)
     assert [shard.pairs for shard in shards.shards] == [8, 8, 8, 6]
     for index, sample in enumerate(every(shards)):
