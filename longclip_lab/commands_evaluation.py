@@ -143,9 +143,9 @@ class Eval(Files):
     def _run(self, scorer: Any, task: Any, length: int, folder: Path | None) -> Any:
         if folder is None:
             return scorer.record(task, length)
-        from longclip_lab.evaluation import scoring as runs
+        from longclip_lab.evaluation import run
 
-        done = runs.run(scorer, task, length, folder, self.skip_existing)
+        done = run(scorer, task, length, folder, self.skip_existing)
         said = {
             "made": "written to",
             "kept": "is there:",

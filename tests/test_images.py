@@ -490,7 +490,7 @@ def test_a_camera_s_raw_file_is_no_thumbnail(tmp_path):
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path):
     missing = tmp_path / ("x" * 300 + ".png")
-    assert check_image(missing).defect == "missing"
+    assert check_image(missing).defect == "missing picture"
     with pytest.raises(LabError, match="is not a picture that can be read"):
         open_image(missing)
     with pytest.raises(LabError, match="is not a picture that can be read: Is a directory"):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -17,74 +15,55 @@ from longclip_lab.errors import LabError
 from longclip_lab.files import readable
 from longclip_lab.images import ImageError, decode_image
 
-# --- Pictures on disk: read once when a data set is opened, to know that they can be decoded ---
+# --- Images on disk: read once when a data set is opened, to know that they can be decoded ---
 
-MISSING = "missing"
-
-
-@dataclass(frozen=True)
-class ImageCheck:
-    """What one picture file turned out to be: its SHA-256, or what is wrong with it."""
-
-    path: Path
-    digest: str = ""
-    defect: str = ""
-
-
-def check_presence(path: Path) -> ImageCheck:
-    """Say whether `path` is a file, without opening it."""
-    # A name that no file can have is missing too: os.path, unlike pathlib, says so.
-    return ImageCheck(path, defect="" if os.path.isfile(path) else MISSING)
-
-
-def check_image(path: Path) -> ImageCheck:
-    """Read `path` and decode it to the last byte, without making the whole picture."""
-    if (found := check_presence(path)).defect:
-        return found
-    try:
-        content = path.read_bytes()
-        decode_image(content, draft=True)
-    except ImageError as error:
-        return ImageCheck(path, defect=str(error))
-    except OSError as error:
-        return ImageCheck(path, defect=f"cannot be read: {error.strerror}")
-    return ImageCheck(path, digest=hashlib.sha256(content).hexdigest())
-
-
-def check_images(
-    paths: Sequence[Path],
-    check: Callable[[Path], ImageCheck] = check_image,
-    progress: bool = False,
-) -> list[ImageCheck]:
-    """The `check` of every path, in order, on a few threads (decoding releases the lock)."""
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        checks = pool.map(check, paths)
-        return list(tqdm(checks, "checking pictures", len(paths), disable=not progress))
-
-
-# --- What a list of captions promises and the image folder keeps ---
-
+MISSING = "missing picture"
 NAMED_IN_ERROR = 5
 
 Defects = dict[str, list[str]]
 
 
+class ImageCheck(NamedTuple):
+    """What an image file turned out to be: its SHA-256, or what is wrong with it."""
+
+    digest: str = ""
+    defect: str = ""
+
+
+def check_image(path: Path, decode: bool = True) -> ImageCheck:
+    """Whether `path` is a file and, with `decode`, one that can be decoded to the last byte."""
+    # A name that no file can have is missing too: os.path, unlike pathlib, says so.
+    if not os.path.isfile(path):
+        return ImageCheck(defect=MISSING)
+    if not decode:
+        return ImageCheck()
+    try:
+        content = path.read_bytes()
+        decode_image(content, draft=True)
+    except ImageError as error:
+        return ImageCheck(defect=str(error))
+    except OSError as error:
+        return ImageCheck(defect=f"cannot be read: {error.strerror}")
+    return ImageCheck(digest=hashlib.sha256(content).hexdigest())
+
+
 def usable_images(
     folder: Path, names: list[str], verify: bool, defects: Defects, progress: bool
 ) -> dict[str, str]:
-    """The pictures that can be used, in order, with their SHA-256 (empty unless `verify`).
+    """The images that can be used, in order, with their SHA-256 (empty unless `verify`).
 
     Missing and, with `verify`, broken ones are added to `defects` by name.
     """
     digests: dict[str, str] = {}
-    paths = [folder / name for name in names]
-    check = check_image if verify else check_presence
-    for name, found in zip(names, check_images(paths, check, progress), strict=True):
+    # A few threads, for decoding releases Python's lock.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        checks = pool.map(lambda name: check_image(folder / name, verify), names)
+        checks = list(tqdm(checks, "checking pictures", len(names), disable=not progress))
+    for name, found in zip(names, checks, strict=True):
         if not found.defect:
             digests[name] = found.digest
         elif found.defect == MISSING:
-            defects.setdefault("missing picture", []).append(readable(name))
+            defects.setdefault(MISSING, []).append(readable(name))
         else:
             broken = defects.setdefault("broken picture", [])
             broken.append(f"{readable(name)} ({found.defect})")
