@@ -25,8 +25,9 @@ from tqdm import tqdm
 from longclip_lab import cache
 from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, pixels
+from longclip_lab.models.anatomy import frozen_part
 from longclip_lab.models.encoding import Images, check_finite, evaluating, how_read, pictures_hash
-from longclip_lab.models.towers import frozen_part, image_states
+from longclip_lab.models.towers import image_states
 from longclip_lab.training.checkpoints import weights_hash
 
 RUN = 256
