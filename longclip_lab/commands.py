@@ -325,7 +325,7 @@ class Convert:
 
     def _open(self) -> Any:
         from longclip_lab import models
-        from longclip_lab.models.formats.hf_config import clip_kind
+        from longclip_lab.models.formats.hf import clip_kind
 
         folder = Path(self.source)
         alone = folder.is_dir() and clip_kind(folder) in ("clip_text_model", "diffusers")

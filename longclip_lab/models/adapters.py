@@ -49,7 +49,7 @@ from longclip_lab.models.checkpoint import (
     renamed,
 )
 from longclip_lab.models.clip import Clip
-from longclip_lab.models.formats.hf_config import read_weights
+from longclip_lab.models.formats.hf import read_weights
 from longclip_lab.text import get_tokenizer
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def adapt(
             f"'{name}' has {model.positions} text positions: expected a context length of 3 to "
             f"{model.positions}, got {context_length}."
         )
+    # Encoding, evaluation and probes read it from the module, as of open_clip's.
     model.context_length = length
     card = {
         "architecture": model.kind,
@@ -238,6 +239,7 @@ def swin(weights: Weights) -> tuple[nn.Module, int]:
         weights[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]
         for stage in range(len(depths))
     ]
+    # A window of w has (2 w - 1)^2 relative places.
     window = (round(len(tables[0]) ** 0.5) + 1) // 2
     mask = weights.get(f"{_STAGE}.1.attn_mask")
     side = 8 if mask is None else round(len(mask) ** 0.5)
@@ -264,6 +266,7 @@ def beit2(weights: Weights) -> tuple[nn.Module, int]:
     """
     table = weights["blocks.0.attn.relative_position_bias_table"]
     width, _, patch, _ = weights["patch_embed.proj.weight"].shape
+    # (2 g - 1)^2 places of a grid of g, and three for the class token.
     size = patch * ((round((len(table) - 3) ** 0.5) + 1) // 2)
     tower = beit.Beit(
         img_size=size,
@@ -523,9 +526,11 @@ def _preprocess(folder: Path) -> tuple[Callable[[Image.Image], torch.Tensor], di
         return processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
 
     black_3HW, white_3HW = (transform(Image.new("RGB", (64, 64), c)) for c in ("black", "white"))
+    # White is 1 and black 0: (1 - m) / s - (0 - m) / s = 1 / s.
     std_3 = 1 / (white_3HW - black_3HW).mean(dim=(1, 2))
     mean_3 = -black_3HW.mean(dim=(1, 2)) * std_3
     size = list(black_3HW.shape[1:])
+    # A ramp of the model's own size shows whether even that is resized or cropped.
     ramp_HW = torch.linspace(0, 255, size[1]).round().to(torch.uint8).expand(size)
     seen_3HW = transform(Image.fromarray(ramp_HW.numpy()))
     as_it_is_3HW = (ramp_HW / 255 - mean_3.view(3, 1, 1)) / std_3.view(3, 1, 1)
@@ -691,6 +696,7 @@ def rebuild(release: Release, weights: Weights) -> tuple[TwoTowers, int, dict[st
     Raises KeyError or RuntimeError for a weight that is missing, unexpected or of another shape,
     LabError for one that is no floating point numbers.
     """
+    # Only the unimodal heads: fusion, momentum copies and queues are counted and left out.
     plain = renamed(weights, _without_bert)
     needed, left_out = leave_out(plain, _TRAINING)
     towers: dict[str, dict[str, torch.Tensor]] = {release.image: {}, "text_encoder": {}}

@@ -70,6 +70,7 @@ def build_with_bert(model_cfg: dict[str, Any], hf_config: dict[str, Any]) -> nn.
     Raises LabError for a config that transformers or open_clip cannot build.
     """
     text_cfg = model_cfg["text_cfg"]
+    # open_clip would look the config up on the hub: it builds a stand-in, which is replaced below.
     model = open_clip.CustomTextCLIP(**{**model_cfg, "text_cfg": _STAND_IN})
     try:
         encoder = HFTextEncoder(
@@ -113,15 +114,18 @@ def build_model(model_cfg: dict[str, Any], at_most: int | None = None) -> nn.Mod
     config of more is refused before any memory is taken. Raises LabError for that, and for sizes
     that are no whole numbers.
     """
+    # A lower bound from attention and embeddings alone, before torch asks for memory.
     least = sum(_least_parameters(model_cfg, part) for part in ("vision_cfg", "text_cfg"))
     if at_most is not None and least > at_most:
         raise LabError(
             f"its sizes make at least {least:,} parameters, more than its file of weights has "
             "bytes."
         )
+    # Whatever the config says, weights come from the file: nothing is fetched here.
     model_cfg = deepcopy(model_cfg)
     if "timm_model_name" in model_cfg["vision_cfg"]:
         model_cfg["vision_cfg"]["timm_model_pretrained"] = False
+    # open_clip builds towers of transformers only as a tower of its own (`CustomTextCLIP`).
     text_cfg = model_cfg["text_cfg"]
     from_hub = "hf_model_name" in text_cfg
     if from_hub:
@@ -280,6 +284,7 @@ def new_tiny(context_length: int = 77, seed: int = 0, name: str = "tiny-untraine
     The caller's random state is left alone.
     """
     tokenizer = get_tokenizer("world")
+    # Forked: building a model must not change what the caller draws next.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = tiny.build_tiny(tokenizer.vocab_size, context_length)
@@ -346,6 +351,7 @@ def image_source(image_tower: str | Clip) -> tuple[dict[str, Any], dict[str, Any
         near = suggest(image_tower, known)
         near = near if near.startswith("Did") else f"Shortest: {', '.join(IMAGE_TOWERS)}."
         raise LabError(f"timm has no image tower '{image_tower}'. {near}")
+    # On the meta device: sizes without memory, weights or time.
     with torch.device("meta"):
         trunk = timm.create_model(name, num_classes=0)
     vision = {
@@ -577,12 +583,14 @@ def _rebuilt(model: nn.Module, model_cfg: dict[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         new = build_model(model_cfg)
     weights = convert_to_custom_text_state_dict(model.state_dict())
+    # Not strict, since the corner tokens are new; everything else is checked below.
     missing, unexpected = new.load_state_dict(weights, strict=False)
     if unexpected or missing != ["text.corner_embedding"]:
         raise LabError(
             f"The weights of a {type(model).__name__} do not fit its card: "
             f"missing {missing}, unexpected {unexpected}."
         )
+    # A locked tower stays locked through the rebuilding.
     trained = {name: weight.requires_grad for name, weight in model.named_parameters()}
     trained = convert_to_custom_text_state_dict(trained)
     for name, weight in new.named_parameters():
@@ -722,6 +730,7 @@ def graft(text: Clip, image: Clip) -> Clip:
                 f"{of(image)} for '{image.name}'."
             )
     model = copy.deepcopy(text.model)
+    # The shared space is the text tower's: its temperature and projection stay.
     model.visual = copy.deepcopy(image.model.visual)
     card = copy.deepcopy(text.card)
     card["provenance"] = f"text tower of '{text.name}', image tower of '{image.name}'"

@@ -84,12 +84,14 @@ def read_container(path: Path) -> tuple[str, Any]:
         raise LabError(f"{path} cannot be read: {reason}.") from None
     if size == 0:
         raise LabError(f"{path} is not a whole checkpoint file: it is empty.")
+    # safetensors: eight bytes of length, then a JSON header.
     if head[8:9] == b"{" and not head.startswith(b"PK"):
         return "safetensors", _read_safetensors(path, size)
     if head.startswith(b"PK"):
         return _read_zip(path)
     if head.startswith(_TORCH_BEFORE_1_6):
         return "PyTorch, before 1.6", _read_torch(path)
+    # The first byte of every pickle of protocol 2 and later.
     if head.startswith(b"\x80"):
         raise LabError(_refusal(path, "a pickle that torch.save did not write"))
     raise LabError(f"{path} is refused: it is {_other(head)}.")
@@ -99,6 +101,7 @@ def _read_safetensors(path: Path, size: int) -> dict[str, torch.Tensor]:
     """safetensors silently lets the last of two equal names win; here they are refused."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        # Checked before reading: a damaged length could ask for any amount of memory.
         if length > size - 8:
             raise LabError(
                 f"{path} is not a whole checkpoint file: its header of {length:,} bytes does not "
@@ -245,6 +248,7 @@ class _Tree(pickle.Unpickler):
         super().__init__(io.BytesIO(file.read(f"{self.folder}/data.pkl")))
 
     def find_class(self, module: str, name: str) -> Any:
+        # The archive's own classes: boxes, whatever their names say.
         if module == "__torch__" or module.startswith("__torch__."):
             return _Module
         if module == "torch" and name in _DTYPES:
@@ -261,6 +265,7 @@ class _Tree(pickle.Unpickler):
         kind, dtype, key, _, numel = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise pickle.UnpicklingError(f"unknown reference {pid}")
+        # Tensors share storages, such as the views of one weight: read once.
         if key not in self.storages:
             content = bytearray(self.file.read(f"{self.folder}/data/{key}"))
             values = torch.frombuffer(content, dtype=dtype, count=numel) if numel else None
@@ -302,6 +307,7 @@ def fill(module: nn.Module, weights: Weights) -> None:
 
     Raises LabError for what are no floating point numbers, RuntimeError for other names or shapes.
     """
+    # load_state_dict casts silently: quantised numbers would be taken as they stand.
     own = module.state_dict()
     places = {name for name, tensor in own.items() if tensor.is_floating_point()}
     check_floats({name: tensor for name, tensor in weights.items() if name in places})
@@ -343,6 +349,7 @@ def not_finite(weights: Weights) -> dict[str, int]:
     """
     found = {}
     for name, tensor in weights.items():
+        # On the meta device there are no values to look at.
         if tensor.dtype not in _FLOATS or tensor.is_meta or name.endswith("attn_mask"):
             continue
         # A sum is finite only if all its terms are, and much faster than a look at each.
@@ -487,6 +494,7 @@ def sha256(path: Path) -> str:
     """The file's digest, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:  # hashlib.file_digest is not in Python 3.10
+        # In pieces: checkpoints are larger than memory should have to be.
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -504,6 +512,7 @@ def count_blocks(names: Iterable[str], pattern: str) -> int:
 def _checkpoint(path: Path, container: str, content: Any) -> Checkpoint:
     beside: list[str] = []
     unwrapped: list[str] = []
+    # Wrappings nest: {"state_dict": {"model": ..}}.
     while (entry := _entry(path, content)) is not None:
         beside += [str(name) for name in content if name != entry]
         unwrapped.append(str(entry))
@@ -594,9 +603,11 @@ def _plain_names(
     unwrapped += dict.fromkeys(part for name in tensors for part in _WRAPPERS.findall(name))
     tensors = renamed(tensors, lambda name: _WRAPPERS.sub("", name))
     while True:
+        # Buffers are named otherwise by some trainers and do not veto a shared prefix.
         weights = [name for name in tensors if not is_buffer(name)]
         shared = [p for p in _PREFIXES if weights and all(n.startswith(p) for n in weights)]
         towers = {name.partition(".")[0] + "." for name in weights if _IMAGE_TOWER.search(name)}
+        # One part with an image tower is the model; what stands beside it is the trainer's.
         if not shared and len(towers) == 1:
             shared = [p for p in _PREFIXES if p in towers]
         if not shared:

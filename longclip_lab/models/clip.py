@@ -68,6 +68,7 @@ class HubTokenizer:
         ids_BT = self(texts, context_length)
         # Two more for special tokens that open_clip adds by itself (its mode "clips").
         longest = 2 + max(len(ids) for ids in self._tokenize.tokenizer(list(texts)).input_ids)
+        # A second run without a limit: the hub's tokenizers do not say what they cut.
         uncut_BT = self(texts, max(longest, context_length))
         full_lengths_B = (uncut_BT != self.pad_id).sum(dim=1)
         return TokenBatch(
@@ -283,6 +284,7 @@ class TextTower:
         length = tokens_BT.shape[1]
         tower = self.model
         states = [tower.token_embedding(tokens_BT) + tower.positional_embedding[:length]]
+        # Block by block, as diffusers reads the states between them.
         for block in tower.transformer.resblocks:
             states.append(block(states[-1], attn_mask=tower.attn_mask[:length, :length]))
         return states
@@ -296,6 +298,7 @@ def to_tokens(clip: Clip | TextTower, texts: str | Sequence[str]) -> Tokens:
             f"tokenizer '{clip.tokenizer.name}' makes {clip.tokenizer.vocab_size}. "
             "Give token ids to encode_text, or set .tokenizer to the one it was trained with."
         )
+    # A string is one text, not a list of its characters.
     texts = [texts] if isinstance(texts, str) else list(texts)
     batch = clip.tokenizer.encode_batch(texts, clip.context_length)
     ids_BT = torch.as_tensor(batch.ids, dtype=torch.long)

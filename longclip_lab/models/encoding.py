@@ -65,7 +65,9 @@ def encode_texts(
     texts = checked_texts(texts)
     COUNT.check("batch_size", batch_size)
     tokens = clip.tokenize(texts)
+    # Longest first: a batch that does not fit into memory fails at once, not after an hour.
     order_N = torch.argsort(tokens.lengths_B, descending=True, stable=True)
+    # On a GPU many small attentions cost more than the padding they save.
     packed = clip.device.type == "cpu" and can_pack(clip.model)
     encode = partial(encode_packed, clip.model) if packed else clip.encode_text
     parts = []
@@ -75,6 +77,7 @@ def encode_texts(
             bar.update(len(rows_B))
     sorted_ND = torch.cat(parts)
     features_ND = torch.empty_like(sorted_ND)
+    # Back into the order in which the texts were given.
     features_ND[order_N] = sorted_ND
     check_finite(features_ND, "texts", clip.name)
     return TextFeatures(features_ND, tokens.lengths_B, tokens.num_truncated)
@@ -241,6 +244,7 @@ def encode_texts_by_token(
             features_MTD[rows_B, :length] = part_BTD.float().cpu()
             mask_MT[rows_B, :length] = exists_BT.cpu()
             bar.update(len(rows_B))
+    # What stands behind a text is no token and may be anything.
     check_finite(features_MTD.masked_fill(~mask_MT[..., None], 0), "texts", clip.name)
     return TextTokens(features_MTD, mask_MT, tokens.num_truncated)
 

@@ -36,7 +36,7 @@ from longclip_lab.models.checkpoint import (
     read_checkpoints,
     sha256,
 )
-from longclip_lab.models.formats.hf_config import read_object
+from longclip_lab.models.formats.hf import read_object
 from longclip_lab.models.formats.openai import RESIDUAL
 from longclip_lab.models.kps import stretch_positions, stretched_length
 from longclip_lab.models.load import CONFIG, OPEN_CLIP_CONFIG, WEIGHTS, find_reader
@@ -178,6 +178,7 @@ def compare_with(table_LW: torch.Tensor, original_TW: torch.Tensor, keep: int, r
     table_LW, original_TW = table_LW.float(), original_TW.float()
     if table_LW.shape[1] != original_TW.shape[1]:
         return f"the original's rows are {original_TW.shape[1]} wide, these {table_LW.shape[1]}"
+    # Compared row by row: fine-tuning moves the stretched rows and leaves the kept ones.
     expected_LW = stretch_positions(original_TW, keep, ratio)
     rows = min(len(expected_LW), len(table_LW))
     largest = original_TW.abs().max()
@@ -297,6 +298,7 @@ def prefix_tree(tensors: Weights, depth: int = 3, most: int = 60) -> list[str]:
     for name, tensor in tensors.items():
         parts = re.sub(r"\b\d+\b", "*", name).split(".")
         prefix = ".".join(parts[:depth])
+        # Layers of one kind are one line of the tree.
         tensors_of[prefix] += 1
         values_of[prefix] += math.prod(tensor.shape)
     lines = [
@@ -492,6 +494,7 @@ def _explain_file(found: Inspection, path: Path, checkpoint: Checkpoint) -> None
         name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         for name, tensor in checkpoint.weights.items()
     }
+    # The same table as `load`: what is explained is what would be opened.
     reader, release = find_reader(tensors), which_release(tensors)
     try:
         if release is not None:

@@ -44,8 +44,14 @@ from longclip_lab.models.checkpoint import (
     sha256,
 )
 from longclip_lab.models.clip import Clip, tokenizer_for, tokenizer_from_record, tokenizer_record
-from longclip_lab.models.formats.hf import answering_at_once, fetch, is_hub_id, load_transformers
-from longclip_lab.models.formats.hf_config import clip_kind, read_object
+from longclip_lab.models.formats.hf import (
+    answering_at_once,
+    clip_kind,
+    fetch,
+    is_hub_id,
+    load_transformers,
+    read_object,
+)
 from longclip_lab.models.formats.lotlip import convert_lotlip, is_lotlip
 from longclip_lab.models.formats.openai import (
     OURS,
@@ -87,6 +93,7 @@ def save(clip: Clip, folder: str | os.PathLike[str], dtype: torch.dtype | None =
     }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
+        # Of the file as it was written: a folder copied in part is recognised when it is opened.
         digest = sha256(temporary)
     config = {
         "format": FORMAT,
@@ -119,6 +126,7 @@ def load_folder(folder: str | os.PathLike[str]) -> Clip:
         raise LabError(
             f"{path} is not the file that {CONFIG} was written with: it was cut short or replaced."
         )
+    # No more parameters than the file has bytes: see `build_model`.
     with fitting(folder / CONFIG, "describes no model"):
         card = dict(config["card"])
         model = build_model(card["model_cfg"], at_most=path.stat().st_size)
@@ -141,6 +149,7 @@ def stored(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.
     Raises LabError if a value is too large for `dtype`, NotFiniteError if one is not finite.
     """
     stored = tensor.detach().cpu().contiguous().clone()
+    # A model that can answer nothing is not worth a file.
     if bad := not_finite({name: stored}):
         raise NotFiniteError(
             f"The weights '{name}' are not finite in {bad[name]} of {stored.numel()} values: "
@@ -372,11 +381,13 @@ def _take_image_size(
 def _fill_open_clip(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """What `open_clip.load_checkpoint` does, but nothing is resized or made up."""
     weights = convert_state_dict(model, weights)
+    # A file of a plain CLIP for a model whose text tower is a module of its own.
     if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
         weights = convert_to_custom_text_state_dict(weights)
     for scalar in ("logit_scale", "logit_bias"):
         own = getattr(model, scalar, None)
         if scalar in weights and own is not None:
+            # Older versions of open_clip stored them as [1].
             weights[scalar] = weights[scalar].reshape(own.shape)
     own_names = model.state_dict().keys()
     unneeded = ("position_ids", "attn_mask")  # of older versions, or traced with the weights
@@ -502,6 +513,7 @@ def load(
             f"pretrained={os.fspath(pretrained)!r} goes with an open_clip name, but '{name}' is "
             f"none. {_near(name, open_clip.list_models())}"
         )
+    # Before paths: a folder of that name is meant by "./tiny".
     if name in bundled_names():
         return load_folder(bundled_folder(name))
     path = Path(name)
@@ -516,6 +528,7 @@ def load(
             return load_open_clip_hub(name)
     if name.lower().endswith(CHECKPOINT_ENDINGS) or path.is_absolute() or name.startswith("."):
         raise LabError(f"There is no model file or folder {name}.")
+    # Last: what looks like OWNER/NAME may be a path, and asking the hub takes time.
     if is_hub_id(name):
         with answering_at_once(name):
             return _load_from_hub(name)

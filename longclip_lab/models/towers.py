@@ -41,8 +41,10 @@ def can_trim(model: nn.Module) -> bool:
     """
     tower = text_tower(model)
     corner = getattr(tower, "corner", None)
+    # Shifted corners move the end token, unmasked ones are read by it.
     if corner is not None and (corner.shift or not corner.mask):
         return False
+    # Without a causal mask every token reads the padding behind it.
     if pool_type(model) not in ("argmax", "eos") or tower.attn_mask is None:
         return False
     return getattr(tower, "cls_emb", None) is None
@@ -53,7 +55,9 @@ def end_positions(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     if pool_type(model) == "eos":
         tower = text_tower(model)
         end_id = tower.eos_id if isinstance(tower, TextTransformer) else tower.text_eos_id
+        # argmax gives the first of equals: the text ends at its first end token.
         return (tokens_BT == end_id).int().argmax(dim=-1)
+    # OpenAI's code: the end token has the largest id of the vocabulary.
     return tokens_BT.argmax(dim=-1)
 
 
@@ -72,6 +76,7 @@ def encode_tokens(model: nn.Module, tokens_BT: torch.Tensor, pad_id: int = 0) ->
         return model.encode_text(without_padding(model, tokens_BT), normalize=False)
     if not can_trim(model):
         if not hasattr(text_tower(model), "corner"):  # those trim by themselves
+            # open_clip's forward of these towers takes the full context only.
             missing = text_tower(model).context_length - tokens_BT.shape[1]
             tokens_BT = F.pad(tokens_BT, (0, missing), value=pad_id)
         return model.encode_text(tokens_BT, normalize=False)
@@ -113,6 +118,7 @@ def _encode_causal(model: nn.Module, tokens_BT: torch.Tensor) -> torch.Tensor:
     dtype = tower.transformer.get_cast_dtype()
     states_BTW = tower.token_embedding(tokens_BT).to(dtype)
     states_BTW = states_BTW + tower.positional_embedding[:length].to(dtype)
+    # A causal mask of T tokens is the corner of the full one.
     states_BTW = tower.transformer(states_BTW, attn_mask=tower.attn_mask[:length, :length])
     rows_B = torch.arange(len(tokens_BT), device=tokens_BT.device)
     return project(tower, states_BTW[rows_B, end_positions(model, tokens_BT)])
@@ -188,6 +194,7 @@ def _features(tower: nn.Module, states_PW: torch.Tensor, lengths_B: torch.Tensor
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
         states_PW = finish_block(block, states_PW, _attention(block, states_PW, groups))
+    # The last block is run for the end tokens only: nothing reads its other outputs.
     ends_B = lengths_B.cumsum(0) - 1
     ends_BW = finish_block(last, states_PW[ends_B], _end_attention(last, states_PW, ends_B, groups))
     return project(tower, ends_BW)
@@ -206,8 +213,10 @@ def encode_variants(
     """
     tower = text_tower(model)
     lengths_B = end_positions(model, tokens_BT) + 1
+    # The product is 1 up to the first difference: how long a beginning both share.
     shared_B = (tokens_BT == tokens_BT[origin_B]).cumprod(dim=1).sum(dim=1)
     shared_B = torch.minimum(shared_B, lengths_B - 1)  # the end token is always run
+    # The originals are run whole: their states are what the variants borrow.
     shared_B[origin_B] = 0
     place_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
     own_BT = (place_T >= shared_B.unsqueeze(1)) & (place_T < lengths_B.unsqueeze(1))
@@ -222,6 +231,7 @@ def encode_variants(
     for block in blocks:
         attended_PW = _variants_attention(block, states_PW, origins, shared, counts)
         states_PW = finish_block(block, states_PW, attended_PW)
+    # For the last block each text is put together again: borrowed states, then its own.
     own = states_PW.split(counts)
     states_PW = torch.cat(
         [part for row, many in enumerate(shared) for part in (own[origins[row]][:many], own[row])]
@@ -246,11 +256,13 @@ def _variants_attention(
         part.view(1, len(part), 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
         for part in projected.split(counts)
     ]
+    # One mask for all: its rows from `many` on are those of a text's own tokens.
     longest = max(many + count for many, count in zip(shared, counts, strict=True))
     mask_TT = projected.new_full((longest, longest), float("-inf")).triu(1)
     attended = []
     for origin, many, text in zip(origins, shared, texts, strict=True):
         query, key, value = text
+        # Keys and values of the shared beginning come from the original, in every layer anew.
         if many:
             _, before_key, before_value = texts[origin][:, :, :, :many]
             key = torch.cat([before_key, key], dim=2)
@@ -294,6 +306,7 @@ def _end_attention(
     """
     attn = block.attn
     normed_PW = block.ln_1(states_PW)
+    # nn.MultiheadAttention keeps the three projections in one weight, queries first.
     project_query, *key_and_value = attn.in_proj_weight.chunk(3)
     key_HXW, value_HXW = (part.unflatten(0, (attn.num_heads, -1)) for part in key_and_value)
     query_bias, _, value_bias = attn.in_proj_bias.chunk(3)
@@ -305,6 +318,7 @@ def _end_attention(
     read = []
     for text_PW, query, (length, count) in zip(texts, queries, groups, strict=True):
         text_BTW = text_PW.view(count, length, -1)
+        # The scale is that of a head's width X; the kernel would take W, which stands last here.
         scale = query_BHX.shape[2] ** -0.5
         read.append(F.scaled_dot_product_attention(query, text_BTW, text_BTW, scale=scale))
     values_BHX = torch.einsum("bhw,hxw->bhx", torch.cat(read), value_HXW)
@@ -345,6 +359,7 @@ def encode_at_class(visual: VisionTransformer, pixels_B3HW: torch.Tensor) -> tor
     and what works by them, FSDP2 and gradient checkpointing, does not.
     """
     patches_BPW = visual.conv1(pixels_B3HW).flatten(2).mT
+    # The steps of `VisionTransformer.forward`, up to the last block.
     class_B1W = visual.class_embedding.to(patches_BPW.dtype).expand(len(patches_BPW), 1, -1)
     states_BPW = torch.cat([class_B1W, patches_BPW], dim=1)
     states_BPW = states_BPW + visual.positional_embedding.to(states_BPW.dtype)
@@ -353,6 +368,7 @@ def encode_at_class(visual: VisionTransformer, pixels_B3HW: torch.Tensor) -> tor
     for block in blocks:
         states_BPW = block(states_BPW)
     normed_BPW = last.ln_1(states_BPW)
+    # One query, the class token's; keys and values of all patches.
     read_B1W, _ = last.attn(normed_BPW[:, :1], normed_BPW, normed_BPW, need_weights=False)
     class_BW = visual.ln_post(finish_block(last, states_BPW[:, 0], read_B1W[:, 0]))
     return class_BW if visual.proj is None else class_BW @ visual.proj

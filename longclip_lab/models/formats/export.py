@@ -1,4 +1,8 @@
-"""`export`: one model in another library's format."""
+"""`export`: one model in another library's format, whole or not at all.
+
+What is promised in a config is read from the module itself, not from its card, so that nothing is
+promised that the module does not do.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +19,236 @@ import timm
 import torch
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg
-from open_clip.transformer import TextTransformer
+from open_clip.transformer import (
+    LayerNorm,
+    ResidualAttentionBlock,
+    TextTransformer,
+    Transformer,
+    VisionTransformer,
+)
+from open_clip.transformer import QuickGELU as _QuickGELU
 from safetensors.torch import save_file
 from torch import nn
 
 from longclip_lab.errors import LabError, NotFiniteError, suggest
-from longclip_lab.files import give_rights
+from longclip_lab.files import atomic_write, give_rights, to_json
 from longclip_lab.models.adapters import Adapter
-from longclip_lab.models.anatomy import end_id, text_tower
+from longclip_lab.models.anatomy import end_id, pool_type, text_tower
 from longclip_lab.models.checkpoint import CHECKPOINT_ENDINGS
 from longclip_lab.models.clip import Clip, HubTokenizer, TextTower
-from longclip_lab.models.formats import hf_config
-from longclip_lab.models.formats.hf_config import (
+from longclip_lab.models.formats.hf import (
+    CONFIG,
+    EXACT,
     FILE,
+    IMAGE,
     QUICK,
-    Blocks,
-    check_tokenizer,
-    describe_image,
-    describe_text,
-    preprocessor_config,
-    text_config,
-    vision_config,
-    write_any_tokenizer,
-    write_json,
-    write_tokenizer,
+    RESAMPLING,
+    TANH,
+    TEXT,
+    Weights,
+    prefixed,
+    split,
+    to_transformers,
 )
 from longclip_lab.models.formats.openai import HEAD_WIDTH, RESIDUAL, note
 from longclip_lab.models.load import stored
+from longclip_lab.text.tokenizers import ClipTokenizer
+
+# --- What an open_clip module is made of, or why transformers cannot hold it ---
+
+
+def preprocessor_config(facts: dict[str, Any]) -> dict[str, Any]:
+    """preprocessor_config.json for the facts of `Clip.card["preprocess"]`.
+
+    Raises LabError for what `CLIPImageProcessor` cannot do.
+    """
+    size = facts["size"]
+    edge = size if isinstance(size, int) else size[0]
+    mode = facts["resize_mode"]
+    if mode not in ("shortest", "squash"):
+        raise LabError(f"pictures are resized in the way '{mode}', which CLIPImageProcessor lacks")
+    if facts["interpolation"] not in RESAMPLING:
+        raise LabError(f"pictures are resized by '{facts['interpolation']}'")
+    square = {"height": edge, "width": edge}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "feature_extractor_type": "CLIPFeatureExtractor",  # the name in older versions
+        "processor_class": "CLIPProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": square if mode == "squash" else {"shortest_edge": edge},
+        "resample": RESAMPLING[facts["interpolation"]],
+        "do_center_crop": mode == "shortest",
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(facts["mean"]),
+        "image_std": list(facts["std"]),
+    }
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A plain pre-norm transformer: what both libraries call the same."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    activation: str
+    eps: float
+
+
+def describe_text(model: nn.Module) -> Blocks:
+    """The text tower of an open_clip model, or of a `TextTransformer` alone.
+
+    Raises LabError for a tower that is no causal transformer read off at its end token.
+    """
+    tower = text_tower(model)
+    plain = hasattr(tower, "transformer") and isinstance(tower.transformer, Transformer)
+    _refuse(not plain, "its text tower is not CLIP's transformer but " + type(tower).__name__)
+    _refuse(getattr(tower, "corner", None) is not None, "corner tokens exist in longclip_lab only")
+    pool = pool_type(model)
+    _refuse(tower.attn_mask is None, "its text tower is not causal")
+    _refuse(pool not in ("argmax", "eos"), f"its texts are read off by '{pool}', not at their end")
+    _refuse(getattr(tower, "cls_emb", None) is not None, "its texts end in a class token (CoCa)")
+    linear = isinstance(tower.text_projection, nn.Linear)
+    _refuse(linear, "its text projection has a bias")
+    return _describe(tower.transformer, tower.ln_final)
+
+
+def describe_image(visual: nn.Module) -> Blocks:
+    """The image tower of an open_clip model.
+
+    Raises LabError for one that is no plain ViT with a class token.
+    """
+    kind = type(visual).__name__
+    _refuse(
+        not isinstance(visual, VisionTransformer), f"its image tower is a {kind}, not CLIP's ViT"
+    )
+    pooled = visual.attn_pool is not None or visual.pool_type != "tok"
+    _refuse(pooled, "its pictures are not read off at a class token")
+    _refuse(not isinstance(visual.ln_pre, nn.LayerNorm), "its ViT has no first layer norm")
+    square = len({*visual.image_size}) == 1 and len({*visual.patch_size}) == 1
+    _refuse(not square, "its pictures or patches are not square")
+    return _describe(visual.transformer, visual.ln_post)
+
+
+def _describe(transformer: Transformer, norm: LayerNorm) -> Blocks:
+    plain = all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
+    _refuse(not plain, "its blocks are not CLIP's")
+    first = transformer.resblocks[0]
+    return Blocks(
+        width=transformer.width,
+        layers=len(transformer.resblocks),
+        heads=first.attn.num_heads,
+        mlp_width=first.mlp.c_fc.out_features,
+        activation=_activation(first.mlp.gelu),
+        eps=norm.eps,
+    )
+
+
+def _activation(layer: nn.Module) -> str:
+    if isinstance(layer, _QuickGELU):
+        return QUICK
+    _refuse(not isinstance(layer, nn.GELU), f"its activation is {type(layer).__name__}")
+    return TANH if layer.approximate == "tanh" else EXACT
+
+
+def _refuse(condition: bool, reason: str) -> None:
+    if condition:
+        raise LabError(reason)
+
+
+def text_config(blocks: Blocks, vocab_size: int, length: int, end: int, dim: int) -> dict[str, Any]:
+    """A `CLIPTextConfig` as JSON."""
+    return {
+        "model_type": "clip_text_model",
+        "vocab_size": vocab_size,
+        "max_position_embeddings": length,
+        "bos_token_id": end - 1,
+        "eos_token_id": end,
+        "pad_token_id": 1,  # transformers' own default; nothing in the model reads it
+        **_blocks(blocks, dim),
+    }
+
+
+def vision_config(blocks: Blocks, image_size: int, patch_size: int, dim: int) -> dict[str, Any]:
+    """A `CLIPVisionConfig` as JSON."""
+    return {
+        "model_type": "clip_vision_model",
+        "image_size": image_size,
+        "patch_size": patch_size,
+        "num_channels": 3,
+        **_blocks(blocks, dim),
+    }
+
+
+def _blocks(blocks: Blocks, dim: int) -> dict[str, Any]:
+    return {
+        "hidden_size": blocks.width,
+        "intermediate_size": blocks.mlp_width,
+        "num_hidden_layers": blocks.layers,
+        "num_attention_heads": blocks.heads,
+        "hidden_act": blocks.activation,
+        "layer_norm_eps": blocks.eps,
+        "attention_dropout": 0.0,
+        "projection_dim": dim,
+    }
+
+
+# --- CLIP's tokenizer as files that `transformers.CLIPTokenizer` reads ---
+
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def check_tokenizer(tokenizer: Any, vocab_size: int) -> None:
+    """Raise LabError for a tokenizer that is not CLIP's, and for a tower that lacks its ids."""
+    if not isinstance(tokenizer, ClipTokenizer) or type(tokenizer) is not ClipTokenizer:
+        raise LabError(f"its tokenizer '{tokenizer.name}' is not CLIP's")
+    if tokenizer.vocab_size > vocab_size:
+        raise LabError(
+            f"its tower knows {vocab_size} tokens, but the tokenizer makes {tokenizer.vocab_size}"
+        )
+
+
+def write_tokenizer(folder: Path, tokenizer: ClipTokenizer, context_length: int) -> None:
+    """vocab.json, merges.txt, tokenizer_config.json and special_tokens_map.json.
+
+    Texts longer than `context_length` are cut by `truncation=True`. The file of merges is
+    open_clip's; start and end have the names that transformers gives them. Padding is the end
+    token, as in OpenAI's own folders.
+    """
+    special = {"bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": context_length,
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        **special,
+    }
+    entries = [*tokenizer.entries[:-2], _START, _END]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    atomic_write(folder / "vocab.json", to_json(vocabulary, ensure_ascii=False))
+    atomic_write(folder / "merges.txt", "\n".join(["#version: 0.2", *tokenizer.merges, ""]))
+    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", special)
+
+
+def write_any_tokenizer(folder: Path, tokenizer: Any, context_length: int) -> None:
+    """As `write_tokenizer`; a tokenizer of the hub writes its own files."""
+    if isinstance(tokenizer, HubTokenizer):
+        tokenizer.save(folder)
+    else:
+        write_tokenizer(folder, tokenizer, context_length)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """As transformers writes its configs: two blanks, sorted."""
+    atomic_write(path, to_json(content, indent=2, sort_keys=True) + "\n")
+
 
 # --- OpenAI's and Long-CLIP's files of tensors, and folders in open_clip's layout ---
 
@@ -74,6 +281,7 @@ def write_longclip(source: Clip | TextTower, path: Path, dtype: torch.dtype) -> 
             f"Long-CLIP's code reads {LONG} positions, this model {source.context_length}: stretch "
             "it first, or use 'openai'"
         )
+    # Long-CLIP reads rows 0-19 of one table and the later ones of the other.
     weights[RESIDUAL] = weights["positional_embedding"].clone()
     torch.save(weights, path)
 
@@ -109,7 +317,7 @@ def _whole(source: Clip | TextTower) -> Clip:
     return source
 
 
-def _openai_weights(source: Clip | TextTower, dtype: torch.dtype) -> hf_config.Weights:
+def _openai_weights(source: Clip | TextTower, dtype: torch.dtype) -> Weights:
     source = _whole(source)
     _check_openai(source)
     weights = {
@@ -161,7 +369,7 @@ def _plain(value: Any) -> Any:
 
 # --- Folders for transformers, and text encoders for diffusers ---
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS = "model.safetensors"
 _OLD_SCALE = 2.6592
 
 
@@ -180,12 +388,10 @@ def write_transformers(source: Clip | TextTower, folder: Path, dtype: torch.dtyp
     image, text = describe_image(model.visual), _text_config(source)
     check_tokenizer(source.tokenizer, source.vocab_size)
     preprocessor = preprocessor_config(source.card["preprocess"])
-    visual = hf_config.split(_weights(model), "visual.")
+    visual = split(_weights(model), "visual.")
     weights = _text_weights(model) | {"logit_scale": model.logit_scale.detach().reshape(())}
     weights["visual_projection.weight"] = visual.pop("proj").T
-    weights |= hf_config.prefixed(
-        hf_config.to_transformers(visual, hf_config.IMAGE), "vision_model."
-    )
+    weights |= prefixed(to_transformers(visual, IMAGE), "vision_model.")
     patch, dim = model.visual.patch_size[0], source.embed_dim
     if "text_projection.weight" not in weights:
         raise LabError("its text tower has no projection, which CLIPModel must have")
@@ -227,7 +433,7 @@ def _text_config(source: Clip | TextTower) -> dict[str, Any]:
     return text_config(blocks, source.vocab_size, length, end_id(model), dim)
 
 
-def _text_weights(model: nn.Module) -> hf_config.Weights:
+def _text_weights(model: nn.Module) -> Weights:
     weights = _weights(text_tower(model))
     if not isinstance(model, TextTransformer) and text_tower(model) is model:
         weights = {
@@ -236,20 +442,20 @@ def _text_weights(model: nn.Module) -> hf_config.Weights:
             if not name.startswith("visual.") and name not in ("logit_scale", "logit_bias")
         }
     projection = weights.pop("text_projection", None)
-    renamed = hf_config.prefixed(hf_config.to_transformers(weights, hf_config.TEXT), "text_model.")
+    renamed = prefixed(to_transformers(weights, TEXT), "text_model.")
     if projection is not None:
         renamed["text_projection.weight"] = projection.T
     return renamed
 
 
-def _weights(model: nn.Module) -> hf_config.Weights:
+def _weights(model: nn.Module) -> Weights:
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
 def _write(
     folder: Path,
     config: dict[str, Any],
-    weights: hf_config.Weights,
+    weights: Weights,
     source: Clip | TextTower,
     dtype: torch.dtype,
 ) -> None:
@@ -318,6 +524,7 @@ def export(
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise LabError(f"{path.parent} cannot be made a folder: {error.strerror}.") from error
+    # Written beside its place and moved: whole, or not at all.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as temporary:
         made = Path(temporary) / "made"
         try:

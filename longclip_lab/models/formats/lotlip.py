@@ -75,6 +75,7 @@ def lotlip_config(weights: Weights, beside: dict[str, Any] | None = None) -> dic
     beside = beside or {}
     text_facts = beside.get("text_cfg", {})
     rows, width = weights[_WORDS].shape
+    # BERT's vocabulary is known; the rows behind it are the corners.
     guessed = rows - BERT_VOCABULARY if rows >= BERT_VOCABULARY else 2
     corners = int(text_facts.get("num_corner_token", guessed))
     if not 0 <= corners < min(rows, 256):
@@ -84,6 +85,7 @@ def lotlip_config(weights: Weights, beside: dict[str, Any] | None = None) -> dic
         )
     embeddings = "text.transformer.embeddings"
     positions = len(weights[f"{embeddings}.position_embeddings.weight"])
+    # The number of heads is in no shape.
     heads = 12 if width in _MANY_HEADS else max(width // 64, 1)
     hf_config = {
         "model_type": "bert",
@@ -131,6 +133,7 @@ def lotlip_state_dict(clip: Clip) -> dict[str, torch.Tensor]:
             "LoTLIP's code gives corner tokens positions of their own: only models with "
             "positions='shifted' can be written in its layout."
         )
+    # The released code looks corners up as the last word ids.
     weights[_WORDS] = torch.cat([weights[_WORDS], weights.pop(_CORNERS)])
     return weights
 

@@ -105,6 +105,7 @@ def openai_config(weights: Weights, text: str = "") -> dict[str, Any]:
 
 def _vit_config(weights: Weights) -> dict[str, Any]:
     width, _, _, patch = weights["visual.conv1.weight"].shape
+    # One position for the class token, the others for a square grid of patches.
     grid = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
     layers = count_blocks(weights, r"visual\.transformer\.resblocks\.(\d+)\.")
     return {"image_size": grid * patch, "layers": layers, "width": width, "patch_size": patch}
@@ -113,6 +114,7 @@ def _vit_config(weights: Weights) -> dict[str, Any]:
 def _resnet_config(weights: Weights) -> dict[str, Any]:
     """OpenAI's ResNets shrink the image by 32 before the attention pool."""
     grid = round((len(weights["visual.attnpool.positional_embedding"]) - 1) ** 0.5)
+    # A ResNet of CLIP has four stages.
     blocks = [count_blocks(weights, rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
     return {"image_size": grid * 32, "layers": blocks, "width": len(weights[_RESNET])}
 
@@ -220,9 +222,13 @@ def convert_declip(checkpoint: Checkpoint, path: Path) -> Converted:
     kept, left_out = leave_out(checkpoint.weights, HEADS)
     weights = renamed(kept, lambda name: name.removeprefix(_TEXT))
     words = weights["token_embedding.weight"]
+    # Others of that repository (CLIP, SLIP) have no <
+    # mask
+    # >.
     if len(words) == get_tokenizer("clip").vocab_size + 1:
         weights["token_embedding.weight"] = torch.cat([words[:MASK_ROW], words[MASK_ROW + 1 :]])
     if "logit_scale" in weights:
+        # DeCLIP keeps it as [1], open_clip as a scalar.
         weights["logit_scale"] = weights["logit_scale"].reshape(())
     return Converted(
         "DeCLIP training state",

@@ -194,9 +194,11 @@ def _pictures(clip: Clip, seed: int) -> torch.Tensor:
 
 
 def _rounded(clip: Clip | TextTower, dtype: torch.dtype, by_openai: bool) -> Clip | TextTower:
+    # The reader has rounded weights: compared are two models of the same numbers.
     rounded = copy.copy(clip)
     rounded.model = copy.deepcopy(clip.model).to(dtype).float()
     if by_openai:
+        # OpenAI's code rounds its linear layers whatever the file holds.
         open_clip.model.convert_weights_to_lp(rounded.model, torch.float16)
         rounded.model.float()
     return rounded
@@ -218,6 +220,7 @@ def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
             "The features or logits of random pictures and texts are not finite: nothing can be "
             "compared, and such a model can answer nothing."
         )
+    # Relative to the largest value: features have no scale of their own.
     largest = ours.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return float((ours - theirs).abs().max() / largest)
 

@@ -301,7 +301,7 @@ def test_broken_text_towers(random_model, tmp_path):
 @pytest.fixture(scope="module")
 def pipeline(quiet, random_model, made, tmp_path_factory):
     """A folder that diffusers wrote: Stable Diffusion XL's two text encoders, everything tiny."""
-    from longclip_lab.models.formats.hf_config import write_tokenizer
+    from longclip_lab.models.formats.export import write_tokenizer
     from longclip_lab.text import get_tokenizer
 
     folder = tmp_path_factory.mktemp("pipelines")
