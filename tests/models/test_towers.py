@@ -312,7 +312,7 @@ def test_training_computes_no_more_than_that():
     mlp = model.visual.transformer.resblocks[-1].mlp
     mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
     towers = Towers(model, recipe_for("longclip"))
-    found = towers.image_side(Batch(pixels_B3HW, None, None))
+    found = towers.image_features(Batch(pixels_B3HW, None, None))
     assert seen == [(2, 64)]
     torch.testing.assert_close(found.features_BD, expected_BD)
 
