@@ -75,7 +75,7 @@ class WriteShards:
             self.workers,
             self.progress,
         )
-        say(shards_told(shards))
+        say(describe_shards(shards))
         say_skipped(shards.skipped)
         say(f"written to {folder}; train with --data shards --root {folder}")
 
@@ -135,7 +135,7 @@ class CheckShards:
             )
 
 
-def shards_told(shards: ShardSet) -> str:
+def describe_shards(shards: ShardSet) -> str:
     """What a folder of shards holds, for a terminal."""
     size = sum(shard.bytes for shard in shards.shards)
     long, short = shards.tokens["long"], shards.tokens["short"]
@@ -449,7 +449,7 @@ class Recaption:
         if done.counted or rank_and_size()[0] == 0:
             facts = {} if found is None else {"check": found.to_dict()}
             print(
-                to_json(done.record | facts) if self.json else recaption_told(done, found),
+                to_json(done.record | facts) if self.json else describe_recaptions(done, found),
                 flush=True,
             )
 
@@ -500,7 +500,7 @@ class Recaption:
         return found
 
 
-def recaption_told(done: Recaptioned, found: Hallucinated | None = None) -> str:
+def describe_recaptions(done: Recaptioned, found: Hallucinated | None = None) -> str:
     """What a call has done, and what a check has found, for a terminal."""
     there = done.files - done.written
     head = f"{done.folder}: {done.written} files written, {there} were there"

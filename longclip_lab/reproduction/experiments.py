@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from longclip_lab.errors import LabError, suggest
-from longclip_lab.reproduction import experiments_longclip as of_longclip
-from longclip_lab.reproduction import experiments_lotlip
-from longclip_lab.reproduction import experiments_lotlip as of_lotlip
+from longclip_lab.reproduction import experiments_longclip as longclip
+from longclip_lab.reproduction import experiments_lotlip as lotlip
 from longclip_lab.reproduction.experiment import Experiment
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
-    "longclip/stretching": of_longclip.stretching,
-    "longclip/stretching-tuned": of_longclip.stretching_tuned,
-    "longclip/pcm": of_longclip.pcm,
-    "lotlip/table2": of_lotlip.table2,
-    "lotlip/table2-rich": of_lotlip.table2_rich,
-    "lotlip/table3": of_lotlip.table3,
-    "lotlip/tables4-5": experiments_lotlip.tables4_5,
-    "lotlip/table7": of_lotlip.table7,
-    "lotlip/table8": experiments_lotlip.table8,
-    "lotlip/table9": experiments_lotlip.table9,
-    "lotlip/tables10-11": experiments_lotlip.tables10_11,
-    "lotlip/figure2": experiments_lotlip.figure2,
-    "lotlip/figure4": experiments_lotlip.figure4,
-    "lotlip/figure5": experiments_lotlip.figure5,
+    "longclip/stretching": longclip.stretching,
+    "longclip/stretching-tuned": longclip.stretching_tuned,
+    "longclip/pcm": longclip.pcm,
+    "lotlip/table2": lotlip.table2,
+    "lotlip/table2-rich": lotlip.table2_rich,
+    "lotlip/table3": lotlip.table3,
+    "lotlip/tables4-5": lotlip.tables4_5,
+    "lotlip/table7": lotlip.table7,
+    "lotlip/table8": lotlip.table8,
+    "lotlip/table9": lotlip.table9,
+    "lotlip/tables10-11": lotlip.tables10_11,
+    "lotlip/figure2": lotlip.figure2,
+    "lotlip/figure4": lotlip.figure4,
+    "lotlip/figure5": lotlip.figure5,
 }
 
 

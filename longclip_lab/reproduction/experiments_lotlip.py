@@ -7,9 +7,7 @@ writers on siblings, four of which share a summary (DCI, IIW, ShareGPT4V-10k), s
 summaries (MSCOCO), classification by pictures of single things (ImageNet). All arms of a seed
 start from the same weights and see the same pictures in the same order.
 
-Their curves are not printed as numbers: only their direction can be compared.
-
-Setting and stand-ins as in `experiments_lotlip`.
+The figures' curves are not printed as numbers: only their direction can be compared.
 """
 
 from __future__ import annotations
