@@ -16,6 +16,7 @@ import pytest
 import longclip_lab
 from tests.structure import (
     CORE,
+    EXPLAINED,
     LEAST_COMMENTS,
     LIMITS,
     circles,
@@ -117,7 +118,7 @@ def test_the_ways_through_the_library_are_short():
     assert {what: by for what, by in ways.items() if len(by) > LIMITS[what]} == {}
 
 
-@pytest.mark.parametrize("room", ["objectives", "training", "evaluation"])
+@pytest.mark.parametrize("room", EXPLAINED)
 def test_the_code_says_why(room):
     assert comments_per_100_lines(sources(), room) >= LEAST_COMMENTS
 

@@ -130,6 +130,7 @@ class Adapter(Clip):
         """
         if tokens_BT.ndim != 2 or tokens_BT.numel() == 0:
             raise LabError(f"Expected token ids [B, T], got a tensor of {tuple(tokens_BT.shape)}.")
+        # Columns of padding only cost time: BERT masks them, so cutting them changes nothing.
         used_T = (tokens_BT != self.model.pad_id).any(dim=0).nonzero()
         length = int(used_T.max()) + 1 if len(used_T) else 1
         if length > self.context_length:
@@ -157,6 +158,7 @@ def adapt(
     Raises LabError for a context that the tower has no positions for, NotFiniteError for weights
     that are not finite.
     """
+    # Half precision on a CPU is slow and rounds cosines at the third digit.
     check_finite(model.float().state_dict(), name)
     length = model.positions if context_length is None else context_length
     if not 2 < length <= model.positions:
@@ -189,6 +191,8 @@ def bert_tokenizer(vocab_size: int, name: str) -> Tokenizer:
     Raises LabError for another vocabulary than bert-base-uncased's and the world's.
     """
     bert, world = get_tokenizer("bert"), get_tokenizer("world")
+    # BLIP's two extra tokens start its captioner and its matching head; the contrastive text mode
+    # begins with [CLS], as BERT does.
     if vocab_size in (bert.vocab_size, bert.vocab_size + BLIP_SPECIAL):
         return bert
     if vocab_size == world.vocab_size:
@@ -217,6 +221,8 @@ def vit(weights: Weights) -> tuple[nn.Module, int]:
         patch_size=patch,
         embed_dim=width,
         depth=count_blocks(weights, r"blocks\.(\d+)\."),
+        # A state dict does not say how many heads there are; every released tower has 64 columns a
+        # head.
         num_heads=max(width // HEAD_WIDTH, 1),
         num_classes=0,
         global_pool="token",
@@ -232,6 +238,7 @@ def swin(weights: Weights) -> tuple[nn.Module, int]:
     The size of the pictures is seen in the stored masks of the shifted windows; without these it
     is 32 windows' sides, as in all Swins that were released (7 for 224, 12 for 384).
     """
+    # Swin's stages are numbered from 0; the first number without blocks ends the list.
     depths = []
     while count_blocks(weights, rf"layers\.{len(depths)}\.blocks\.(\d+)\."):
         depths.append(count_blocks(weights, rf"layers\.{len(depths)}\.blocks\.(\d+)\."))
@@ -253,6 +260,7 @@ def swin(weights: Weights) -> tuple[nn.Module, int]:
         window_size=window,
         num_classes=0,
     )
+    # Masks and index tables follow from the sizes: timm makes its own, in its own layout.
     parameters = {name: value for name, value in weights.items() if not _BUFFERS.match(name)}
     fill(tower, swin_transformer.checkpoint_filter_fn(parameters, tower))
     return tower, size
@@ -276,6 +284,7 @@ def beit2(weights: Weights) -> tuple[nn.Module, int]:
         num_heads=table.shape[1],
         num_classes=0,
         global_pool="avg",
+        # The released model normalises every patch before the mean.
         use_fc_norm=False,
         use_abs_pos_emb=False,
         use_rel_pos_bias=True,
@@ -325,6 +334,7 @@ class TwoTowers(EmbeddingModel):
 
     def text_features(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         states_BTW = self.text_encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        # [CLS] alone, without BERT's pooler: the released heads were trained on the raw state.
         return self.text_proj(states_BTW[:, 0])
 
 
@@ -358,12 +368,14 @@ def bert(
         type_vocab_size=len(weights[_TYPES]),
         pad_token_id=0,
     )
+    # Layers that look at a picture belong to the matching head (ITM), which no cosine uses.
     fusing = {
         name
         for name in weights
         if "crossattention" in name
         or ((layer := re.match(_LAYERS, name)) and int(layer[1]) >= layers)
     }
+    # Without the pooler, which the files do not have and the text mode does not read.
     tower = transformers.BertModel(config, add_pooling_layer=False)
     fill(tower, {k: v for k, v in weights.items() if k not in fusing})
     return tower, {"text_encoder, fusion with pictures": len(fusing)} if fusing else {}

@@ -82,6 +82,7 @@ def build_with_bert(model_cfg: dict[str, Any], hf_config: dict[str, Any]) -> nn.
         )
     except (KeyError, ValueError, TypeError) as error:
         raise LabError(f"This is no config of a text tower: {error} ({hf_config}).") from error
+    # An unused pooler would be a weight without a gradient, which DDP and exports stumble over.
     if text_cfg.get("hf_pooler_type") != "cls_pooler" and hasattr(encoder.transformer, "pooler"):
         encoder.transformer.pooler = None  # as open_clip leaves it out where nothing reads it
     model.text = encoder
@@ -91,6 +92,7 @@ def build_with_bert(model_cfg: dict[str, Any], hf_config: dict[str, Any]) -> nn.
 
 def config_dict(config: transformers.PretrainedConfig) -> dict[str, Any]:
     """The JSON-able facts from which the same tower can be built."""
+    # Only what differs from the defaults: such a config stays readable, and outlives new fields.
     facts = config.to_diff_dict()
     facts["model_type"] = config.model_type
     return {k: v for k, v in facts.items() if k not in ("transformers_version", "_name_or_path")}
@@ -178,7 +180,9 @@ def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
         rows = sizes.vocab_size + sizes.context_length
     else:
         side = sizes.image_size if isinstance(sizes.image_size, int) else 0
+        # A position for every patch; a ResNet, whose layers are a list, is counted as nothing.
         rows = (side // sizes.patch_size) ** 2 if layers and sizes.patch_size else 0
+    # Queries, keys, values and output of every layer; what the MLPs have comes on top.
     return sizes.width * (4 * layers * sizes.width + rows)
 
 
@@ -263,6 +267,7 @@ def assemble(
         "positions": unstretched,
         **facts,
     }
+    # Tuples become lists now, so that a card compares equal before and after it is saved.
     card = json.loads(json.dumps(card))  # what it will be after a round trip through a file
     return Clip(
         model=model.eval(),
@@ -288,6 +293,7 @@ def new_tiny(context_length: int = 77, seed: int = 0, name: str = "tiny-untraine
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = tiny.build_tiny(tokenizer.vocab_size, context_length)
+    # Drawings are no photographs: their colours are not ImageNet's, so plain 0.5 centres them.
     half = (0.5, 0.5, 0.5)
     return assemble(
         model,
@@ -426,6 +432,8 @@ def tokenizer_of(
 
     Raises LabError if its vocabulary is not the tower's, and if none is known for a config.
     """
+    # Ids mean something only to the table of embeddings that was trained with them; of a config,
+    # the size of that table is all that is known.
     known = {get_tokenizer(name).vocab_size: name for name in ("world", "lotlip")}
     if isinstance(tokenizer, str):
         tokenizer = get_tokenizer(tokenizer)
@@ -462,7 +470,9 @@ def fill_image_tower(model: nn.Module, image_tower: str | Clip) -> None:
             if name.startswith(("trunk.", "neck."))
         }
     else:
+        # The head of 21,841 classes is left out: LoTLIP matches the features before it.
         trunk = _timm_weights(IMAGE_TOWERS.get(image_tower, image_tower))
+    # Strict: a locked tower of which a part stayed random could never mend it by training.
     model.visual.trunk.load_state_dict(trunk)
 
 
@@ -548,6 +558,8 @@ def add_corner_tokens(
     check_num_corner(num_corner)
     if num_corner == 0:
         return copy.deepcopy(clip)
+    # LoTLIP masks its corners, so that each has to find its own part of the text; registers exist
+    # to be read by the others (section 4.3; Table 7 compares them).
     mask = (kind == "corner") if mask is None else bool(mask)
     corner = CornerTokens(int(num_corner), mask, kind, positions)
     card = copy.deepcopy(clip.card)
@@ -570,6 +582,8 @@ def _config_with(clip: Clip, corner: CornerTokens) -> dict[str, Any]:
     model_cfg = copy.deepcopy(clip.card["model_cfg"])
     tower = text_tower(clip.model)
     if isinstance(tower, open_clip.CLIP):
+        # Corners live in a tower of its own: in `open_clip.CLIP` the text tower is spread over the
+        # model.
         model_cfg["custom_text"] = True
     else:
         check_tower(tower)
@@ -580,6 +594,7 @@ def _config_with(clip: Clip, corner: CornerTokens) -> dict[str, Any]:
 
 def _rebuilt(model: nn.Module, model_cfg: dict[str, Any]) -> nn.Module:
     """The module of `model_cfg` with the weights of `model`, and their `requires_grad`."""
+    # The random weights are overwritten below: drawing them must not move the caller's draws.
     with torch.random.fork_rng(devices=[]):
         new = build_model(model_cfg)
     weights = convert_to_custom_text_state_dict(model.state_dict())
@@ -638,11 +653,14 @@ def build_lotlip(
     """
     vision_cfg, preprocess, width = image_source(image_tower)
     config, source, label = text_source(text_tower, context_length)
+    # Before any weight is fetched: a wrong vocabulary should cost no download.
     reader = tokenizer_of(tokenizer, text_tower, config)
     model_cfg = _model_cfg(image_tower, vision_cfg, width, embed_dim or width)
     model_cfg["text_cfg"] = _text_cfg(label, config, context_length)
     sources = (image_tower if pretrained_image else None, source if pretrained_text else None)
     model = _model(model_cfg, *sources, seed)
+    # LiT: a tower that was trained on far more pictures than there are pairs is not spoilt by them
+    # (LoTLIP, section 5.1).
     if lock_image:
         model.lock_image_tower()
     image_name = image_tower.name if isinstance(image_tower, Clip) else image_tower
@@ -694,6 +712,7 @@ def _text_cfg(
         "context_length": context_length,
         "hf_model_name": label,
         "hf_config": config_dict(config),
+        # A bias-free projection of the pooled [CLS], as in LoTLIP's released text tower.
         "hf_proj_type": "linear",
         "hf_pooler_type": "cls_pooler",
     }
@@ -707,6 +726,8 @@ def _model_cfg(
     if isinstance(image_tower, Clip):
         if embed_dim != width:
             raise LabError(f"The image tower given has features of {width}, not of {embed_dim}.")
+        # The activation belongs to the weights: with the other GELU the features are off by a
+        # little, everywhere.
         model_cfg["quick_gelu"] = image_tower.card["model_cfg"].get("quick_gelu", False)
     elif embed_dim != width:
         model_cfg["vision_cfg"]["timm_proj"] = "linear"

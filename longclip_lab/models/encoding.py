@@ -73,6 +73,7 @@ def encode_texts(
     parts = []
     with evaluating(clip.model), tqdm(total=len(texts), unit="text", disable=not progress) as bar:
         for rows_B in order_N.split(batch_size):
+            # Features leave the device at once: of a million texts only one batch lies there.
             parts.append(encode(tokens.ids_BT[rows_B]).float().cpu())
             bar.update(len(rows_B))
     sorted_ND = torch.cat(parts)
@@ -124,6 +125,8 @@ def _encode_images(
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             features = encode(pixels(clip, batch).to(clip.device)).float().cpu()
+            # Batch by batch, so that an overflow is told after a minute and not after the last
+            # picture.
             parts.append(check_finite(features, "pictures", clip.name))
             bar.update(len(batch))
     return torch.cat(parts)
@@ -177,6 +180,7 @@ def _checked_values(images: np.ndarray | torch.Tensor) -> torch.Tensor:
 def _normalised(clip: Clip, values_BHW3: torch.Tensor) -> torch.Tensor:
     mean_311 = torch.tensor(clip.image_mean).view(3, 1, 1)
     std_311 = torch.tensor(clip.image_std).view(3, 1, 1)
+    # In place, on one copy: the pixels of a batch are the largest thing on the CPU here.
     values_B3HW = values_BHW3.permute(0, 3, 1, 2).contiguous().float()
     return values_B3HW.div_(255).sub_(mean_311).div_(std_311)
 

@@ -65,7 +65,9 @@ def text_flops(
     size = clip_or_size
     if isinstance(size, Clip):
         size = text_tower_size(size)
+    # LoTLIP pools and projects every corner as it does [CLS]; a register is read by nobody.
     pooled = 1 + num_corner if read_off is None else read_off
+    # The dense layer of BERT's pooler, if it is used, and the projection.
     head = 2 * size.width**2 * size.pooler + 2 * size.width * (size.embed_dim or 0)
     layers = transformer_flops(size.layers, size.width, size.inner, length + num_corner)
     return int(layers + pooled * head)
@@ -146,6 +148,8 @@ class TowerCost:
         fused kernels keep none). `half`: under bfloat16 autocast only the residuals stay float32.
         """
         count = self.tokens if tokens is None else tokens
+        # In units of the width: two normed copies, Q, K, V and attention's sum; then the inner
+        # layer, which is wider, twice.
         others = 6 + 2 * self.inner / self.width
         each = 8 + 2 * others if half else 4 * (2 + others)
         return round(count * self.width * each)
@@ -192,6 +196,7 @@ def _image_cost(visual: nn.Module) -> tuple[TowerCost, int]:
         trunk, size = visual.trunk, visual.image_size
         blocks, width, embed = trunk.blocks, trunk.embed_dim, trunk.patch_embed
         inner = blocks[0].mlp.fc1.out_features
+        # A class token and registers of its own are tokens like the patches.
         tokens = embed.num_patches + trunk.num_prefix_tokens
     elif isinstance(visual, VisionTransformer):
         size, embed, width = visual.image_size, visual.conv1, visual.transformer.width
@@ -217,6 +222,7 @@ def _stem(embed: nn.Module, size: int) -> tuple[int, int]:
             layer.register_forward_hook(lambda _, inputs, output: given.append(output.numel()))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         embed(torch.empty(1, 3, size, size, device="meta"))
+    # What the last convolution gives is the first layer's input, and counted there.
     return counter.get_total_flops(), 3 * sum(given[:-1])
 
 

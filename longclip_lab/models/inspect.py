@@ -430,6 +430,7 @@ def inspect(
     """
     path = Path(path)
     found = Inspection(str(path))
+    # A pipeline of diffusers has one to three text encoders, each a folder of its own.
     if path.is_dir() and (encoders := sorted(path.glob("text_encoder*/config.json"))):
         parts = {file.parent.name: inspect(file.parent, digest=digest) for file in encoders}
         found.format, found.opened_by = "diffusers pipeline", "models.load_text_tower(PIPELINE)"
@@ -470,6 +471,7 @@ def inspect(
 
 def _compare(found: Inspection, tensors: Weights, expected: Weights) -> None:
     """Note what is missing, unexpected or of another shape."""
+    # Names first, shapes second: a renamed weight shows up as one missing and one unexpected.
     own, theirs = ({n: list(t.shape) for n, t in side.items()} for side in (tensors, expected))
     found.compared = True
     found.missing += sorted(theirs.keys() - own.keys())
@@ -506,6 +508,7 @@ def _explain_file(found: Inspection, path: Path, checkpoint: Checkpoint) -> None
             _compare_open_clip(found, converted.model_cfg, converted.weights)
             found.notes += _left_out(converted.facts.get("left_out", {}))
             return None
+    # A file that begins like a known one and is another must be told, not stumbled over.
     except Exception as error:  # sizes that do not fit raise whatever torch and others like
         found.format, found.opened_by = "unknown", None
         found.architecture, found.embed_dim = {}, None

@@ -122,6 +122,7 @@ def load_folder(folder: str | os.PathLike[str]) -> Clip:
     path = folder / WEIGHTS
     if not path.is_file():
         raise LabError(f"{folder} has a {CONFIG} but no {WEIGHTS}: it was copied only in part.")
+    # Weights of another run would fit the same shapes: only the hash tells them apart.
     if sha256(path) != config["weights_sha256"]:
         raise LabError(
             f"{path} is not the file that {CONFIG} was written with: it was cut short or replaced."
@@ -271,6 +272,7 @@ def load_open_clip_name(name: str, pretrained: str | os.PathLike[str] | None) ->
     longer = False
     if weights and not tag_cfg:
         checkpoint = _checkpoint_of_file(name, weights)
+        # Such a file says all sizes by its shapes, so the name beside it is only a hope.
         if checkpoint.from_openai or is_longclip(checkpoint.weights):
             clip = load_file(Path(weights), checkpoint)
             _warn_of_another_size(name, model_cfg, clip)
@@ -338,12 +340,14 @@ def _take_context_length(model_cfg: dict[str, Any], state_dict: dict[str, torch.
     before = text_cfg.get("context_length", 77)
     tables = {
         name: len(state_dict[name])
+        # `open_clip.CLIP` has its text tower's weights on top, `CustomTextCLIP` under "text."
         for name in ("positional_embedding", "text.positional_embedding")
         if name in state_dict
     }
     if len(tables) > 1:
         told = " and ".join(f"{name} of {length}" for name, length in tables.items())
         raise LabError(f"it has two tables of text positions, {told}: two models in one file")
+    # CoCa's context leaves out the class token that its table counts.
     if tables and not text_cfg.get("embed_cls"):
         text_cfg["context_length"] = next(iter(tables.values()))
     return text_cfg.get("context_length", before) != before
@@ -364,6 +368,7 @@ def _take_image_size(
     if not found or "timm_model_name" in vision_cfg or not isinstance(found[0][1], int):
         return
     table, patch = found[0]
+    # One position belongs to the class token, the others to a square of patches.
     side = math.isqrt(max(len(table) - 1, 0))
     if side * side + 1 != len(table):
         raise LabError(f"its {len(table)} positions of patches are no square and a class token")
@@ -423,6 +428,7 @@ def load_open_clip_hub(name: str) -> Clip:
     try:
         model_cfg = open_clip.get_model_config(name)
         tokenizer = tokenizer_for(name, model_cfg)
+        # Without `require_pretrained` a page without weights would give a random model, unsaid.
         model = open_clip.create_model(name, pretrained_text=False, require_pretrained=True)
     except Exception as error:  # open_clip checks nothing of a config
         if isinstance(error, LabError):

@@ -165,8 +165,11 @@ def _tiny_vit(cls: type, name: str, pretrained: bool, options: dict[str, Any]) -
         "embed_dim": WIDTH,
         "depth": 3,
         "num_heads": 4,
+        # A mean over patches gives all of them a gradient from the first step; a class token would
+        # first have to learn where to look, and there are minutes only.
         "class_token": False,
         "global_pool": "avg",
+        # See `ConvStem`: plain patches hardly tell kinds apart at this size.
         "embed_layer": ConvStem,
         "num_classes": 0,
     }
@@ -221,6 +224,7 @@ class CellNeck(nn.Module):
     def __init__(self, width: int = WIDTH, hidden: int = HIDDEN, features: int = SCENE_WIDTH):
         super().__init__()
         self.norm = nn.LayerNorm(width)
+        # A sum over cells has no order: what a cell holds and where it is must be in one vector.
         self.place = nn.Parameter(0.02 * torch.randn(CELLS * CELLS, hidden))
         self.up = nn.Linear(width, hidden)
         self.middle = nn.Linear(hidden, hidden)

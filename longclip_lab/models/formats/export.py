@@ -63,6 +63,7 @@ def preprocessor_config(facts: dict[str, Any]) -> dict[str, Any]:
     Raises LabError for what `CLIPImageProcessor` cannot do.
     """
     size = facts["size"]
+    # CLIP's pictures are square (`describe_image` refuses others), so one edge says it all.
     edge = size if isinstance(size, int) else size[0]
     mode = facts["resize_mode"]
     if mode not in ("shortest", "squash"):
@@ -79,6 +80,8 @@ def preprocessor_config(facts: dict[str, Any]) -> dict[str, Any]:
         "size": square if mode == "squash" else {"shortest_edge": edge},
         "resample": RESAMPLING[facts["interpolation"]],
         "do_center_crop": mode == "shortest",
+        # Shortest edge, then the centre: OpenAI's evaluation. "squash" is SigLIP's, and crops
+        # nothing.
         "crop_size": square,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -110,7 +113,9 @@ def describe_text(model: nn.Module) -> Blocks:
     _refuse(not plain, "its text tower is not CLIP's transformer but " + type(tower).__name__)
     _refuse(getattr(tower, "corner", None) is not None, "corner tokens exist in longclip_lab only")
     pool = pool_type(model)
+    # CLIP reads a text from left to right; transformers' CLIPTextModel cannot do otherwise.
     _refuse(tower.attn_mask is None, "its text tower is not causal")
+    # Both mean the end token: OpenAI finds it as the largest id, later code by its id.
     _refuse(pool not in ("argmax", "eos"), f"its texts are read off by '{pool}', not at their end")
     _refuse(getattr(tower, "cls_emb", None) is not None, "its texts end in a class token (CoCa)")
     linear = isinstance(tower.text_projection, nn.Linear)
@@ -138,6 +143,7 @@ def describe_image(visual: nn.Module) -> Blocks:
 def _describe(transformer: Transformer, norm: LayerNorm) -> Blocks:
     plain = all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
     _refuse(not plain, "its blocks are not CLIP's")
+    # All blocks are built from one set of numbers, so the first speaks for the rest.
     first = transformer.resblocks[0]
     return Blocks(
         width=transformer.width,
@@ -153,6 +159,7 @@ def _activation(layer: nn.Module) -> str:
     if isinstance(layer, _QuickGELU):
         return QUICK
     _refuse(not isinstance(layer, nn.GELU), f"its activation is {type(layer).__name__}")
+    # Three functions go by the name of GELU, and each gives other features.
     return TANH if layer.approximate == "tanh" else EXACT
 
 
@@ -167,6 +174,7 @@ def text_config(blocks: Blocks, vocab_size: int, length: int, end: int, dim: int
         "model_type": "clip_text_model",
         "vocab_size": vocab_size,
         "max_position_embeddings": length,
+        # In CLIP's vocabulary start and end are the last two entries.
         "bos_token_id": end - 1,
         "eos_token_id": end,
         "pad_token_id": 1,  # transformers' own default; nothing in the model reads it
@@ -229,6 +237,7 @@ def write_tokenizer(folder: Path, tokenizer: ClipTokenizer, context_length: int)
         "errors": "replace",
         **special,
     }
+    # Same ids, other spelling: open_clip writes the two special entries in its own way.
     entries = [*tokenizer.entries[:-2], _START, _END]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     atomic_write(folder / "vocab.json", to_json(vocabulary, ensure_ascii=False))
@@ -266,6 +275,7 @@ def write_openai(source: Clip | TextTower, path: Path, dtype: torch.dtype) -> No
     for name, value in zip(
         ("input_resolution", "context_length", "vocab_size"), facts, strict=True
     ):
+        # OpenAI's archives hold them as buffers, and its loader deletes them by name.
         weights[name] = torch.tensor(value)
     torch.save(weights, path)
 
@@ -324,6 +334,7 @@ def _openai_weights(source: Clip | TextTower, dtype: torch.dtype) -> Weights:
         name.removeprefix("text."): stored(name, tensor, dtype)
         for name, tensor in source.model.state_dict().items()
     }
+    # OpenAI's is a scalar; some open_clip models keep it as a row of one.
     weights["logit_scale"] = weights["logit_scale"].reshape(())
     return weights
 
@@ -348,12 +359,15 @@ def _check_openai(source: Clip) -> None:
         raise LabError(f"OpenAI's code has CLIP's tokenizer, this model '{source.tokenizer.name}'")
     theirs = asdict(PreprocessCfg())
     told = source.card["preprocess"]
+    # A model that is handed other pixels than it was trained on answers, only worse: nobody would
+    # notice, so it is refused.
     other = [n for n in _PREPROCESSING if _plain(told[n]) != _plain(theirs[n])]
     if other:
         raise LabError(f"OpenAI's code prepares pictures in another way ({', '.join(other)})")
 
 
 def _check_blocks(blocks: Blocks, tower: str) -> None:
+    # OpenAI's code divides the width by 64 to find the heads; the file cannot tell it otherwise.
     if blocks.heads * HEAD_WIDTH != blocks.width:
         raise LabError(
             f"OpenAI's code makes heads of {HEAD_WIDTH}, its {tower} tower has {blocks.heads} in a "

@@ -42,6 +42,7 @@ TEXTS = {
     "emoji": "A dog \U0001f436 runs",
 }
 """What captions hold beside plain words, by what it is called."""
+# Around the borders: where KPS begins to stretch, where CLIP ends, where Long-CLIP does.
 _LENGTHS = (3, 20, 21, 77, 78, 150, 248)
 _Encode = Callable[[torch.Tensor], torch.Tensor]
 
@@ -75,6 +76,7 @@ class Parity:
     def difference(self) -> float:
         """The largest of the three; not a number if one of them is none."""
         values = [value for value in (self.image, self.text, self.logits) if value is not None]
+        # `max` may pass NaN by, depending on where it stands in the list.
         return math.nan if any(map(math.isnan, values)) else max(values)
 
     @property
@@ -183,6 +185,7 @@ def _texts(clip: Clip | TextTower, seed: int) -> torch.Tensor:
     lengths = sorted({min(n, length) for n in (*_LENGTHS, length)})
     texts_BT = torch.zeros(len(lengths), length, dtype=torch.long)
     for row_T, count in zip(texts_BT, lengths, strict=True):
+        # Any id below start and end: the weights have to agree on words that make no sense, too.
         row_T[:count] = torch.randint(1, end - 1, (count,), generator=generator)
         row_T[count - 1] = end
     return texts_BT
