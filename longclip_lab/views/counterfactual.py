@@ -417,7 +417,7 @@ def _whole(question: Question) -> str:
     )
 
 
-# --- Captions that lie: shown beside their picture, what they cost, who is believed, who can ---
+# --- Hallucinated captions: beside their image, what they cost, and who is believed ---
 
 _SYMBOLS = ("circle", "diamond", "square")
 _STYLE = """<style>

@@ -1,4 +1,4 @@
-"""Captions that lie: what is marked is what is wrong, and titles say what the numbers say."""
+"""Hallucinated captions: what is marked is what is wrong, and titles say what the numbers say."""
 
 from __future__ import annotations
 
