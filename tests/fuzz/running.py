@@ -196,6 +196,8 @@ def _judge_files(before: tuple[dict, dict], given: Path, made: Path, lasting: bo
     for name in sorted(name for name in now if now[name] != before[1].get(name)):
         if Path(name).name.startswith(".") and name.endswith(".part"):
             raise Fault("leaves a file half-written", name)
+        if (made / name).is_dir():
+            continue
         if name.endswith(".json"):
             _judge_json((made / name).read_bytes(), name)
         if name.endswith(".safetensors"):
