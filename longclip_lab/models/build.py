@@ -48,6 +48,7 @@ from longclip_lab.models.corner_tokens import (
     give_corners,
     position_offset,
 )
+from longclip_lab.models.kps import MAX_LENGTH
 from longclip_lab.models.tiny import data_folder
 from longclip_lab.text import Tokenizer, get_tokenizer
 
@@ -116,13 +117,7 @@ def build_model(model_cfg: dict[str, Any], at_most: int | None = None) -> nn.Mod
     config of more is refused before any memory is taken. Raises LabError for that, and for sizes
     that are no whole numbers.
     """
-    # A lower bound from attention and embeddings alone, before torch asks for memory.
-    least = sum(_least_parameters(model_cfg, part) for part in ("vision_cfg", "text_cfg"))
-    if at_most is not None and least > at_most:
-        raise LabError(
-            f"its sizes make at least {least:,} parameters, more than its file of weights has "
-            "bytes."
-        )
+    check_sizes(model_cfg, at_most)
     # Whatever the config says, weights come from the file: nothing is fetched here.
     model_cfg = deepcopy(model_cfg)
     if "timm_model_name" in model_cfg["vision_cfg"]:
@@ -151,6 +146,21 @@ def build_model(model_cfg: dict[str, Any], at_most: int | None = None) -> nn.Mod
     return model
 
 
+def check_sizes(model_cfg: dict[str, Any], at_most: int | None = None) -> None:
+    """Raise LabError for towers that no computer holds, or that their own file cannot fill.
+
+    `model_cfg` has a "vision_cfg", a "text_cfg" or both; `at_most` as in `build_model`.
+    """
+    # A lower bound from attention and embeddings alone, before torch asks for memory.
+    parts = [part for part in ("vision_cfg", "text_cfg") if part in model_cfg]
+    least = sum(_least_parameters(model_cfg, part) for part in parts)
+    if at_most is not None and least > at_most:
+        raise LabError(
+            f"its sizes make at least {least:,} parameters, more than its file of weights has "
+            "bytes."
+        )
+
+
 def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
     """Attention, embeddings and positions of a tower of open_clip's own; 0 for any other.
 
@@ -177,6 +187,12 @@ def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
         return 0
     layers = sizes.layers if isinstance(sizes.layers, int) else 0
     if part == "text_cfg":
+        # The causal mask has a number for every pair of positions, whatever the weights are.
+        if sizes.context_length > MAX_LENGTH:
+            raise LabError(
+                f"its {part}: 'context_length' should be at most {MAX_LENGTH:,} positions, got "
+                f"{sizes.context_length:,}."
+            )
         rows = sizes.vocab_size + sizes.context_length
     else:
         side = sizes.image_size if isinstance(sizes.image_size, int) else 0

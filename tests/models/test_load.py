@@ -236,6 +236,7 @@ def test_a_config_that_does_not_fit_the_weights(tiny, tmp_path):
     ("part", "name", "value", "message"),
     [
         ("text_cfg", "width", 128_000, "parameters, more than its file of weights"),
+        ("text_cfg", "context_length", 200_000, "'context_length' should be at most 16,384"),
         ("text_cfg", "heads", 4.0, "its text_cfg: 'heads' should be"),
         ("text_cfg", "layers", "2", "its text_cfg: 'layers' should be"),
         ("vision_cfg", "head_width", True, "its vision_cfg: 'head_width' should be"),

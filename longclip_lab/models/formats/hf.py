@@ -34,7 +34,7 @@ from open_clip.transformer import TextTransformer
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.files import read_json_object
-from longclip_lab.models.build import assemble, build_model, preprocess_card
+from longclip_lab.models.build import assemble, build_model, check_sizes, preprocess_card
 from longclip_lab.models.checkpoint import (
     check_finite,
     fill,
@@ -549,6 +549,7 @@ def load_text_tower(path: str | os.PathLike[str], subfolder: str | None = None) 
     with fitting(folder / CONFIG, "describes no text tower"):
         facts = text_cfg(config)
         quick = quick_gelu(config)
+        check_sizes({"text_cfg": facts}, sum(tensor.nbytes for tensor in weights.values()))
         model = _build(dim, facts, quick)
     with fitting(folder, f"holds weights that do not fit its {CONFIG}"):
         fill(model, text_weights(weights))

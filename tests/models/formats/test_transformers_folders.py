@@ -180,6 +180,23 @@ def test_a_tokenizer_that_is_not_clips(random_model, made, tmp_path):
         load_text_tower(good)
 
 
+@pytest.mark.parametrize(
+    ("size", "value", "message"),
+    [
+        ("max_position_embeddings", 200_000, "at most 16,384 positions, got 200,000"),
+        ("vocab_size", 10**9, "parameters, more than its file of weights has bytes"),
+    ],
+)
+def test_a_config_of_senseless_sizes_takes_no_memory(size, value, message, made, tmp_path):
+    """A causal mask of 200,000 positions alone would take 160 GB."""
+    folder = export(made(vocab=49408), tmp_path / "clip")
+    config = json.loads((folder / "config.json").read_text())
+    change(folder, "config.json", text_config=config["text_config"] | {size: value})
+    for opener in (load, load_text_tower):
+        with pytest.raises(LabError, match=message):
+            opener(folder)
+
+
 def test_a_config_as_they_were_first_written(made, tmp_path):
     """The towers' sizes twice, dozens of settings for generation, sizes of pictures as numbers."""
     folder = export(made(vocab=49408), tmp_path / "clip")
