@@ -179,6 +179,8 @@ def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
     if not all(one in LAYERS for one in (depths if isinstance(depths, list | tuple) else [depths])):
         raise LabError(f"its {part}: 'layers' should be {LAYERS}, got {depths!r:.60}.")
     sizes = known(**{name: value for name, value in told.items() if name in hints})
+    if isinstance(facts := told.get("hf_config"), dict):
+        return _least_of_bert(facts)
     if any(
         f"{library}_{what}" in told
         for library in ("hf", "timm")
@@ -200,6 +202,17 @@ def _least_parameters(model_cfg: dict[str, Any], part: str) -> int:
         rows = (side // sizes.patch_size) ** 2 if layers and sizes.patch_size else 0
     # Queries, keys, values and output of every layer; what the MLPs have comes on top.
     return sizes.width * (4 * layers * sizes.width + rows)
+
+
+def _least_of_bert(facts: dict[str, Any]) -> int:
+    """As `_least_parameters`, for a config of transformers."""
+    depth = facts.get("num_hidden_layers", 1)
+    if depth not in LAYERS:
+        raise LabError(f"its hf_config: 'num_hidden_layers' should be {LAYERS}, got {depth!r:.60}.")
+    names = ("hidden_size", "vocab_size", "max_position_embeddings")
+    width, *tables = (facts[name] if facts.get(name) in MANY else 0 for name in names)
+    # Loose on purpose: ALBERT shares its layers, ELECTRA's embeddings are narrower than its states.
+    return 4 * width**2 + min(width or 64, 64) * sum(tables)
 
 
 def preprocess_card(model: nn.Module, **overrides: Any) -> dict[str, Any]:

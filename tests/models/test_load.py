@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.models import bundled_names, encode_images, load, save, stretch
 from longclip_lab.models import tiny as bundled_module
-from longclip_lab.models.build import build_preprocess
+from longclip_lab.models.build import build_lotlip, build_preprocess
 
 # --- Names ---
 
@@ -249,6 +249,25 @@ def test_a_config_of_senseless_sizes_takes_no_memory(part, name, value, message,
     folder = save(tiny, tmp_path / "model")
     config = json.loads((folder / "clip.json").read_text())
     config["card"]["model_cfg"][part][name] = value
+    (folder / "clip.json").write_text(json.dumps(config))
+    with pytest.raises(LabError, match=rf"clip\.json.*{message}"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("hidden_size", 10**6, "parameters, more than its file of weights"),
+        ("vocab_size", 10**10, "parameters, more than its file of weights"),
+        ("num_hidden_layers", 10**6, "'num_hidden_layers' should be"),
+    ],
+)
+def test_a_bert_of_senseless_sizes_takes_no_memory(name, value, message, tmp_path):
+    folder = save(
+        build_lotlip("tiny-tower", "world", 2, pretrained_image=False), tmp_path / "model"
+    )
+    config = json.loads((folder / "clip.json").read_text())
+    config["card"]["model_cfg"]["text_cfg"]["hf_config"][name] = value
     (folder / "clip.json").write_text(json.dumps(config))
     with pytest.raises(LabError, match=rf"clip\.json.*{message}"):
         load(folder)
