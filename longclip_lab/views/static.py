@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale, unlabel_rgb
@@ -465,6 +464,8 @@ def render(package: str, template: str, **values: Any) -> str:
     Texts are escaped; figures and other `Html` are not. A name that the template does not know is
     an error.
     """
+    import jinja2  # here, as the first figure of a lesson needs no template
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
         autoescape=True,
