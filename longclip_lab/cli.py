@@ -35,6 +35,7 @@ from longclip_lab.errors import LabError, LabWarning, Numbers, PeerLostError, St
 
 BAD_INPUT, INTERRUPTED, STOPPED, PEER_LOST = 2, 130, 75, 69
 """75 is EX_TEMPFAIL of sysexits.h: try again. 69 is its EX_UNAVAILABLE."""
+LONGEST_NAME = 300
 TOO_LARGE = "There is not enough memory for this here; ask for less at a time."
 
 
@@ -128,7 +129,12 @@ def _numbers_in(hint: Any) -> list[Numbers]:
 def _told(error: OSError) -> str:
     """What the system refused, with the file where there is one."""
     what = error.strerror or str(error) or type(error).__name__
-    return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
+    if error.filename is None:
+        return what
+    name = os.fsdecode(error.filename)
+    if len(name) > LONGEST_NAME:  # data may name anything as a file; its beginning tells where
+        name = f"{name[:LONGEST_NAME]}... ({len(name):,} characters)"
+    return f"{name}: {what}"
 
 
 def _of_memory(error: RuntimeError) -> bool:

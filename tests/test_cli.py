@@ -389,3 +389,11 @@ def test_a_fault_of_ours_is_not_hidden(monkeypatch):
     monkeypatch.setattr("longclip_lab.commands.Version.run", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         main(["version"])
+
+
+def test_a_name_too_long_for_a_file_is_told_in_one_line(capsys):
+    name = "red " * 3000
+    assert main(["inspect", f"./{name}"]) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 600
+    assert "(12,000 characters): File name too long" in said

@@ -5,7 +5,7 @@ Figures whose numbers are not printed are here only with what the text says of t
 
 Only what a paper states of its protocol is stated; what it does not say is left out, not guessed.
 
-All of it is data. `running.reproduce` makes the arms and judges the claims.
+All of it is data. `bookkeeping.reproduce` makes the arms and judges the claims.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def _score(
     return PublishedScore(model, table.source, benchmark, score, value / 100, stated, contaminated)
 
 
-# --- What an experiment is: arms, the scores that compare them, claims, and the paper's ---
+# --- What an experiment is: arms, the scores that compare them, claims, the paper's numbers ---
 
 OWN = "this library"
 """The source of a claim that no paper makes: a control."""

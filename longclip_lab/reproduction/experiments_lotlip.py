@@ -335,7 +335,7 @@ def figure4() -> Experiment:
     )
 
 
-# --- LoTLIP's tables beyond its method: who writes the captions, how many there are, which ---
+# --- LoTLIP's tables beyond its method: who writes the captions, and how many there are ---
 
 # Towers from random weights: the pictures pass a tower at every step, so fewer steps fit.
 SCRATCH = {

@@ -20,7 +20,7 @@ from longclip_lab.views.models import against_sweep, short_weight_sweep
 from longclip_lab.views.stretching import long_score, short_score
 from longclip_lab.views.theme import CHANCE, compare, percent, points, with_interval
 
-# --- What the quickstart found, as values: everything the table, the report and the JSON ---
+# --- What the quickstart found, as values: all that table, report and JSON need ---
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _of(found: Evaluation, kind: str) -> Record:
     raise LabError(f"A row needs a score of {kind}; the benchmarks gave {names} only.")
 
 
-# --- What the quickstart's numbers say about the papers' claims: verdicts computed, never ---
+# --- What the quickstart's numbers say about the papers' claims ---
 
 Verdict = Literal["seen", "no difference seen", "not seen", "the opposite"]
 PAPERS_LENGTH = 20  # tokens, Long-CLIP, section 3.1

@@ -1,29 +1,22 @@
 """Content-addressed cache of runs: each arm trained once, evaluated once.
 
-N pictures, S states of the locked part, D embedding.
+Two models meet the same images, and what is hard for one is hard for the other: the difference on
+each image has a far narrower interval than the two scores have, so hits are kept image by image.
 
-Two models meet the same pictures, and what is hard for one is hard for the other. The difference on
-each picture has a far narrower interval than the two scores have.
-
-N pictures, D embedding.
-
-N pictures, D embedding.
-
-FOLDER/sets/KEY/texts.json   what is said of the pictures, and where they come from
-FOLDER/sets/KEY/images.npy   the pictures, memory-mapped
-
-LoTLIP's BERT has read before it meets pictures. A tiny one that has not would spend most of a short
+LoTLIP's BERT has read before it meets images. A tiny one that has not would spend most of a short
 run on finding out what "boat" is, and arms would be compared by how far they got. So one trunk is
-trained on alt-texts of other pictures, once, and all arms of all seeds start from it: the same text
+trained on alt-texts of other images, once, and all arms of all seeds start from it: the same text
 tower, projection and temperature.
 
 HOME/KEY/arm.json      what the arm is
 HOME/KEY/run/          training: log and checkpoints until it is done, then the trained model
 HOME/KEY/spent.json    seconds so far, over all interruptions
-HOME/KEY/hits.npz      hits by test, picture by picture
+HOME/KEY/hits.npz      hits by test, image by image
 HOME/KEY/result.json   that it is done, and what it took
-HOME/sets, HOME/features, HOME/trunks   what arms share: drawn pictures, a locked tower's
-                       features, what they start from
+HOME/sets/KEY/         training images (images.npy, memory-mapped) and what is said of them
+HOME/features, HOME/trunks   a locked tower's features, and what arms start from
+
+N images, S states of the locked part, D embedding.
 """
 
 from __future__ import annotations
@@ -69,7 +62,7 @@ from longclip_lab.training.recipe import Recipe
 from longclip_lab.training.run import extra_tokens
 from longclip_lab.world import TEMPLATES, SingleObjects, classes
 
-# --- Test pictures as a locked image tower sees them: run once for all models that share the ---
+# --- Test images as a locked image tower sees them: run once for all models that share it ---
 
 AT_ONCE = 256
 
@@ -320,7 +313,7 @@ def suite(name: str) -> Suite:
     return SUITES[name]()
 
 
-# --- The training pictures of arms: drawn once, kept on disk, shared by all arms that learn ---
+# --- The training images of arms: drawn once, kept on disk, shared ---
 
 TEXTS, IMAGES = "texts.json", "images.npy"
 
@@ -388,7 +381,7 @@ def _draw(
     return world.web_pairs(pairs, seed, siblings=siblings, **rates)
 
 
-# --- The trunk that LoTLIP's arms start from: a locked image tower and a text tower that ---
+# --- The trunk that LoTLIP's arms start from: a locked image tower, a text tower that has read ---
 
 CONTEXT = 256
 

@@ -30,7 +30,7 @@ import numpy as np
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval
 
-# --- From a difference and its interval to a verdict and its reason; no word of it written ---
+# --- From a difference and its interval to a verdict and its reason ---
 
 Relation = Literal["higher", "lower", "not higher", "not lower"]
 Verdict = Literal["reproduces", "does not", "not testable at this scale"]
