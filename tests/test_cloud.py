@@ -150,14 +150,40 @@ def test_the_script_passes_on_what_the_command_says(tmp_path):
     assert "longclip" in said
 
 
-def test_a_dry_run_is_stopped_gone_on_with_by_two_machines_and_evaluated(tmp_path):
-    code, out, said = run([CLOUD / "dry-run.sh", tmp_path, "8"])
-    assert code == 0, said
-    assert "stopped: exit code 75" in out
-    rows = (tmp_path / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(row)["step"] for row in rows] == list(range(1, 9))
-    assert (tmp_path / "run" / "model").is_dir()
-    (record,) = (tmp_path / "scores").glob("*.json")
-    scores = json.loads(record.read_text(encoding="utf-8"))["scores"]
-    # A few steps on 64 pairs do no harm: chance is 0.1%.
-    assert scores["i2t R@1"]["value"] > 0.3
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    """Runs one stage of `cloud/dry-run.sh`, which does them all when none is named; one folder."""
+    folder = tmp_path_factory.mktemp("dry-run")
+
+    def run_stage(name):
+        code, out, said = run([CLOUD / "dry-run.sh", folder, "8", name])
+        assert code == 0, said
+        return folder, out
+
+    return run_stage
+
+
+class TestDryRun:
+    def test_the_run_is_stopped(self, stage):
+        stage("shards")
+        _, out = stage("stop")
+        assert "stopped: exit code 75" in out
+
+    def test_two_machines_go_on(self, stage):
+        folder, _ = stage("go-on")
+        rows = (folder / "run" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(row)["step"] for row in rows] == list(range(1, 9))
+        assert (folder / "run" / "model").is_dir()
+
+    def test_the_model_is_evaluated(self, stage):
+        folder, _ = stage("evaluate")
+        (record,) = (folder / "scores").glob("*.json")
+        scores = json.loads(record.read_text(encoding="utf-8"))["scores"]
+        # A few steps on 64 pairs do no harm: chance is 0.1%.
+        assert scores["i2t R@1"]["value"] > 0.3
+
+
+def test_a_stage_that_there_is_not_is_named(tmp_path):
+    code, _, said = run([CLOUD / "dry-run.sh", tmp_path, "8", "shard"])
+    assert code != 0
+    assert "There is no stage 'shard'; expected shards, stop, go-on or evaluate." in said
