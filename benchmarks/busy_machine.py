@@ -3,7 +3,7 @@
     python benchmarks/busy_machine.py [--work quickstart|tests|lesson] [--rounds 3] [--load 0 1 2]
 
 The same work (a short fine-tuning and an evaluation of the tiny model, `longclip-lab quickstart`,
-the unit tests of two rooms, or a lesson) in fresh processes: with the threads as OpenMP has them
+the unit tests of a room, or the first lesson) in fresh processes: with the threads as OpenMP has them
 by default, as this library sets them, with waiting threads that never spin, and with one thread;
 alone and beside one and two busy processes that this script starts and ends. Settings take turns,
 so that a drift of the machine meets them all; of several rounds the median counts. Prints one JSON
@@ -42,11 +42,11 @@ SETTINGS = {
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 BUSY = "while True: pass"
-LESSON = "notebooks/01-what-clip-reads.ipynb"
+LESSON = "notebooks/00-start-here.ipynb"
 WORKS = {
     "fine-tuning": ["-c", FINE_TUNING],
     "quickstart": ["-m", "longclip_lab.cli", "quickstart", "--out", "{folder}"],
-    "tests": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/evaluation", "tests/probing"],
+    "tests": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/objectives"],
     "lesson": ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", LESSON],
 }
 
