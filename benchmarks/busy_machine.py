@@ -3,11 +3,11 @@
     python benchmarks/busy_machine.py [--work quickstart|tests|lesson] [--rounds 3] [--load 0 1 2]
 
 The same work (a short fine-tuning and an evaluation of the tiny model, `longclip-lab quickstart`,
-the unit tests of a room, or the first lesson) in fresh processes: with the threads as OpenMP has them
-by default, as this library sets them, with waiting threads that never spin, and with one thread;
-alone and beside one and two busy processes that this script starts and ends. Settings take turns,
-so that a drift of the machine meets them all; of several rounds the median counts. Prints one JSON
-object. Takes about ten minutes on two cores.
+the unit tests of a room, or the first lesson) in fresh processes: with the threads as OpenMP has
+them by default, as this library sets them, with waiting threads that never spin, and with one
+thread; alone and beside one and two busy processes that this script starts and ends. Settings take
+turns, so that a drift of the machine meets them all; of several rounds the median counts. Prints
+one JSON object. Takes about ten minutes on two cores.
 
 Goals: alone the library's setting costs at most 1.03 times the default's wall time; beside two busy
 processes quickstart takes at most 1.3 times the processor time and 4 times the wall time of alone.
