@@ -463,3 +463,12 @@ def test_places_that_a_format_cannot_have(small, tmp_path, name, format, message
         export(stretch(small), tmp_path / name, format)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_safetensors_are_unwrapped_as_pickles_are(golden, tmp_path):
+    source = load(golden / "longclip-tiny.pt").model.state_dict()
+    weights = torch.load(golden / "longclip-tiny.pt", weights_only=True)
+    weights = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+    save_file(prefixed("module._orig_mod.", weights), tmp_path / "wrapped.safetensors")
+    loaded = load(tmp_path / "wrapped.safetensors").model.state_dict()
+    assert all(torch.equal(loaded[name], source[name]) for name in source)
