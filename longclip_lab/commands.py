@@ -496,8 +496,6 @@ class Search:
     """Print one JSON object instead of sentences."""
     cache: Path | None = None
     """Folder for the pictures' features; your user's cache folder unless given."""
-    index: Literal["auto", "sklearn", "faiss"] = "auto"
-    """What finds the nearest features: faiss if it is installed, or scikit-learn."""
     verify: bool = False
     """Compare the content of every picture with what is cached, not only size and time."""
     progress: bool = True
@@ -515,9 +513,7 @@ class Search:
         clip = load_model(self.model, self.pretrained)
         clip = models.stretch(clip) if self.stretch else clip
         queries = [search.readable_query(clip, text) for text in self.query]
-        index = search.index(
-            clip, self.folder, self.cache, self.index, self.verify, progress=self.progress
-        )
+        index = search.index(clip, self.folder, self.cache, self.verify, progress=self.progress)
         found = index.search(queries, self.top, self.explain)
         if self.json:
             say(to_json(_facts(index) | {"queries": [one.to_dict() for one in found]}))
@@ -543,7 +539,6 @@ def _facts(index: Any) -> dict[str, Any]:
         "update": update | {"seconds": round(update["seconds"], 3)},
         "left_out": index.left_out,
         "cache": str(index.cache),
-        "index": index.backend,
     }
 
 

@@ -1,9 +1,5 @@
 """An index over a folder of images, and queries as long as they like.
 
-N pictures, M queries, D embedding, K answers.
-
-K pictures found, n sentences of the query that are read.
-
 N pictures, M queries, K pictures found, n sentences, S texts made of them, D embedding.
 """
 
@@ -11,20 +7,19 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, overload
 
 import numpy as np
 import torch.nn.functional as F
 
 from longclip_lab.attribution.contribution import units_of
 from longclip_lab.data.pairs import known_part
-from longclip_lab.errors import COUNT, LabError, LabWarning, suggest
+from longclip_lab.errors import COUNT, LabError, LabWarning
 from longclip_lab.evaluation import Interval, bootstrap_mean
 from longclip_lab.evaluation.retrieval import SAME_SCORE
 from longclip_lab.files import readable, to_json
@@ -33,55 +28,12 @@ from longclip_lab.models import encode_texts
 from longclip_lab.plotting import Gallery, Plottable
 from longclip_lab.search.store import (
     FeatureStore,
-    Known,
     Update,
     bring_up_to_date,
     cache_folder,
     tower_identity,
 )
 from longclip_lab.text import split_sentences
-
-# --- The nearest features of a query: by scikit-learn, or by faiss where it is installed ---
-
-Backend = Literal["auto", "sklearn", "faiss"]
-Nearest = Callable[[np.ndarray, int], np.ndarray]
-"""Normalised queries [M, D] and K to the rows [M, K] of the K most alike features, in any order."""
-
-
-def nearest_neighbours(features_ND: np.ndarray, backend: Backend = "auto") -> tuple[str, Nearest]:
-    """An exact index over normalised features, and its name.
-
-    "auto" takes faiss if it is installed (`pip install 'longclip-lab[search]'`), else scikit-learn.
-    Both compare with every feature, so they find the same.
-
-    Raises LabError for another backend, and for faiss where it is not installed.
-    """
-    if backend not in get_args(Backend):
-        raise LabError(f"There is no index '{backend}'. {suggest(backend, get_args(Backend))}")
-    has_faiss = find_spec("faiss") is not None
-    if backend == "faiss" and not has_faiss:
-        raise LabError(
-            "faiss is not installed: pip install 'longclip-lab[search]', or use 'sklearn'."
-        )
-    if backend == "sklearn" or not has_faiss:
-        return "sklearn", _sklearn(features_ND)
-    return "faiss", _faiss(features_ND)
-
-
-def _sklearn(features_ND: np.ndarray) -> Nearest:
-    from sklearn.neighbors import NearestNeighbors
-
-    fitted = NearestNeighbors(algorithm="brute", metric="cosine").fit(features_ND)
-    return lambda queries_MD, k: fitted.kneighbors(queries_MD, k, return_distance=False)
-
-
-def _faiss(features_ND: np.ndarray) -> Nearest:
-    import faiss
-
-    flat = faiss.IndexFlatIP(features_ND.shape[1])
-    flat.add(np.ascontiguousarray(features_ND, np.float32))
-    return lambda queries_MD, k: flat.search(np.ascontiguousarray(queries_MD, np.float32), k)[1]
-
 
 # --- What a search finds: pictures with scores, how much of the query was read, whose doing ---
 
@@ -372,8 +324,6 @@ def ranks_by_sentence(
 
 # --- An index over the reader's own folder of pictures ---
 
-BROKEN = "broken picture"
-
 
 @dataclass(frozen=True)
 class PictureIndex:
@@ -391,8 +341,6 @@ class PictureIndex:
     left_out: dict[str, list[str]]
     update: Update
     cache: Path
-    backend: str
-    _nearest: Nearest = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -456,19 +404,17 @@ class PictureIndex:
         for reading in readings if warn else ():
             warn_unread(self.clip.name, reading)
         queries_MD = self._encoded(texts)
-        rows_MK = self._nearest(queries_MD, min(top, len(self)))
         found = []
-        for one, reading, query_D, rows_K in zip(texts, readings, queries_MD, rows_MK, strict=True):
-            scores_K = self.features_ND[rows_K] @ query_D
-            order_K = np.lexsort((rows_K, -scores_K))
-            best_K = rows_K[order_K]
+        for one, reading, query_D in zip(texts, readings, queries_MD, strict=True):
+            scores_N = self.features_ND @ query_D
+            best_K = np.argsort(-scores_N, kind="stable")[:top]
             found.append(
                 Matches(
                     query=one,
                     model=self.clip.name,
                     root=self.root,
                     names=tuple(self.names[row] for row in best_K),
-                    scores=scores_K[order_K],
+                    scores=scores_N[best_K],
                     pictures=len(self),
                     reading=reading,
                     owed=owed_by_sentence(self, one, best_K) if explain else None,
@@ -485,7 +431,6 @@ def index(
     clip: Any,
     folder: str | os.PathLike[str],
     cache: str | os.PathLike[str] | None = None,
-    backend: Backend = "auto",
     verify: bool = False,
     batch_size: int = 64,
     progress: bool = False,
@@ -498,15 +443,13 @@ def index(
         cache: where features are kept for the next call, by default `cache_folder()`. They belong
             to the image tower's weights, its preprocessing and each file's content, so another
             model, a changed picture or a deleted one never meets an old feature.
-        backend: "sklearn", "faiss", or "auto": faiss if it is installed.
         verify: compare the content of every file, not only its size and time of change.
         progress: show a bar over the pictures that are new or changed.
 
     A call that is interrupted goes on where it was. Broken pictures are left out and named in
     `left_out`.
 
-    Raises LabError for no such folder, one without a picture that can be read, and an unknown
-    backend.
+    Raises LabError for no such folder and one without a picture that can be read.
     """
     COUNT.check("batch_size", batch_size)
     place = (cache_folder() if cache is None else Path(cache).expanduser()) / "search"
@@ -515,22 +458,13 @@ def index(
         raise LabError(_nothing(listing))
     store = FeatureStore(place, listing.root, tower_identity(clip))
     known, update = bring_up_to_date(clip, listing, store, verify, batch_size, progress)
-    left_out = listing.left_out | _broken(known)
+    broken = [f"{readable(name)} ({one.defect})" for name, one in known.items() if one.defect]
+    left_out = listing.left_out | ({"broken picture": broken} if broken else {})
     names = tuple(name for name, one in known.items() if one.feature is not None)
     if not names:
         raise LabError(_nothing(Listing(listing.root, (), left_out)))
     features_ND = np.stack([known[name].feature for name in names])
-    used, nearest = nearest_neighbours(features_ND, backend)
-    return PictureIndex(
-        clip, listing.root, names, features_ND, left_out, update, store.folder, used, nearest
-    )
-
-
-def _broken(known: dict[str, Known]) -> dict[str, list[str]]:
-    names = [
-        f"{readable(name)} ({one.entry.defect})" for name, one in known.items() if one.entry.defect
-    ]
-    return {BROKEN: names} if names else {}
+    return PictureIndex(clip, listing.root, names, features_ND, left_out, update, store.folder)
 
 
 def _nothing(listing: Listing) -> str:

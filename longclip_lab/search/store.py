@@ -3,9 +3,7 @@
 `all.safetensors` holds what the last finished call left; every run of pictures after it is a block
 of its own, written in one step. A call that is killed leaves whole blocks for the next one.
 
-n entries of a block, R rows of features (entries that are no broken pictures), D embedding.
-
-B batch, D embedding, H W picture.
+R rows of a block's features (its entries but for broken pictures), B batch, D embedding.
 """
 
 from __future__ import annotations
@@ -19,10 +17,10 @@ import time
 import uuid
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +50,15 @@ COARSEST_CLOCK = 2_000_000_000
 @dataclass(frozen=True)
 class Entry:
     """What is known of a picture file: its size and time of change when it was read, when that was
-    (nanoseconds), the SHA-256 of its content, and what is wrong with it ("" for a good picture)."""
+    (nanoseconds), the SHA-256 of its content, what is wrong with it ("" for a good picture), and
+    its normalised feature [D], None for a broken picture."""
 
     size: int
     changed: int
     read: int
-    digest: str
-    defect: str
+    digest: str = ""
+    defect: str = ""
+    feature: Any = None
 
     def trusted(self, file: PictureFile) -> bool:
         """Whether the file is surely as it was.
@@ -68,14 +68,6 @@ class Entry:
         """
         same = (file.size, file.changed) == (self.size, self.changed)
         return same and self.read - self.changed > COARSEST_CLOCK
-
-
-@dataclass(frozen=True)
-class Known:
-    """An entry with its feature [D], None for a broken picture."""
-
-    entry: Entry
-    feature: np.ndarray | None
 
 
 def cache_folder() -> Path:
@@ -126,13 +118,13 @@ class FeatureStore:
         self.folder = cache / f"{named}-{_digest(where)}" / f"tower-{_digest(self.identity)}"
         self._own: list[Path] = []
 
-    def load(self) -> dict[str, Known]:
+    def load(self) -> dict[str, Entry]:
         """Everything that is stored, by the pictures' names; a later block outdoes an earlier one.
 
         What cannot be read, or is of another model, is left out with a LabWarning and made again.
         """
         blocks = sorted(self.folder.glob(BLOCKS), key=lambda path: path.name)
-        found: dict[str, Known] = {}
+        found: dict[str, Entry] = {}
         for path in [self.folder / WHOLE, *blocks]:
             try:
                 found.update(self._read(path))
@@ -144,13 +136,13 @@ class FeatureStore:
             self._own.append(path)
         return found
 
-    def add(self, known: Mapping[str, Known]) -> None:
+    def add(self, known: Mapping[str, Entry]) -> None:
         """Write a block."""
         path = self.folder / f"block-{uuid.uuid4().hex}.safetensors"
         self._write(path, known)
         self._own.append(path)
 
-    def merge(self, known: Mapping[str, Known]) -> None:
+    def merge(self, known: Mapping[str, Entry]) -> None:
         """Write all that is to stay into one file, then remove the blocks that it replaces."""
         self._write(self.folder / WHOLE, known)
         for path in self._own:
@@ -163,7 +155,7 @@ class FeatureStore:
         """Whether an earlier call left blocks that are not merged."""
         return any(path.name != WHOLE for path in self._own)
 
-    def _read(self, path: Path) -> dict[str, Known]:
+    def _read(self, path: Path) -> dict[str, Entry]:
         if not path.exists():
             raise FileNotFoundError(path)
         with safe_open(path, framework="numpy") as block:
@@ -182,14 +174,18 @@ class FeatureStore:
         good = [name for name, entry in entries.items() if not entry.defect]
         if features_RD.shape != (len(good), self.identity["embedding"]):
             raise ValueError(f"{len(good)} pictures, features of shape {features_RD.shape}")
-        feature_of = dict(zip(good, features_RD, strict=True))
-        return {name: Known(entry, feature_of.get(name)) for name, entry in entries.items()}
+        for name, feature_D in zip(good, features_RD, strict=True):
+            entries[name] = replace(entries[name], feature=feature_D)
+        return entries
 
-    def _write(self, path: Path, known: Mapping[str, Known]) -> None:
+    def _write(self, path: Path, known: Mapping[str, Entry]) -> None:
         features = [one.feature for one in known.values() if one.feature is not None]
-        rows = [(name, *astuple(one.entry)) for name, one in known.items()]
+        rows = [
+            (name, one.size, one.changed, one.read, one.digest, one.defect)
+            for name, one in known.items()
+        ]
         tensors = {
-            "features": _stacked(features, self.identity["embedding"]),
+            "features": np.reshape(features, (-1, self.identity["embedding"])).astype(np.float32),
             "entries": np.frombuffer(to_json(rows).encode(), np.uint8),
         }
         facts = {"identity": to_json(self.identity), "checksum": _checksum(tensors)}
@@ -204,10 +200,6 @@ def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
         whole = zlib.crc32(f"{name} {values.dtype} {values.shape}".encode(), whole)
         whole = zlib.crc32(np.ascontiguousarray(values), whole)
     return f"{whole:08x}"
-
-
-def _stacked(features: Sequence[np.ndarray], size: int) -> np.ndarray:
-    return np.stack(features) if features else np.empty((0, size), np.float32)
 
 
 def _digest(value: Any) -> str:
@@ -239,17 +231,6 @@ class Update:
         return f"{told}, in {self.seconds:.1f} s"
 
 
-@dataclass(frozen=True)
-class _Read:
-    """A file as it was read: what is known of it, with its feature [D] if its content is not new,
-    else its pixels [3, H, W]; neither for a broken picture."""
-
-    name: str
-    entry: Entry
-    feature: np.ndarray | None = None
-    pixels_3HW: torch.Tensor | None = None
-
-
 def bring_up_to_date(
     clip: Any,
     listing: Listing,
@@ -257,7 +238,7 @@ def bring_up_to_date(
     verify: bool = False,
     batch_size: int = 64,
     progress: bool = False,
-) -> tuple[dict[str, Known], Update]:
+) -> tuple[dict[str, Entry], Update]:
     """What is known of every file of `listing`, in its order, and what was done for it.
 
     With `verify` the content of every file is read and compared, whatever its size and time say.
@@ -265,28 +246,39 @@ def bring_up_to_date(
     """
     began = time.perf_counter()
     stored = store.load()
-    names = {file.name for file in listing.files}
-    dropped = len(stored.keys() - names)
+    dropped = len(stored.keys() - {file.name for file in listing.files})
     known = {} if verify else {
         file.name: stored[file.name]
         for file in listing.files
-        if file.name in stored and stored[file.name].entry.trusted(file)
+        if file.name in stored and stored[file.name].trusted(file)
     }  # fmt: skip
     kept, encoded = sum(one.feature is not None for one in known.values()), 0
-    of_content = {one.entry.digest: one for one in stored.values() if one.entry.digest}
+    of_content = {one.digest: one for one in stored.values() if one.digest}
     todo = [file for file in listing.files if file.name not in known]
-    with tqdm(total=len(todo), unit="picture", disable=not (progress and todo)) as bar:
-        for run in _runs(todo, RUN):
-            made: dict[str, Known] = {}
-            for batch in _runs(run, batch_size):
-                read = _read_all(clip, batch, of_content)
-                made.update(_encoded(clip, read))
-                encoded += sum(one.pixels_3HW is not None for one in read)
-                of_content.update({one.entry.digest: one for one in made.values()})
-                of_content.pop("", None)  # what could not be read has no content to know it by
+    reads = partial(_read, clip, of_content)
+    with (
+        tqdm(total=len(todo), unit="picture", disable=not (progress and todo)) as bar,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes beside others
+    ):
+        for start in range(0, len(todo), RUN):
+            made: dict[str, Entry] = {}
+            run = todo[start : start + RUN]
+            for first in range(0, len(run), batch_size):
+                batch = run[first : first + batch_size]
+                files = zip(batch, pool.map(reads, batch), strict=True)
+                now = {file.name: one for file, one in files if one is not None}
+                new = [name for name, one in now.items() if isinstance(one.feature, torch.Tensor)]
+                if new:
+                    features_BD = _encoded(clip, torch.stack([now[name].feature for name in new]))
+                    for name, feature_D in zip(new, features_BD, strict=True):
+                        now[name] = replace(now[name], feature=feature_D)
+                made |= now
+                encoded += len(new)
+                # What could not be read has no content to know it by.
+                of_content |= {one.digest: one for one in now.values() if one.digest}
                 bar.update(len(batch))
             store.add(made)
-            known.update(made)
+            known |= made
     known = {file.name: known[file.name] for file in listing.files if file.name in known}
     if todo or dropped or store.in_pieces:
         store.merge(known)
@@ -295,48 +287,28 @@ def bring_up_to_date(
     return known, Update(kept, good - kept - encoded, encoded, dropped, seconds)
 
 
-def _runs(files: list[PictureFile], size: int) -> Iterator[list[PictureFile]]:
-    waiting = iter(files)
-    while run := list(islice(waiting, size)):
-        yield run
-
-
-def _read_all(clip: Any, files: list[PictureFile], of_content: Mapping[str, Known]) -> list[_Read]:
-    """Each file as it is now, without those that have vanished; on threads, as Pillow allows it."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        read = pool.map(lambda file: _read(clip, file, of_content), files)
-        return [one for one in read if one is not None]
-
-
 @torch.no_grad()
-def _encoded(clip: Any, read: list[_Read]) -> dict[str, Known]:
-    """What is known of each file; features are normalised."""
-    pixels = [one.pixels_3HW for one in read if one.pixels_3HW is not None]
-    features = iter(())
-    if pixels:
-        with evaluating(clip.model):
-            features_BD = clip.encode_image(torch.stack(pixels)).float().cpu()
-        check_finite(features_BD, "pictures", clip.name)
-        features = iter(F.normalize(features_BD, dim=-1).numpy())
-    return {
-        one.name: Known(one.entry, one.feature if one.pixels_3HW is None else next(features))
-        for one in read
-    }
+def _encoded(clip: Any, pixels_B3HW: torch.Tensor) -> np.ndarray:
+    with evaluating(clip.model):
+        features_BD = clip.encode_image(pixels_B3HW).float().cpu()
+    check_finite(features_BD, "pictures", clip.name)
+    return F.normalize(features_BD, dim=-1).numpy()
 
 
-def _read(clip: Any, file: PictureFile, of_content: Mapping[str, Known]) -> _Read | None:
-    entry = Entry(file.size, file.changed, time.time_ns(), "", "")
+def _read(clip: Any, of_content: Mapping[str, Entry], file: PictureFile) -> Entry | None:
+    """A file as it is now, with its pixels [3, H, W] for a feature if its content is new; None for
+    one that has vanished."""
+    entry = Entry(file.size, file.changed, time.time_ns())
     try:
         content = file.path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:  # perhaps only now, so it is tried again the next time
-        return _Read(file.name, replace(entry, read=0, defect=f"cannot be read: {error.strerror}"))
+        return replace(entry, read=0, defect=f"cannot be read: {error.strerror}")
     entry = replace(entry, digest=hashlib.sha256(content).hexdigest())
     if twin := of_content.get(entry.digest):
-        return _Read(file.name, replace(entry, defect=twin.entry.defect), twin.feature)
+        return replace(entry, defect=twin.defect, feature=twin.feature)
     try:
-        picture = decode_image(content)
+        return replace(entry, feature=clip.preprocess(decode_image(content)))
     except ImageError as error:
-        return _Read(file.name, replace(entry, defect=str(error)))
-    return _Read(file.name, entry, pixels_3HW=clip.preprocess(picture))
+        return replace(entry, defect=str(error))

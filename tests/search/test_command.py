@@ -51,13 +51,12 @@ def test_the_command_finds_explains_and_writes_a_page(folder, pairs, tmp_path, c
 
 
 def test_the_command_speaks_json(folder, pairs, capsys):
-    assert run(folder, pairs.short[0], "--json", "--top", "2", "--index", "sklearn") == 0
-    assert run(folder, pairs.short[0], "--json", "--top", "2", "--index", "faiss") == 0
+    for _ in range(2):
+        assert run(folder, pairs.short[0], "--json", "--top", "2") == 0
     decoder, out = json.JSONDecoder(), capsys.readouterr().out
     first, end = decoder.raw_decode(out)
     second, _ = decoder.raw_decode(out[end:].lstrip())
     assert (first["update"]["encoded"], second["update"]["encoded"]) == (12, 0)
-    assert (first["index"], second["index"]) == ("sklearn", "faiss")
     assert first["queries"] == second["queries"]
     hits = first["queries"][0]["hits"]
     assert [hit["rank"] for hit in hits] == [1, 2]

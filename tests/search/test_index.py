@@ -6,15 +6,11 @@ import os
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
 from longclip_lab import models, search
 from longclip_lab.errors import LabError
-from longclip_lab.search.index import nearest_neighbours
 
 
 def test_what_is_found_is_a_literal_dot_product(clip, pairs, folder, cache):
@@ -28,35 +24,6 @@ def test_what_is_found_is_a_literal_dot_product(clip, pairs, folder, cache):
         assert list(found.names) == [names[i] for i in best]
         assert found.scores == pytest.approx(scores_N[best], abs=1e-5)
         assert [path.is_file() for path in found.paths] == [True] * 4
-
-
-@pytest.mark.parametrize("backend", ["sklearn", "faiss"])
-def test_both_indices_find_the_same(clip, pairs, folder, cache, backend):
-    index = search.index(clip, folder, cache, backend=backend)
-    assert index.backend == backend
-    for text in pairs.short[:4]:
-        found = index.search(text, top=12)
-        order = np.argsort(-index.scores(text)[0], kind="stable")
-        assert found.names == tuple(index.names[i] for i in order)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(2, 40), st.integers(2, 16), st.integers(1, 5), st.integers(0, 10_000))
-def test_indices_agree_on_any_features(number, size, top, seed):
-    generator = torch.Generator().manual_seed(seed)
-    features_ND = F.normalize(torch.randn(number, size, generator=generator), dim=1).numpy()
-    queries_MD = F.normalize(torch.randn(3, size, generator=generator), dim=1).numpy()
-    top = min(top, number)
-    expected = np.sort(np.sort(queries_MD @ features_ND.T)[:, -top:])
-    for backend in ("sklearn", "faiss"):
-        rows_MK = nearest_neighbours(features_ND, backend)[1](queries_MD, top)
-        found = np.sort(np.einsum("md,mkd->mk", queries_MD, features_ND[rows_MK]))
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_an_unknown_index_is_named(clip, folder, cache):
-    with pytest.raises(LabError, match=r"no index 'fais'. Did you mean faiss"):
-        search.index(clip, folder, cache, backend="fais")
 
 
 def test_broken_hidden_and_other_files_are_named(clip, folder, cache):
