@@ -26,47 +26,18 @@ from torch.nn import functional as F
 
 from longclip_lab import world
 from longclip_lab.files import atomic_path, atomic_write
-from longclip_lab.models import build_tiny
+from longclip_lab.generation.judge import PICTURE, THINGS, DenseTower
 
 BATCH = 96
-CELL = {
-    "kind": len(world.KINDS) + 1,  # the last class: an empty cell
-    "colour": len(world.COLOURS),
-    "size": len(world.SIZES),
-    "pattern": len(world.PATTERNS),
-    "orientation": len(world.ORIENTATIONS),
-}
-PICTURE = {"ground": world.GROUNDS, "sky": world.SKIES, "light": ("left", "middle", "right")}
-
-
-class DenseTower(nn.Module):
-    """Trunk tokens [B, 36, D] of the 6 x 6 grid, averaged to 9 cells, and a linear head each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = build_tiny(10).visual.trunk
-        width = self.trunk.embed_dim
-        self.cell_heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in CELL.items()})
-        self.picture_heads = nn.ModuleDict(
-            {k: nn.Linear(width, len(v)) for k, v in PICTURE.items()}
-        )
-
-    def forward(self, pixels_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
-        tokens_BLD = self.trunk.forward_features(pixels_BCHW)
-        grid_BDHW = tokens_BLD.transpose(1, 2).unflatten(2, (6, 6))
-        cells_B9D = F.avg_pool2d(grid_BDHW, 2).flatten(2).transpose(1, 2)
-        logits = {name: head(cells_B9D) for name, head in self.cell_heads.items()}
-        pooled_BD = tokens_BLD.mean(1)
-        return logits | {name: head(pooled_BD) for name, head in self.picture_heads.items()}
 
 
 def targets(scenes: list[world.Scene]) -> dict[str, torch.Tensor]:
     """Class indices: [B, 9] for cells (-100 where a cell has no thing), [B] for pictures."""
-    out = {name: torch.full((len(scenes), 9), -100) for name in CELL}
+    out = {name: torch.full((len(scenes), 9), -100) for name in THINGS}
     out["kind"].fill_(len(world.KINDS))
     for b, scene in enumerate(scenes):
         for thing in scene.things:
-            for name in CELL:
+            for name in THINGS:
                 value = world.classes(name).index(getattr(thing, name))
                 out[name][b, thing.cell] = value
     for name, values in PICTURE.items():

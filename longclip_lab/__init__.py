@@ -25,6 +25,7 @@ _ROOMS = {
     "attribution": "attribution",
     "recaptioning": "recaptioning",
     "search": "search",
+    "generation": "generation",
     "views": "views",
     "reproduction": "reproduction",
     "recipes": "training.recipes",

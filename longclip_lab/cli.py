@@ -18,6 +18,7 @@ from tyro.conf import subcommand
 from longclip_lab.commands import (
     Convert,
     Faithfulness,
+    Generate,
     Inspect,
     Probe,
     Quickstart,
@@ -178,6 +179,7 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Faithfulness, subcommand("faithfulness")]
         | Annotated[Reproduce, subcommand("reproduce")]
         | Annotated[Search, subcommand("search")]
+        | Annotated[Generate, subcommand("generate")]
         | Annotated[PlanRun, subcommand("plan")]
         | Annotated[Recaption, subcommand("recaption")]
         | Annotated[Version, subcommand("version")],

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from longclip_lab import __version__
-from longclip_lab.errors import COUNT, SEED, LabError, LabWarning
-from longclip_lab.files import atomic_write, readable, to_json
+from longclip_lab.errors import COUNT, SEED, LabError, LabWarning, Numbers
+from longclip_lab.files import atomic_path, atomic_write, check_place, readable, to_json
 
 # --- What `longclip-lab` can do: a dataclass for each subcommand ---
 
@@ -110,6 +110,7 @@ class Probe(Files):
     """JSON file for the numbers."""
 
     def run(self) -> None:
+        check_place(self.out)
         from longclip_lab import probing, world
 
         on_world = self.data == "world"
@@ -504,6 +505,7 @@ class Search:
     def run(self) -> None:
         if not self.query:
             raise LabError('Say what to look for: longclip-lab search DIR "a red boat on a lake".')
+        check_place(self.html)
         if not self.folder.is_dir():  # before seconds are spent on a model
             from longclip_lab.images import list_pictures
 
@@ -564,3 +566,65 @@ def _page(index: Any, found: list[Any], asked: list[str]) -> str:
     notes += [f"{index.clip.name} does not know all words of “{text}”." for text in asked]
     notes += [f"Left out, {why}: {len(names)}." for why, names in index.left_out.items()]
     return found_page(found, notes)
+
+
+# --- Pictures from long prompts ---
+
+
+@dataclass(kw_only=True)
+class Generate:
+    """Draw a picture from a prompt of any length, and say what of it was read."""
+
+    prompt: Positional[str]
+    """What to draw."""
+    pipeline: str = "tiny"
+    """tiny, which is bundled and draws the drawn world, or a pipeline of diffusers: a folder or an
+    id on the hub (Stable Diffusion 1.5, 2 or XL)."""
+    long_clip: str | None = None
+    """A Long-CLIP in place of the pipeline's CLIP-L: a file of weights, a folder or a bundled
+    model."""
+    strategy: Literal["truncate", "chunk", "average", "kps", "tuned"] | None = None
+    """truncate: the first 77 tokens. chunk, average: pieces of 77, their states in a row or
+    averaged. kps: 248 stretched positions, untrained. tuned: --long-clip, which is the default
+    where it is given."""
+    cut: Literal["token", "comma", "sentence"] = "token"
+    """Where pieces may end."""
+    negative_prompt: str | None = None
+    """What not to draw."""
+    steps: Annotated[int, COUNT] = 25
+    """Steps of sampling."""
+    guidance_scale: Annotated[float, Numbers(at_least=0)] = 5.0
+    """Weight of classifier-free guidance; up to 1 is none."""
+    seed: Annotated[int, SEED] = 0
+    """Seed of the noise."""
+    out: Path = Path("picture.png")
+    """The picture's file."""
+    progress: bool = True
+    """Show a progress bar."""
+
+    def run(self) -> None:
+        check_place(self.out)
+        from longclip_lab import generation
+
+        strategy = self.strategy or ("truncate" if self.long_clip is None else "tuned")
+        pipe = generation.load_pipeline(self.pipeline)
+        drawn = generation.draw(
+            pipe,
+            self.prompt,
+            strategy,
+            clip_l=self.long_clip,
+            cut=self.cut,
+            negative_prompt=self.negative_prompt,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        with atomic_path(self.out) as path:
+            drawn.image.save(path, "PNG")
+        encoded, reading = drawn.encoded, drawn.encoded.reading
+        pieces = f", in {len(encoded.pieces)} pieces" if len(encoded.pieces) > 1 else ""
+        say(f"{strategy}: {reading.read} of {reading.tokens} tokens read{pieces}")
+        if not reading.whole:
+            say(f"not read: {reading.unread}")
+        say(f"written to {readable(self.out)}")

@@ -80,6 +80,20 @@ def atomic_write(path: str | os.PathLike[str], content: str | bytes) -> Path:
     return Path(path)
 
 
+def check_place(path: str | os.PathLike[str] | None) -> None:
+    """Raise LabError if no file could be written at `path`: before minutes are spent on it."""
+    if path is None:
+        return
+    path = Path(path)
+    if path.is_dir():
+        raise LabError(f"{path} is a folder; name a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise LabError(f"{path} cannot be written: {error.strerror}.") from None
+
+
 def visible(folder: str | os.PathLike[str], pattern: str = "*") -> list[Path]:
     """What is in a folder, by name, without what desktops leave there: `.DS_Store`, `._x.json`."""
     return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))

@@ -207,7 +207,12 @@ def table() -> list[tuple[str, float, float | None]]:
 
 
 def main() -> None:
-    rows = [*table(), *((what, len(by), LIMITS[what]) for what, by in hops().items())]
+    try:
+        ways = [(what, len(by), LIMITS[what]) for what, by in hops().items()]
+    except ImportError as error:
+        ways = []
+        print(f"the ways through the library need all of it installed: {error}")
+    rows = [*table(), *ways]
     for what, value, limit in rows:
         wanted = "" if limit is None else f"   (at most {limit:,})"
         if what.startswith("comments"):

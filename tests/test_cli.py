@@ -319,6 +319,8 @@ def test_every_number_of_a_recipe_has_a_range():
         ("quickstart --seed -1", "--seed must be a whole number from 0 to 4,294,967,295"),
         ("faithfulness --n 0", "--n must be"),
         ("reproduce lotlip/table3 --seeds 0", "--seeds must be"),
+        ("probe tiny --out /", "/ is a folder; name a file"),
+        ("probe tiny --out /dev/null/a.json", "/dev/null/a.json cannot be written"),
         ("recaption model out --temperature nan", "--temperature"),
         ("recaption model out --top-p 1.5", "--top-p must be a finite number from 0 to 1"),
         ("data shard out --data world --per-shard 0", "--per-shard"),

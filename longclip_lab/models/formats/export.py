@@ -399,11 +399,11 @@ def write_transformers(source: Clip | TextTower, folder: Path, dtype: torch.dtyp
     model = source.model
     if getattr(model, "logit_bias", None) is not None:
         raise LabError("its logits have a bias, as SigLIP's, which CLIPModel has not")
-    image, text = describe_image(model.visual), _text_config(source)
+    image, text = describe_image(model.visual), text_encoder_config(source)
     check_tokenizer(source.tokenizer, source.vocab_size)
     preprocessor = preprocessor_config(source.card["preprocess"])
     visual = split(_weights(model), "visual.")
-    weights = _text_weights(model) | {"logit_scale": model.logit_scale.detach().reshape(())}
+    weights = text_encoder_weights(model) | {"logit_scale": model.logit_scale.detach().reshape(())}
     weights["visual_projection.weight"] = visual.pop("proj").T
     weights |= prefixed(to_transformers(visual, IMAGE), "vision_model.")
     patch, dim = model.visual.patch_size[0], source.embed_dim
@@ -433,21 +433,23 @@ def write_diffusers(source: Clip | TextTower, folder: Path, dtype: torch.dtype) 
 
 def _write_text(source: Clip | TextTower, folder: Path, dtype: torch.dtype) -> None:
     """`CLIPTextModelWithProjection`, which `CLIPTextModel` reads too; the latter without one."""
-    config, weights = _text_config(source), _text_weights(source.model)
+    config, weights = text_encoder_config(source), text_encoder_weights(source.model)
     check_tokenizer(source.tokenizer, source.vocab_size)
     projected = "text_projection.weight" in weights
     kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
     _write(folder, {"architectures": [kind], **config}, weights, source, dtype)
 
 
-def _text_config(source: Clip | TextTower) -> dict[str, Any]:
+def text_encoder_config(source: Clip | TextTower) -> dict[str, Any]:
+    """The text tower's sizes as transformers' CLIPTextConfig names them."""
     model = source.model
     blocks = describe_text(model)
     length, dim = source.context_length, source.embed_dim
     return text_config(blocks, source.vocab_size, length, end_id(model), dim)
 
 
-def _text_weights(model: nn.Module) -> Weights:
+def text_encoder_weights(model: nn.Module) -> Weights:
+    """The text tower's weights by the names that transformers' CLIPTextModel has."""
     weights = _weights(text_tower(model))
     if not isinstance(model, TextTransformer) and text_tower(model) is model:
         weights = {
