@@ -30,7 +30,7 @@ from longclip_lab.views.counterfactual import (
     grouped,
     read_by_all,
 )
-from longclip_lab.views.html import caption_html, picture_uri
+from longclip_lab.views.html import caption_html, picture_uri, render
 from longclip_lab.views.models import tradeoff_figure
 from longclip_lab.views.reading import (
     STYLES,
@@ -40,7 +40,7 @@ from longclip_lab.views.reading import (
     truncation_figure,
     truncation_message,
 )
-from longclip_lab.views.static import figure_block, render, standalone_page, table_html
+from longclip_lab.views.static import figure_block, standalone_page, table_html
 from longclip_lab.views.stretching import (
     long_message,
     long_score,
@@ -70,8 +70,8 @@ def write_report(results: QuickstartResults, path: str | Path) -> Path:
     stretched = [row.label for row in results.rows if row.stage != "fine-tuned"]
     colours = np.random.default_rng(0).integers(len(_CIVIDIS), size=_NEW_POSITIONS)
     body = render(
-        "longclip_lab.reproduction",
         "report.html.j2",
+        "longclip_lab.reproduction",
         title=TITLE,
         context=context,
         hero=_hero(context),

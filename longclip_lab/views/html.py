@@ -12,6 +12,8 @@ import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from longclip_lab.attribution import PatchMap
 from longclip_lab.errors import LabError
 from longclip_lab.images import as_rgb, open_image
 from longclip_lab.text import TokenizedText, get_tokenizer
+from longclip_lab.views.theme import capital
 
 if TYPE_CHECKING:
     from longclip_lab.world import Caption
@@ -43,19 +46,6 @@ ATTRIBUTES = {  # what facts are about: the name in the legend and its colour
     "light": ("scene", "#B8A800"),
     "count": ("scene", "#B8A800"),
 }
-_STYLE = """<style>
-.lc-caption {line-height: 1.75; max-width: 46em; font-size: 1.02em}
-.lc-caption .fact {border-bottom: .16em solid var(--fact); padding-bottom: .04em}
-.lc-caption .unread {opacity: .42}
-.lc-caption .cut {white-space: nowrap; font-size: .78em; font-weight: 600; color: #D55E00;
-  border-left: .18em solid #D55E00; padding: .1em .5em; margin: 0 .3em}
-.lc-legend {font-size: .84em; margin-top: .6em; display: flex; flex-wrap: wrap; gap: .2em 1.2em}
-.lc-legend span {border-bottom: .18em solid var(--fact)}
-.lc-gallery {display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 14px}
-.lc-gallery figure {margin: 0}
-.lc-gallery img {width: 100%; border-radius: 6px; display: block}
-.lc-gallery figcaption {font-size: .84em; line-height: 1.35; margin-top: 5px}
-</style>"""
 
 
 class Html(str):
@@ -70,6 +60,46 @@ class Html(str):
 
     def __repr__(self) -> str:
         return f"<HTML, {len(self):,} characters>"  # notebooks store it beside the HTML
+
+
+@cache
+def asset(name: str, folder: str = "styles") -> Html:
+    """A file of CSS or JavaScript of this room."""
+    return Html((files("longclip_lab.views") / folder / name).read_text("utf-8"))
+
+
+def style(name: str) -> Html:
+    """The style element of a view, by the name of its file."""
+    return Html(f"<style>\n{asset(f'{name}.css')}</style>")
+
+
+@cache
+def _templates(package: str) -> Any:
+    import jinja2  # here, as the first figure of a lesson needs no template
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=lambda share: f"{100 * share:.1f}", capital=capital)
+    environment.globals.update(
+        asset=asset,
+        style=style,
+        zipped=lambda names, words: [(n, words.get(n, "")) for n in names],
+    )
+    return environment
+
+
+def render(template: str, package: str = "longclip_lab.views", **values: Any) -> Html:
+    """A Jinja template of `package`'s folder "templates" with these values.
+
+    Texts are escaped; figures and other `Html` are not. A name that the template does not know is
+    an error.
+    """
+    return Html(_templates(package).get_template(template).render(values))
 
 
 def caption_html(
@@ -92,14 +122,14 @@ def caption_html(
     tokens = get_tokenizer(tokenizer).tokenize(text)
     read = len(text) if context_length is None else tokens.characters_read(context_length)
     known = getattr(caption, "facts", ()) if facts else ()
-    body = marked(text, known, 0, read)
-    if read < len(text):
-        body += (
-            f'<span class="cut">{cut_mark(tokens, context_length)}</span>'
-            f'<span class="unread">{marked(text, known, read, len(text))}</span>'
-        )
-    key = _legend({fact.attribute for fact in known}) if legend and known else ""
-    return Html(f'{_STYLE}<div class="lc-caption">{body}{key}</div>')
+    used = {fact.attribute for fact in known} if legend else ()
+    return render(
+        "caption.html.j2",
+        read=marked(text, known, 0, read),
+        unread=marked(text, known, read, len(text)),
+        cut=cut_mark(tokens, context_length) if read < len(text) else "",
+        legend=dict(ATTRIBUTES[attribute] for attribute in ATTRIBUTES if attribute in used),
+    )
 
 
 def cut_mark(tokens: TokenizedText, context_length: int) -> str:
@@ -108,7 +138,7 @@ def cut_mark(tokens: TokenizedText, context_length: int) -> str:
     return "an end token ends the text here" if ended else f"{context_length} positions end here"
 
 
-def marked(text: str, facts: Sequence[Any], start: int, end: int) -> str:
+def marked(text: str, facts: Sequence[Any], start: int, end: int) -> Html:
     """text[start:end] as HTML with the facts in it underlined."""
     pieces, at = [], start
     for fact in sorted(facts, key=lambda fact: fact.span):
@@ -122,15 +152,7 @@ def marked(text: str, facts: Sequence[Any], start: int, end: int) -> str:
             f"{html.escape(text[first:last])}</span>"
         )
         at = last
-    return "".join(pieces) + html.escape(text[at:end])
-
-
-def _legend(used: set[str]) -> str:
-    names = dict(ATTRIBUTES[attribute] for attribute in ATTRIBUTES if attribute in used)
-    items = "".join(
-        f'<span style="--fact:{colour}">{name}</span>' for name, colour in names.items()
-    )
-    return f'<div class="lc-legend">{items}</div>'
+    return Html("".join(pieces) + html.escape(text[at:end]))
 
 
 def picture_uri(image: Image.Image, photo: bool = False) -> str:
@@ -168,13 +190,11 @@ def scene_gallery(pairs: Any, n: int = 12, pixels: int = 240) -> Html:
     if n < 1:
         raise LabError(f"expected at least one picture in the gallery, got n={n}.")
     photo = not getattr(pairs, "scenes", None)
-    items = "".join(
-        f'<figure><img src="{picture_uri(picture(pairs, i, pixels), photo)}" '
-        f'alt="{html.escape(pairs.short[i])}">'
-        f"<figcaption>{html.escape(pairs.short[i])}</figcaption></figure>"
+    pictures = [
+        (picture_uri(picture(pairs, i, pixels), photo), pairs.short[i])
         for i in range(min(n, len(pairs.short)))
-    )
-    return Html(f'{_STYLE}<div class="lc-gallery">{items}</div>')
+    ]
+    return render("gallery.html.j2", pictures=pictures)
 
 
 # --- Scores laid over a picture: grey picture below, orange for more, blue for less, clear ---
@@ -333,19 +353,6 @@ def as_pool(pairs: Any, texts: Sequence[str] | None = None) -> Pool:
 
 # --- Pictures against captions as a table of similarities: retrieval small enough to see ---
 
-_MATCHES_STYLE = """<style>
-table.lc-matches.lc-matches {border-collapse: separate; border-spacing: 4px; table-layout: fixed;
-  width: 100%; max-width: 52em}
-table.lc-matches.lc-matches :is(th, td) {border: 0; padding: .3em; text-align: center;
-  border-radius: 4px; font-variant-numeric: tabular-nums}
-table.lc-matches.lc-matches th[scope=row] {font-weight: 400; font-size: .84em; text-align: left;
-  line-height: 1.3; background: none}
-table.lc-matches.lc-matches th[scope=col] {padding: 0}
-table.lc-matches tr > :first-child {width: 34%}
-.lc-matches img {width: 100%; border-radius: 6px; display: block; margin: 0}
-.lc-matches td.best {font-weight: 700; outline: 3px solid #D55E00; outline-offset: -3px}
-</style>"""
-
 
 def matches_html(pairs: Any, cosines_MN: Any, texts: Sequence[str] | None = None) -> Html:
     """Cosine similarities of M texts (rows) and the N pictures of `pairs` (columns).
@@ -361,31 +368,22 @@ def matches_html(pairs: Any, cosines_MN: Any, texts: Sequence[str] | None = None
             f"{len(pairs)} pictures, got {list(values_MN.shape)}."
         )
     low, high = values_MN.min(), values_MN.max()
-    heads = "".join(
-        f'<th scope="col"><img src="{picture_uri(picture(pairs, i, 184))}" '
-        f'alt="{html.escape(pairs.short[i])}"></th>'
-        for i in range(len(pairs))
-    )
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(text)}</th>{_cells(values_N, low, high)}</tr>'
-        for text, values_N in zip(texts, values_MN, strict=True)
-    )
-    return Html(
-        f'{_MATCHES_STYLE}<table class="lc-matches"><tr><td></td>{heads}</tr>{rows}</table>'
-    )
+    pictures = [(picture_uri(picture(pairs, i, 184)), pairs.short[i]) for i in range(len(pairs))]
+    rows = [(text, _cells(row_N, low, high)) for text, row_N in zip(texts, values_MN, strict=True)]
+    return render("matches.html.j2", pictures=pictures, rows=rows)
 
 
-def _cells(values_N: np.ndarray, low: float, high: float) -> str:
-    best = int(values_N.argmax())
-    cells = []
-    for i, value in enumerate(values_N):
-        share = (value - low) / max(high - low, 1e-9)
-        ink = "#FFFFFF" if share > 0.72 else "#262626"
-        cells.append(
-            f'<td{" class=best" * (i == best)} style="background:rgb({_shade(share)});'
-            f'color:{ink}">{value:.2f}</td>'
-        )
-    return "".join(cells)
+def _cells(values_N: np.ndarray, low: float, high: float) -> list[dict[str, Any]]:
+    shares_N = (values_N - low) / max(high - low, 1e-9)
+    return [
+        {
+            "best": i == int(values_N.argmax()),
+            "paper": f"rgb({_shade(share)})",
+            "ink": "#FFFFFF" if share > 0.72 else "#262626",
+            "value": f"{value:.2f}",
+        }
+        for i, (value, share) in enumerate(zip(values_N, shares_N, strict=True))
+    ]
 
 
 def _shade(share: float) -> str:

@@ -25,7 +25,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,82 +33,14 @@ from plotly.colors import sample_colorscale, unlabel_rgb
 
 from longclip_lab.errors import LabError
 from longclip_lab.files import to_json
-from longclip_lab.views.html import Html
-from longclip_lab.views.theme import CONFIG, capital
+from longclip_lab.views.html import Html, render
+from longclip_lab.views.theme import CONFIG
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 # --- Views without a kernel: every state that the controls can reach stands in the page ---
-
-STYLE = """<style>
-.lc-view .fact {border-bottom: .16em solid var(--fact)}
-.lc-view {--lc-paper: var(--jp-layout-color0, #fff);
-  --lc-soft: var(--jp-content-font-color2, #595959); --lc-line: #8886;
-  --jp-widgets-font-size: 16px; --jp-widgets-inline-height: 34px;
-  font-size: 16px; line-height: 1.5; max-width: 760px}
-.lc-view :is(.widget-html-content, .widget-html) {font-size: 16px; line-height: 1.5; height: auto}
-.lc-view .headline {font-size: 20px; line-height: 1.35; font-weight: 600; margin: 6px 0 4px}
-.lc-view .soft {color: var(--lc-soft); fill: var(--lc-soft)}
-.lc-view p {margin: 4px 0}
-.lc-view .lc-chart {display: block; width: 100%; height: auto; margin: 6px 0}
-.lc-view .lc-chart text {font-size: 16px; font-family: inherit}
-.lc-view .axis {stroke: var(--lc-soft)}
-.lc-view .grid {stroke: var(--lc-line); stroke-width: .7}
-.lc-view .text {font-size: 17px; line-height: 1.65; margin: 8px 0}
-.lc-view .unread {opacity: .45}
-.lc-view .mark {white-space: nowrap; font-size: 16px; font-weight: 600; color: #C25500;
-  border-left: 3px solid #D55E00; padding: 0 .4em; margin: 0 .2em}
-.lc-view .thumbs {display: flex; gap: 10px; margin: 8px 0 2px; padding: 0; list-style: none}
-.lc-view .thumbs li {flex: 1 1 0; min-width: 0; margin: 0}
-.lc-view .thumbs img, .lc-view img.big {width: 100%; aspect-ratio: 1; object-fit: cover;
-  border-radius: 6px; display: block; margin: 0; outline: 5px solid transparent;
-  outline-offset: -5px}
-.lc-view .thumbs .own img {outline-color: #D55E00}
-.lc-view .chosen {display: inline-block; background: #D55E00; color: #fff; border-radius: 4px;
-  padding: 0 .35em; font-weight: 600}
-.lc-view table {border-collapse: collapse; width: 100%; font-size: 16px; margin: 6px 0}
-.lc-view :is(th, td) {text-align: left; padding: 5px 10px 5px 0; border: 0; vertical-align: middle;
-  background: none}
-.lc-view td.number, .lc-view th.number {text-align: right; font-variant-numeric: tabular-nums;
-  white-space: nowrap}
-.lc-view tbody tr {border-top: 1px solid var(--lc-line)}
-.lc-states .controls {display: flex; flex-wrap: wrap; gap: 8px 20px; align-items: end}
-.lc-states label {display: flex; flex-direction: column; flex: 1 1 220px; font-weight: 600}
-.lc-states input[type=range] {width: 100%; accent-color: #0072B2; height: 28px; margin: 0}
-.lc-states :is(button, select) {font: inherit; font-weight: 400; padding: 4px 12px;
-  min-height: 36px}
-</style>"""
-
-_SCRIPT = """<script>
-(() => {
-  const box = document.getElementById("%s");
-  const data = JSON.parse(box.querySelector("script").textContent);
-  const inputs = [...box.querySelectorAll("input")];
-  const panel = box.querySelector(".panel");
-  const show = () => {
-    let at = 0;
-    inputs.forEach((input, i) => {
-      const names = data.controls[i];
-      at = at * names.length + Number(input.value);
-      input.parentElement.querySelector("output").textContent = names[input.value];
-      input.setAttribute("aria-valuetext", names[input.value]);
-    });
-    panel.innerHTML = data.states[at].map(line => data.lines[line]).join("\\n");
-    for (const image of panel.querySelectorAll("[data-picture]"))
-      image.setAttribute(
-        image.tagName === "image" ? "href" : "src", data.pictures[image.dataset.picture]);
-  };
-  inputs.forEach(input => input.addEventListener("input", show));
-  show();
-})();
-</script>"""
-
-
-_KEYS = """<script>
-document.getElementById("%s").addEventListener("keydown", event => event.stopPropagation());
-</script>"""
 
 
 @dataclass(frozen=True)
@@ -139,44 +70,21 @@ def states_html(
         states.append([lines.setdefault(line, len(lines)) for line in drawn])
     first = with_pictures(draw(*(control.start for control in controls)), pictures)
     used = set(re.findall(r'data-picture="([^"]+)"', "\n".join(lines)))
-    data = to_json(
-        {
-            "controls": [list(control.values) for control in controls],
-            "lines": list(lines),
-            "states": states,
-            "pictures": {name: uri for name, uri in pictures.items() if name in used},
-        },
-        separators=(",", ":"),
-        ensure_ascii=False,
-    )
-    sliders = "".join(
-        f"<label><span>{html.escape(control.label)}: <output>"
-        f"{html.escape(control.values[control.start])}</output></span>"
-        f'<input type="range" min="0" max="{len(control.values) - 1}" value="{control.start}">'
-        "</label>"
-        for control in controls
-    )
-    return page(
-        f'<div class="controls">{sliders}</div><div class="panel" aria-live="polite">{first}</div>',
-        data,
-        _SCRIPT,
-        title,
-    )
+    data = {
+        "controls": [list(control.values) for control in controls],
+        "lines": list(lines),
+        "states": states,
+        "pictures": {name: uri for name, uri in pictures.items() if name in used},
+    }
+    body = render("states.html.j2", controls=controls, first=Html(first))
+    return page(body, data, "states.js", title)
 
 
-def page(body: str, data: str, script: str, title: str = "") -> Html:
-    """`body` with its data and the script that brings it to life, under a name of its own.
-
-    JupyterLab would take arrow keys for itself; they are kept from it.
-    """
-    identity = "lc-" + hashlib.sha256((body + data).encode()).hexdigest()[:12]
-    head = f'<div class="headline">{html.escape(title)}</div>' * bool(title)
-    data = data.replace("</", r"<\/")  # nothing in the data may end the script
-    return Html(
-        f'{STYLE}<div class="lc-view lc-states" id="{identity}">{head}{body}'
-        f'<script type="application/json">{data}</script></div>'
-        f"{script % identity}{_KEYS % identity}"
-    )
+def page(body: Html, data: Any, script: str, title: str = "") -> Html:
+    """`body` with its data and the script that brings it to life, under a name of its own."""
+    data = inline(data)
+    name = "lc-" + hashlib.sha256((body + data).encode()).hexdigest()[:12]
+    return render("view.html.j2", name=name, body=body, data=data, script=script, title=title)
 
 
 def with_pictures(drawn: str, pictures: Mapping[str, str]) -> str:
@@ -189,37 +97,6 @@ def with_pictures(drawn: str, pictures: Mapping[str, str]) -> str:
 
 
 # --- Cards to leaf through, with filters, for pages where no kernel runs ---
-
-_CARDS_SCRIPT = """<script>
-(() => {
-  const box = document.getElementById("%s");
-  const data = JSON.parse(box.querySelector("script").textContent);
-  const filters = [...box.querySelectorAll("select")];
-  const [back, on] = box.querySelectorAll("button");
-  const panel = box.querySelector(".panel");
-  let chosen = data.cards, at = 0;
-  const show = () => {
-    box.querySelector(".count").textContent = chosen.length
-      ? `${at + 1} of ${chosen.length}` : "no question is left";
-    back.disabled = at === 0;
-    on.disabled = at >= chosen.length - 1;
-    panel.innerHTML = chosen.length ? chosen[at].html : "";
-    for (const image of panel.querySelectorAll("[data-picture]"))
-      image.src = data.pictures[image.dataset.picture];
-  };
-  const move = step => { at += step; show(); };
-  const filter = () => {
-    chosen = data.cards.filter(card => filters.every(
-      choice => !choice.value || card.tags[choice.name] === choice.value));
-    at = 0;
-    show();
-  };
-  back.addEventListener("click", () => move(-1));
-  on.addEventListener("click", () => move(1));
-  filters.forEach(choice => choice.addEventListener("change", filter));
-  show();
-})();
-</script>"""
 
 
 @dataclass(frozen=True)
@@ -242,33 +119,20 @@ def cards_html(
     if not cards:
         raise LabError("expected at least one card, got none. Widen the filters.")
     values = dict(values or {})
-    lists = []
+    lists = {}
     for tag in cards[0].tags:
         found = {card.tags[tag] for card in cards}
         names = [name for name in values.get(tag, sorted(found)) if name in found]
-        options = "".join(f"<option>{html.escape(name)}</option>" for name in names)
         if len(names) > 1:
-            lists.append(
-                f'<label style="flex-basis:120px">{html.escape(tag)}'
-                f'<select name="{html.escape(tag)}"><option value="">all</option>{options}'
-                "</select></label>"
-            )
-    data = to_json(
-        {
-            "cards": [{"html": card.html, "tags": dict(card.tags)} for card in cards],
-            "pictures": dict(pictures),
-        },
-        separators=(",", ":"),
-        ensure_ascii=False,
+            lists[tag] = names
+    data = {
+        "cards": [{"html": card.html, "tags": dict(card.tags)} for card in cards],
+        "pictures": dict(pictures),
+    }
+    first = Html(with_pictures(cards[0].html, pictures))
+    return page(
+        render("cards.html.j2", lists=lists, count=len(cards), first=first), data, "cards.js"
     )
-    body = (
-        f'<div class="controls">{"".join(lists)}</div><div class="controls" '
-        'style="margin-top:10px;align-items:center"><button type="button">← previous</button>'
-        '<button type="button">next →</button>'
-        f'<span class="count">1 of {len(cards)}</span></div>'
-        f'<div class="panel" aria-live="polite">{with_pictures(cards[0].html, pictures)}</div>'
-    )
-    return page(body, data, _CARDS_SCRIPT)
 
 
 # --- Small charts as SVG text, for views that are drawn anew at every move of a control ---
@@ -442,9 +306,8 @@ def shade(share: float) -> str:
 
 # --- One HTML file that needs nothing else: styles, plotly.js, figures and pictures are ---
 
-_POLICY = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-)
+_POLICY = "default-src 'none'; img-src data:{}; style-src 'unsafe-inline'"
+"""Of a page that asks nobody for anything."""
 _TOP = 16  # pixels above a plot whose title stands in the page
 
 DARK = {  # a figure's colours on white, and on a dark page
@@ -458,63 +321,36 @@ DARK = {  # a figure's colours on white, and on a dark page
 }  # fmt: skip
 
 
-def render(package: str, template: str, **values: Any) -> str:
-    """A Jinja template of `package`'s folder "templates" with these values.
-
-    Texts are escaped; figures and other `Html` are not. A name that the template does not know is
-    an error.
-    """
-    import jinja2  # here, as the first figure of a lesson needs no template
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=lambda share: f"{100 * share:.1f}", capital=capital)
-    environment.globals.update(zipped=lambda names, words: [(n, words.get(n, "")) for n in names])
-    return environment.get_template(template).render(values)
+def document(
+    title: str,
+    body: Html,
+    styles: Sequence[str] = ("report",),
+    language: str = "en",
+    shared: Html | str = "",
+    policy: str = _POLICY.format(""),
+) -> Html:
+    """A whole page around `body`; `shared` is what its blocks of `figure_block` have in common."""
+    return render(
+        "page.html.j2", title=title, body=body, styles=styles, language=language, shared=shared,
+        policy=policy,
+    )  # fmt: skip
 
 
-def standalone_page(title: str, body: str, language: str = "en") -> str:
+def standalone_page(title: str, body: Html, language: str = "en") -> Html:
     """A whole document around `body`, which may hold blocks of `figure_block`."""
-    own = files("longclip_lab.views")
-    styles = (own / "styles" / "report.css").read_text("utf-8")
-    script = (own / "styles" / "report.js").read_text("utf-8")
-    plotly_js = (own / "vendor" / "plotly-basic.min.js").read_text("utf-8")
-    template = json.loads(go.Figure(layout={"template": "longclip"}).to_json())["layout"][
-        "template"
-    ]
-    shared = {"template": template, "dark": DARK, "config": CONFIG}
-    return f"""<!DOCTYPE html>
-<html lang="{language}">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{html.escape(title)}</title>
-<style>
-{styles}</style>
-</head>
-<body>
-{body}
-<script type="application/json" id="shared">{_inline(shared)}</script>
-<script id="plotly">{plotly_js}</script>
-<script>
-{script}</script>
-</body>
-</html>
-"""
+    layout = json.loads(go.Figure(layout={"template": "longclip"}).to_json())["layout"]
+    shared = inline({"template": layout["template"], "dark": DARK, "config": CONFIG})
+    policy = _POLICY.format(" blob:") + "; script-src 'unsafe-inline'"
+    return document(title, body, language=language, shared=shared, policy=policy)
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> Html:
     """JSON that cannot end the script element it stands in."""
-    return to_json(value, separators=(",", ":"), ensure_ascii=False).replace("</", r"<\/")
+    text = to_json(value, separators=(",", ":"), ensure_ascii=False)
+    return Html(text.replace("</", r"<\/"))
 
 
-def figure_block(chart: go.Figure, numbers: str = "", kind: str = "") -> Html:
+def figure_block(chart: go.Figure, numbers: Html | str = "", kind: str = "") -> Html:
     """A card with a figure: its title and subtitle as text of the page, then the plot.
 
     `numbers` is a table that unfolds under the plot; `kind` a class of the card.
@@ -528,39 +364,17 @@ def figure_block(chart: go.Figure, numbers: str = "", kind: str = "") -> Html:
     removed = layout["margin"]["t"] - _TOP
     layout["margin"]["t"], layout["height"] = _TOP, layout["height"] - removed
     layout.update(paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
-    unfolding = f"<details><summary>The numbers</summary>{numbers}</details>" if numbers else ""
-    return Html(
-        f'<figure class="card {kind}"><figcaption><h3>{html.escape(message)}</h3>'
-        f'<p class="measured">{html.escape(measured)}</p></figcaption>'
-        f'<div class="plot" role="img" aria-label="{html.escape(_plain(message))}" '
-        f'style="height:{layout["height"]}px">'
-        f'<script type="application/json">{_inline(figure)}</script></div>{unfolding}</figure>'
-    )
-
-
-def _plain(text: str) -> str:
-    return text.replace("\u00a0", " ")
+    return render(
+        "figure.html.j2", kind=kind, message=message, measured=measured, numbers=numbers,
+        label=message.replace("\u00a0", " "), height=layout["height"], figure=inline(figure),
+    )  # fmt: skip
 
 
 def table_html(frame: pd.DataFrame, caption: str, words: Sequence[str] = ()) -> Html:
     """A DataFrame as an accessible table; numbers with one decimal, columns `words` to the left."""
-
-    def cell(name: str, value: Any) -> str:
-        text = f"{value:.1f}" if isinstance(value, float) else str(value)
-        return f"<td{_class(name, words)}>{html.escape(text)}</td>"
-
-    head = "".join(
-        f'<th scope="col"{_class(name, words)}>{html.escape(str(name))}</th>' for name in frame
-    )
-    body = "".join(
-        "<tr>" + "".join(cell(name, value) for name, value in row.items()) + "</tr>"
+    rows = [
+        [f"{one:.1f}" if isinstance(one, float) else str(one) for one in row.values()]
         for row in frame.to_dict("records")
-    )
-    return Html(
-        f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _class(name: str, words: Sequence[str]) -> str:
-    return ' class="words"' if name in words else ""
+    ]
+    columns = [str(name) for name in frame]
+    return render("table.html.j2", caption=caption, columns=columns, rows=rows, words=words)

@@ -86,7 +86,7 @@ def test_the_pictures_of_a_page_are_those_found(clip, folder, cache, pairs):
     Image.fromarray(pairs.images[2]).save(folder / name)
     index = search.index(clip, folder, cache)
     shown = found_html(index.search(pairs.short[2], top=2), wanted=name)
-    assert "&quot;quoted&quot; &amp; &lt;odd&gt;" in shown
+    assert "&#34;quoted&#34; &amp; &lt;odd&gt;" in shown
     assert "<odd>" not in shown
     assert shown.count("class=wanted") == 1
     (folder / name).unlink()  # gone after it was found

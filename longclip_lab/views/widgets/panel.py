@@ -16,7 +16,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from longclip_lab.errors import LabError
-from longclip_lab.views.static import STYLE
+from longclip_lab.views.html import style
 
 _SIGN_STYLE = """<style>
 .lc-view.lc-panel {overflow: visible; padding: 2px}
@@ -68,8 +68,8 @@ class Panel(widgets.VBox):
         self._error = widgets.HTML()
         self._quiet = False
         self.error = ""  # what the view says in place of an answer
-        style = widgets.HTML(STYLE + _SIGN_STYLE)
-        super().__init__([style, _Keys(), *controls, self._sign, self._error, self._panel])
+        styles = widgets.HTML(style("view") + _SIGN_STYLE)
+        super().__init__([styles, _Keys(), *controls, self._sign, self._error, self._panel])
         self.add_class("lc-view")
         self.add_class("lc-panel")
 
