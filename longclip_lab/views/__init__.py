@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import plotly.graph_objects as go
+
+from longclip_lab.errors import LabError
 from longclip_lab.views import widgets
 from longclip_lab.views.attention import (
     attention_figure,
@@ -21,7 +24,6 @@ from longclip_lab.views.counterfactual import (
     lie_roc_figure,
     lies_html,
 )
-from longclip_lab.views.dispatch import plot
 from longclip_lab.views.explorer import explorer_figure
 from longclip_lab.views.html import Html, caption_html, matches_html, scene_gallery
 from longclip_lab.views.maps import (
@@ -102,6 +104,40 @@ __all__ = [
     "translucent",
     "truncation_figure",
 ]
+
+FIGURES = {
+    "TruncationCurve": truncation_figure,
+    "EffectiveLength": effective_length_figure,
+    "CounterfactualProbe": counterfactual_figure,
+    "Faithfulness": faithfulness_figure,
+    "Overshadowing": overshadowing_figure,
+    "WordPointing": pointing_figure,
+    "PatchMap": patch_maps_figure,
+    "TokenMap": token_map_figure,
+    "TokenPatches": token_patches_figure,
+    "Explanation": explanation_figure,
+    "AttentionWeights": attention_figure,
+    "Contribution": contribution_figure,
+    "RisingCurve": rising_figure,
+    "SentenceRanks": sentence_ranks_figure,
+    "RankMeter": spectrum_figure,
+}
+"""By the name of a result's class."""
+
+
+def plot(result: object, **options: object) -> go.Figure:
+    """The figure of a result; `options` are those of the figure's own function.
+
+    Raises LabError for a type without a figure.
+
+    >>> plot(3)
+    Traceback (most recent call last):
+    longclip_lab.errors.LabError: There is no figure of a result of type int.
+    """
+    for kind in type(result).__mro__:
+        if kind.__name__ in FIGURES:
+            return FIGURES[kind.__name__](result, **options)
+    raise LabError(f"There is no figure of a result of type {type(result).__name__}.")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +13,7 @@ from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval
 from longclip_lab.probing import SentenceScores, majority_limit, truth_margin
 from longclip_lab.text import split_sentences
-from longclip_lab.views.html import Html, picture, picture_uri
+from longclip_lab.views.html import Html, picture, picture_uri, render
 from longclip_lab.views.reading import add_curves
 from longclip_lab.views.theme import (
     CHANCE,
@@ -36,7 +35,7 @@ from longclip_lab.views.theme import (
     scaled,
     text_colour,
 )
-from longclip_lab.world import SIZES, Caption, Scene, truth
+from longclip_lab.world import SIZES, truth
 
 if TYPE_CHECKING:
     from longclip_lab.probing import CounterfactualProbe
@@ -334,53 +333,32 @@ def question_card(question: Question, span: tuple[float, float]) -> str:
 
     `span` is the range of the bars. The picture is `<img data-picture="index">`, see `states`.
     """
-    name = question.index
-    frame = ""
-    if question.box is not None:
-        x0, y0, x1, y1 = (f"{100 * share:.1f}%" for share in question.box)
-        frame = (
-            f'<div style="position:absolute;left:{x0};top:{y0};width:calc({x1} - {x0});'
-            f"height:calc({y1} - {y0});box-shadow:0 0 0 2px #fff;border-radius:2px;outline:3px "
-            f'solid {COLOURS["vermillion"]};outline-offset:2px"></div>'
-        )
-    spoken = " of a ".join(part for part in (question.attribute, question.size) if part)
-    told = f"{spoken} thing" if question.size else spoken
-    place = f"token {question.position}" + f", {told}" * bool(told)
-    return (
-        '<div style="display:flex;gap:24px;flex-wrap:wrap;margin-top:8px">'
-        f'<div style="position:relative;flex:0 0 {PIXELS}px;align-self:flex-start">'
-        f'<img data-picture="{name}" alt="the picture in question" '
-        f'style="width:100%;display:block;margin:0;border-radius:6px">{frame}</div>'
-        '<div style="flex:1 1 320px;min-width:0">'
-        f'<p class="soft">{html.escape(place)}</p>{_options(question, span)}'
-        f'<p class="headline" style="color:{_INK[question.answer]}">{_verdict(question)}</p>'
-        "</div></div>"
-        f"<details><summary>the whole caption</summary>{_whole(question)}</details>"
-    )
-
-
-def _options(question: Question, span: tuple[float, float]) -> str:
-    """The sentence with either word, and a bar for its score."""
     low, high = span
-    rows = []
     start, end_true, end_false = question.change
     first, last = _sentence(question.true, start, end_true)
+    options = []
     for which, text, end, score, colour in (
         ("true", question.true, end_true, question.true_score, COLOURS["green"]),
         ("false", question.false, end_false, question.false_score, COLOURS["vermillion"]),
     ):
-        stop = last + end - end_true
-        width = 100 * (score - low) / (high - low)
-        rows.append(
-            f'<div style="margin:6px 0 12px"><div>{html.escape(text[first:start])}'
-            f'<b style="border-bottom:3px solid {colour}">{html.escape(text[start:end])}</b>'
-            f"{html.escape(text[end:stop])}</div>"
-            f'<div style="display:flex;gap:10px;align-items:center"><span style="width:3em">'
-            f'{which}</span><div style="flex:1;background:var(--lc-line);height:12px;'
-            f'border-radius:3px"><div style="width:{width:.1f}%;height:12px;border-radius:3px;'
-            f'background:{colour}"></div></div><span>{score:.3f}</span></div></div>'
-        )
-    return "".join(rows)
+        option = {"which": which, "colour": colour, "score": f"{score:.3f}"}
+        option |= {"before": text[first:start], "word": text[start:end]}
+        option["behind"] = text[end : last + end - end_true]
+        options.append(option | {"width": f"{100 * (score - low) / (high - low):.1f}"})
+    spoken = " of a ".join(part for part in (question.attribute, question.size) if part)
+    told = f"{spoken} thing" if question.size else spoken
+    true, false = question.true, question.false
+    return render(
+        "question.html.j2",
+        pixels=PIXELS,
+        picture=question.index,
+        box=question.box and [f"{100 * share:.1f}%" for share in question.box],
+        place=f"token {question.position}" + f", {told}" * bool(told),
+        options=options,
+        ink=_INK[question.answer],
+        verdict=_verdict(question),
+        whole=(true[:start], true[start:end_true], false[start:end_false], true[end_true:]),
+    )
 
 
 def token_range(position: int) -> str:
@@ -407,28 +385,9 @@ def _sentence(text: str, start: int, end: int) -> tuple[int, int]:
     return (around[0][0], around[-1][1]) if around else (0, len(text))
 
 
-def _whole(question: Question) -> str:
-    start, end, other = question.change
-    return (
-        f'<div class="text">{html.escape(question.true[:start])}'
-        f"<b>{html.escape(question.true[start:end])}</b> "
-        f"<s>{html.escape(question.false[start:other])}</s>"
-        f"{html.escape(question.true[end:])}</div>"
-    )
-
-
 # --- Hallucinated captions: beside their image, what they cost, and who is believed ---
 
 _SYMBOLS = ("circle", "diamond", "square")
-_STYLE = """<style>
-.lc-lies {display: grid; grid-template-columns: minmax(120px, 200px) 1fr; gap: 16px 20px;
-  max-width: 56em; align-items: start}
-.lc-lies img {width: 100%; border-radius: 6px; display: block; margin: 0}
-.lc-lies p {margin: 0 0 .5em; line-height: 1.7}
-.lc-lies .counted {font-size: .84em; color: #595959}
-.lc-lies s {color: #A94700; text-decoration-thickness: .12em}
-.lc-lies ins {color: #00735A; font-weight: 600; text-decoration: none}
-</style>"""
 
 
 def lies_html(pairs: Any, n: int = 2, pixels: int = 240) -> Html:
@@ -439,26 +398,16 @@ def lies_html(pairs: Any, n: int = 2, pixels: int = 240) -> Html:
     rows = []
     for i in range(min(n, len(pairs.scenes))):
         caption, scene = pairs.long_captions[i], pairs.scenes[i]
-        wrong = sum(not fact.true for fact in caption.facts)
-        rows.append(
-            f'<img src="{picture_uri(picture(pairs, i, pixels))}" '
-            f'alt="{html.escape(pairs.short[i])}"><div><p>{_marked(caption, scene)}</p>'
-            f'<p class="counted">{wrong} of {len(caption.facts)} facts are wrong</p></div>'
-        )
-    return Html(f'{_STYLE}<div class="lc-lies">{"".join(rows)}</div>')
-
-
-def _marked(caption: Caption, scene: Scene) -> str:
-    pieces, at = [], 0
-    for fact in sorted(caption.facts, key=lambda fact: fact.span):
-        if fact.true:
-            continue
-        start, end = fact.span
-        pieces.append(html.escape(caption.text[at:start]))
-        said = html.escape(caption.text[start:end])
-        pieces.append(f"<s>{said}</s> <ins>{html.escape(truth(fact, scene))}</ins>")
-        at = end
-    return "".join(pieces) + html.escape(caption.text[at:])
+        lies = sorted((fact for fact in caption.facts if not fact.true), key=lambda one: one.span)
+        pieces, at = [], 0
+        for fact in lies:
+            start, end = fact.span
+            pieces.append((caption.text[at:start], caption.text[start:end], truth(fact, scene)))
+            at = end
+        row = {"uri": picture_uri(picture(pairs, i, pixels)), "short": pairs.short[i]}
+        row |= {"pieces": [*pieces, (caption.text[at:], "", "")]}
+        rows.append(row | {"wrong": len(lies), "facts": len(caption.facts)})
+    return render("lies.html.j2", rows=rows)
 
 
 def lie_rate_figure(

@@ -13,6 +13,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -32,6 +33,7 @@ from longclip_lab.views.html import (
     add_grey,
     coloured,
     placed,
+    render,
     strength,
 )
 from longclip_lab.views.theme import (
@@ -258,15 +260,6 @@ def _add_range(chart: go.Figure, number: int, found: PatchMap) -> None:
 _MANY_WORDS = 80  # more cannot be read at an axis
 _MANY_TOKENS = 60
 _PICTURE, _ATTRIBUTIONS_GAP = 0.36, 0.17  # of an explanation's width
-_STYLE = """<style>
-.lc-strip {display: grid; grid-template-columns: max-content 1fr; gap: .5em 1em; margin: .5em 0;
-  align-items: baseline; max-width: 58em}
-.lc-strip .words {line-height: 1.9}
-.lc-strip .words span {padding: .18em .1em; border-radius: 4px; color: #1d2126}
-.lc-strip .words .unread {color: #6b7077; font-style: italic}
-.lc-strip .name {font-weight: 600; text-align: right}
-.lc-strip small {grid-column: 2; color: #595959}
-</style>"""
 
 
 def token_map_figure(found: TokenMap) -> go.Figure:
@@ -294,16 +287,8 @@ def token_strip(maps: TokenMap | Mapping[str, TokenMap]) -> Html:
     maps = {maps.method: maps} if isinstance(maps, TokenMap) else dict(maps)
     if not maps:
         raise LabError("expected at least one map on tokens, got none.")
-    lines = "".join(
-        f'<span class="name">{escape(label)}</span><span class="words">{_shaded(found)}</span>'
-        for label, found in maps.items()
-    )
-    return Html(
-        f'{_STYLE}<div class="lc-strip">{lines}<small><span style="background:rgba({MORE}, .9);'
-        'padding:.1em .5em;color:#1d2126">for</span> <span style="background:rgba('
-        f'{LESS}, .9);color:white;padding:.1em .5em">against</span> '
-        "each line has its own scale</small></div>"
-    )
+    lines = [(label, _shaded(found), found.unread) for label, found in maps.items()]
+    return render("strip.html.j2", lines=lines, more=MORE, less=LESS)
 
 
 def explanation_figure(found: Explanation, smooth: bool = False) -> go.Figure:
@@ -399,8 +384,8 @@ def _add_bars(
     chart.layout["yaxis" + axes[1][1:]].update(zeroline=True, zerolinecolor="#BFBFBF")
 
 
-def _shaded(found: TokenMap) -> str:
-    """The text that was read, every word shaded, and how much follows."""
+def _shaded(found: TokenMap) -> list[tuple[str, dict[str, Any]]]:
+    """The text that was read: what stands in front of each word, and the word with its shade."""
     words, scores_W = word_scores(found)
     largest = float(np.abs(scores_W).max()) or 1.0
     pieces, at = [], 0
@@ -408,16 +393,11 @@ def _shaded(found: TokenMap) -> str:
     for group, word, score in zip(groups, words, scores_W, strict=True):
         start, end = _span(found, group)
         shade = strength(score / largest)
-        light = ";color:white" if score < 0 and shade > 0.5 else ""
-        pieces.append(escape(found.text[at:start]))
-        pieces.append(
-            f'<span style="background:rgba({MORE if score > 0 else LESS}, {shade:.2f}){light}" '
-            f'title="{score:.3g}">{escape(word)}</span>'
-        )
+        shown = {"paper": f"rgba({MORE if score > 0 else LESS}, {shade:.2f})", "text": word}
+        shown |= {"light": score < 0 and shade > 0.5, "score": f"{score:.3g}"}
+        pieces.append((found.text[at:start], shown))
         at = end
-    if found.unread:
-        pieces.append(f' <span class="unread">… {found.unread} more tokens, never read</span>')
-    return "".join(pieces)
+    return pieces
 
 
 # --- What each sentence does for the similarity, and whether the similarity rises with them ---

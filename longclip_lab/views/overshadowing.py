@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from longclip_lab.attribution.verdicts import CRITERIA, Score
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval
 from longclip_lab.probing.overshadowing import Overshadowing
-from longclip_lab.views.html import Html, picture_uri
+from longclip_lab.views.html import Html, picture_uri, render
 from longclip_lab.views.theme import (
     CHANCE,
     COLOURS,
@@ -49,14 +48,6 @@ _ANSWERS = {
 }
 _CELL = 168  # pixels of a picture in the gallery
 _DIM = 0.15  # brightness of a map's lowest patch
-_STYLE = """<style>
-.lc-maps {display: grid; gap: 6px 8px; align-items: end; font-size: .84em; line-height: 1.3;
-  min-width: 560px}
-.lc-maps .head, .lc-maps .model {font-weight: 600}
-.lc-maps .model {align-self: center}
-.lc-maps .text {grid-column: 1 / -1; margin-top: 10px}
-.lc-maps img {display: block; border-radius: 4px; width: 100%}
-</style>"""
 
 
 def overshadowing_figure(result: Overshadowing | Mapping[str, Overshadowing]) -> go.Figure:
@@ -210,27 +201,19 @@ def overshadowing_gallery(
     heads = ["", "picture"] + [
         f"{('large', swaps.lesser)[size]} thing, {name}" for name, size in columns
     ]
-    rows = []
+    blocks = []
     for n, order in product(scenes, orders):
-        text = swaps.told(n, 0, order, form).text
-        rows.append(f'<div class="text">“{html.escape(text)}”</div>')
-        plain = _image(draw(swaps.scenes[n][0], _CELL), text)
+        rows = []
         for label, clip in clips.items():
-            rows += [f'<div class="model">{html.escape(label)}</div>', plain]
+            maps = []
             for name, size in columns:
                 (found,) = word_maps(clip, swaps, [(n, 0, order, size)], name, method, form)
                 about = f"{label}: {name} for {swaps.phrase(n, size)}"
-                rows.append(_image(_shaded(swaps, n, size, found), about))
-    head = "".join(f'<div class="head">{html.escape(name)}</div>' for name in heads)
-    grid = f"grid-template-columns: 4em repeat({len(heads) - 1}, 1fr)"
-    return Html(
-        f'{_STYLE}<div style="overflow-x:auto"><div class="lc-maps" style="{grid}">{head}'
-        f"{''.join(rows)}</div></div>"
-    )
-
-
-def _image(image: Image.Image, alt: str) -> str:
-    return f'<img src="{picture_uri(image, photo=True)}" alt="{html.escape(alt)}">'
+                maps.append((picture_uri(_shaded(swaps, n, size, found), photo=True), about))
+            rows.append((label, maps))
+        plain = picture_uri(draw(swaps.scenes[n][0], _CELL), photo=True)
+        blocks.append((swaps.told(n, 0, order, form).text, plain, rows))
+    return render("overshadowing.html.j2", heads=heads, blocks=blocks)
 
 
 def _shaded(swaps: Swaps, n: int, size: int, found: PatchMap) -> Image.Image:

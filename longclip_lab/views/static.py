@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import io
 import itertools
 import json
@@ -160,7 +159,7 @@ class Scale:
 
 @dataclass
 class Chart:
-    """A chart that grows by one SVG element at a time; `str` is the whole."""
+    """A chart that grows by one element at a time; `html` is the whole."""
 
     x: Scale
     y: Scale
@@ -172,7 +171,8 @@ class Chart:
     right: float = 24
     top: float = 14
     bottom: float = 58
-    elements: list[str] = field(default_factory=list)
+    elements: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    """Kind and attributes of everything in it, as the template reads them."""
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Pixels of a point, from the top left."""
@@ -189,20 +189,24 @@ class Chart:
     ) -> None:
         """A line through points."""
         path = " ".join(f"{a},{b}" for a, b in (self.place(x, y) for x, y in points))
-        dashes = f' stroke-dasharray="{dash}"' * bool(dash)
         self.elements.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"'
-            f"{dashes}/>"
+            ("line", {"points": path, "colour": colour, "width": width, "dash": dash})
         )
 
     def dot(self, x: float, y: float, colour: str, title: str = "", hollow: bool = False) -> None:
         """A dot whose title shows on hovering."""
         across, down = self.place(x, y)
         fill = "var(--lc-paper)" if hollow else colour
-        self.elements.append(
-            f'<circle cx="{across}" cy="{down}" r="7" fill="{fill}" stroke="{colour}" '
-            f'stroke-width="3"><title>{html.escape(title)}</title></circle>'
+        dot = {"x": across, "y": down, "fill": fill, "colour": colour, "title": title}
+        self.elements.append(("dot", dot))
+
+    def picture(self, name: str) -> None:
+        """A picture, by its name, over all of the chart."""
+        (left, floor), (right, top) = (
+            self.place(x, y) for x, y in ((self.x.low, self.y.low), (self.x.high, self.y.high))
         )
+        size = {"x": left, "y": top, "width": right - left, "height": floor - top}
+        self.elements.append(("picture", {"name": name, **size}))
 
     def rule(self, x: float, colour: str, dash: str = "") -> None:
         """A vertical line at x."""
@@ -214,44 +218,21 @@ class Chart:
     ) -> None:  # fmt: skip
         """Text at a point, moved by `shift` pixels (right, down)."""
         across, down = self.place(x, y)
-        self.elements.append(
-            f'<text x="{across + shift[0]}" y="{down + shift[1]}" text-anchor="{anchor}" '
-            f'fill="{colour}">{html.escape(text)}</text>'
-        )
+        words = {"x": across + shift[0], "y": down + shift[1], "anchor": anchor}
+        self.elements.append(("text", words | {"colour": colour, "text": text}))
 
-    def _axes(self) -> list[str]:
-        left, right = self.left, self.width - self.right
-        floor = self.height - self.bottom
-        drawn = [f'<line class="axis" x1="{left}" x2="{right}" y1="{floor}" y2="{floor}"/>']
-        for tick in self.x.ticks:
-            across, _ = self.place(tick, self.y.low)
-            drawn += [
-                f'<line class="axis" x1="{across}" x2="{across}" y1="{floor}" y2="{floor + 5}"/>',
-                f'<text class="soft" x="{across}" y="{floor + 23}" text-anchor="middle">'
-                f"{tick:g}</text>",
-            ]
-        for tick in self.y.ticks:
-            _, down = self.place(self.x.low, tick)
-            drawn += [
-                f'<line class="grid" x1="{left}" x2="{right}" y1="{down}" y2="{down}"/>',
-                f'<text class="soft" x="{left - 9}" y="{down + 5.5}" text-anchor="end">'
-                f"{tick:g}</text>",
-            ]
-        middle = (self.top + floor) / 2
-        return [
-            *drawn,
-            f'<text class="soft" x="{(left + right) / 2}" y="{self.height - 8}" '
-            f'text-anchor="middle">{html.escape(self.x.title)}</text>',
-            f'<text class="soft" transform="translate(18 {middle}) rotate(-90)" '
-            f'text-anchor="middle">{html.escape(self.y.title)}</text>',
-        ]
-
-    def __str__(self) -> str:
-        head = (
-            f'<svg class="lc-chart" viewBox="0 0 {self.width} {self.height}" role="img" '
-            f'aria-label="{html.escape(self.label)}">'
+    def html(self) -> Html:
+        """The chart as an SVG element."""
+        return render(
+            "chart.html.j2",
+            chart=self,
+            elements=self.elements,
+            left=self.left,
+            right=self.width - self.right,
+            floor=self.height - self.bottom,
+            x_ticks=[(self.place(tick, self.y.low)[0], f"{tick:g}") for tick in self.x.ticks],
+            y_ticks=[(self.place(self.x.low, tick)[1], f"{tick:g}") for tick in self.y.ticks],
         )
-        return "\n".join([head, *self._axes(), *self.elements, "</svg>"])
 
 
 def log_ticks(high: float) -> list[int]:

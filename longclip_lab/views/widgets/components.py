@@ -5,7 +5,6 @@ B batch, D embedding, C principal directions.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,7 +18,7 @@ from longclip_lab.errors import LabError
 from longclip_lab.evaluation import retrieval
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.objectives import RankMeter, primary_components, rank_meter
-from longclip_lab.views.html import Html, as_pool
+from longclip_lab.views.html import Html, as_pool, render
 from longclip_lab.views.static import Chart, Control, Scale, round_ticks, states_html, with_pictures
 from longclip_lab.views.theme import COLOURS
 from longclip_lab.views.widgets.panel import Panel, dropdown, slider
@@ -128,22 +127,25 @@ class Components(Panel):
             "ranks that change": f"{len(kept.changed)} of {size}",
             "own picture first": f"{found[0]} → {found[1]}",
         }
-        return "\n".join(
-            [
-                f'<div class="headline">{html.escape(meter.verdict)}</div>',
-                '<div style="display:grid;gap:8px 20px;grid-template-columns:'
-                'repeat(auto-fit,minmax(150px,auto))">',
-                *(
-                    f'<div><span class="soft">{name}</span><br><b>{value}</b></div>'
-                    for name, value in cells.items()
-                ),
-                "</div>",
-                self._chart(meter),
-                self._changes(kept, kind),
-            ]
+        rows = [
+            {
+                "picture": i,
+                "text": _clipped(getattr(self.pool, kind)[i]),
+                "before": f"{kept.before[i]:g}",
+                "after": f"{kept.after[i]:g}",
+            }
+            for i in self._shown(kept)
+        ]
+        return render(
+            "components.html.j2",
+            verdict=meter.verdict,
+            cells=cells,
+            chart=self._chart(meter),
+            rows=rows,
+            same="the coarse features are the features" if meter.is_identity else "this time",
         )
 
-    def _chart(self, meter: RankMeter) -> str:
+    def _chart(self, meter: RankMeter) -> Html:
         """The cumulative variance of the batch's directions, with k."""
         most = max(self.k.max, 8)
         shares_C = np.minimum(np.cumsum(meter.spectrum[: max(meter.rank, 1)]), 1)
@@ -165,25 +167,7 @@ class Components(Panel):
             meter.k, 100 * meter.variance_kept, COLOURS["vermillion"],
             f"k = {meter.k}: {_percent(meter.variance_kept)}", hollow=meter.is_identity,
         )  # fmt: skip
-        return str(chart)
-
-    def _changes(self, kept: Kept, kind: str) -> str:
-        """The captions that move furthest."""
-        if not len(kept.changed):
-            same = "the coarse features are the features" if kept.meter.is_identity else "this time"
-            return f"<p>No caption changes rank: {same}.</p>"
-        rows = "\n".join(
-            f'<tr><td style="width:64px"><img data-picture="{i}" alt="" width="52" height="52" '
-            f'style="border-radius:5px;margin:0;object-fit:cover"></td>'
-            f"<td>{html.escape(_clipped(getattr(self.pool, kind)[i]))}</td>"
-            f'<td class="number">{kept.before[i]:g} → <b>{kept.after[i]:g}</b></td></tr>'
-            for i in self._shown(kept)
-        )
-        return (
-            '<table><thead><tr><th></th><th scope="col">captions that move furthest</th>'
-            '<th class="number" scope="col">rank, full → coarse</th></tr></thead>'
-            f"<tbody>\n{rows}\n</tbody></table>"
-        )
+        return chart.html()
 
     def static(self, ks: Sequence[int] = KS, batches: Sequence[int] = BATCHES) -> Html:
         """The view with sliders over `ks` and `batches`, for pages where no kernel runs.

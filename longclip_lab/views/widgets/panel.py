@@ -16,47 +16,13 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from longclip_lab.errors import LabError
-from longclip_lab.views.html import style
-
-_SIGN_STYLE = """<style>
-.lc-view.lc-panel {overflow: visible; padding: 2px}
-.lc-panel :is(.widget-slider, .widget-dropdown, .widget-textarea, .widget-text) {width: 100%}
-.lc-panel .widget-label {width: auto; text-align: left; font-weight: 600; margin-right: .6em}
-.lc-panel > * > .widget-label {min-width: 12.5em}
-.lc-panel .widget-hbox .widget-dropdown {width: auto; flex: 1 1 0; margin-right: 1em}
-.lc-panel .widget-readout {min-width: 4em; font-size: 16px}
-.lc-panel textarea {line-height: 1.4; font-family: inherit}
-.lc-panel .widget-button, .lc-panel .widget-dropdown > select {min-height: 36px; height: auto}
-.lc-panel .widget-button {width: auto; padding: 0 1em}
-.lc-panel .busy {color: var(--lc-soft); opacity: 0; animation: lc-show .1s .15s forwards}
-.lc-panel .busy::before {content: ""; display: inline-block; width: .8em; height: .8em;
-  margin-right: .5em; border: 2.5px solid #0072B2; border-right-color: transparent;
-  border-radius: 50%; animation: lc-turn .9s linear infinite; vertical-align: -.1em}
-.lc-panel .error {border-left: 4px solid #D55E00; padding: 4px 12px; margin: 6px 0}
-@keyframes lc-show {to {opacity: 1}}
-@keyframes lc-turn {to {transform: rotate(1turn)}}
-@media (prefers-reduced-motion: reduce) {.lc-panel .busy::before {animation: none}}
-</style>"""
-
-
-_KEYS = """
-export default {
-  render({ el }) {
-    const keep = () => {
-      const panel = el.closest(".lc-panel");
-      if (panel) panel.addEventListener("keydown", (event) => event.stopPropagation());
-      else requestAnimationFrame(keep);
-    };
-    keep();
-  },
-};
-"""
+from longclip_lab.views.html import asset, style
 
 
 class _Keys(anywidget.AnyWidget):
     """Keeps the keys pressed in a view from JupyterLab, which would move to another cell."""
 
-    _esm = _KEYS
+    _esm = str(asset("keys.js"))
 
 
 class Panel(widgets.VBox):
@@ -68,7 +34,7 @@ class Panel(widgets.VBox):
         self._error = widgets.HTML()
         self._quiet = False
         self.error = ""  # what the view says in place of an answer
-        styles = widgets.HTML(style("view") + _SIGN_STYLE)
+        styles = widgets.HTML(style("view") + style("panel"))
         super().__init__([styles, _Keys(), *controls, self._sign, self._error, self._panel])
         self.add_class("lc-view")
         self.add_class("lc-panel")

@@ -5,7 +5,6 @@ C cuts, N pictures, D embedding.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +20,7 @@ from longclip_lab.evaluation.retrieval import SAME_SCORE
 from longclip_lab.models import Clip, encode_images
 from longclip_lab.probing.truncation import cuts_share_states, encode_cuts
 from longclip_lab.text import TokenizedText
-from longclip_lab.views.html import Html, as_pool, cut_mark, marked
+from longclip_lab.views.html import Html, as_pool, cut_mark, marked, render
 from longclip_lab.views.static import (
     Chart,
     Control,
@@ -190,44 +189,25 @@ class ReadingCut(Panel):
 
     def _draw(self, caption: _Caption, cut: int) -> str:
         reading = self._reading(caption, cut)
-        return "\n".join(
-            [
-                f'<div class="headline">{html.escape(_message(reading))}</div>',
-                self._text(caption, cut),
-                self._thumbnails(reading),
-                self._chart(caption, cut),
-            ]
-        )
-
-    def _text(self, caption: _Caption, cut: int) -> str:
-        """The caption, grey beyond the cut, with a mark where the model's positions end.
-
-        What the drawn world knows of it, its facts, is underlined.
-        """
         text, at = caption.text, caption.read_to(cut)
         context = self.clip.context_length
         end = caption.tokenized.characters_read(context)
-        ends = cut_mark(caption.tokenized, context)
-        mark = f'<span class="mark">{ends}</span>' if end < len(text) else ""
+        # What the drawn world knows of a caption, its facts, is underlined.
         known = self.pool.long_captions[self.choice.value] if self.pool.long_captions else None
         facts = known.facts if known is not None and str(known) == text else ()
-        read, ahead, behind = (
-            marked(text, facts, *span) for span in ((0, at), (at, end), (end, len(text)))
+        return render(
+            "reading-cut.html.j2",
+            message=_message(reading),
+            read=marked(text, facts, 0, at),
+            ahead=marked(text, facts, at, end),
+            behind=marked(text, facts, end, len(text)),
+            mark=cut_mark(caption.tokenized, context) if end < len(text) else "",
+            found=[
+                {"picture": i, "text": _clipped(self.pool.short[i]), "own": i == self.choice.value}
+                for i in reading.found
+            ],
+            chart=self._chart(caption, cut),
         )
-        return (
-            f'<div class="text">{read}<span class="unread">{ahead}</span>{mark}'
-            f'<span class="unread">{behind}</span></div>'
-        )
-
-    def _thumbnails(self, reading: Reading) -> str:
-        items = []
-        for place, i in enumerate(reading.found, start=1):
-            own = i == self.choice.value
-            name = f'<span class="{"chosen" if own else "soft"}">{place}{" right" * own}</span>'
-            alt = html.escape(_clipped(self.pool.short[i]))
-            picture = f'<img data-picture="{i}" alt="{alt}" title="{alt}">'
-            items.append(f"<li{' class=own' * own}>{picture}{name}</li>")
-        return f'<ul class="thumbs">{"".join(items)}</ul>'
 
     def _chart(self, caption: _Caption, cut: int) -> str:
         """The rank against the cut, as far as it is known."""
@@ -242,7 +222,7 @@ class ReadingCut(Panel):
         chart.line(ranks.items(), COLOURS["blue"])
         chart.rule(cut, COLOURS["vermillion"])
         chart.dot(cut, ranks[cut], COLOURS["vermillion"])
-        return str(chart)
+        return chart.html()
 
     def static(self, states: int = _STATIC_STATES) -> Html:
         """The present caption with a slider for its cut, for pages where no kernel runs.

@@ -19,7 +19,7 @@ from longclip_lab.models import Clip
 from longclip_lab.models.anatomy import text_tower
 from longclip_lab.models.kps import stretch, stretch_positions
 from longclip_lab.probing.stretching import CLASSES, LONG, SHORT, Classes, Stretched, StretchingTest
-from longclip_lab.views.html import Html, as_pool
+from longclip_lab.views.html import Html, as_pool, render
 from longclip_lab.views.models import similarity
 from longclip_lab.views.static import (
     Chart,
@@ -147,42 +147,37 @@ class Stretcher(Panel):
         length = keep + math.floor((self.old_length - keep) * ratio)
         old = _map("old", "before: position", self.old_length)
         new = _map(f"{keep}-{ratio:g}", "after: position", length, keep)
-        return "\n".join(
-            [
-                f'<div class="headline">{html.escape(facts)}</div>',
-                f"<p>{html.escape(' '.join(warnings))}</p>",
-                '<div style="display:flex;gap:20px">',
-                old,
-                new,
-                "</div>",
-                f'<p class="soft">How alike positions are: cosine, dark 0, light 1; '
-                f'<b style="color:{text_colour(COLOURS["vermillion"])}">line</b>: what stays.</p>',
-                self._scores(keep, ratio),
-            ]
+        return render(
+            "stretcher.html.j2",
+            facts=facts,
+            warnings=" ".join(warnings),
+            old=old,
+            new=new,
+            kept=text_colour(COLOURS["vermillion"]),
+            **self._scores(keep, ratio),
         )
 
-    def _scores(self, keep: int, ratio: float) -> str:
-        if self.test is None:
-            return ""
-        if (keep, ratio) not in self.test:
-            return "<p><b>Not measured yet.</b> Press the button.</p>"
+    def _scores(self, keep: int, ratio: float) -> dict[str, Any]:
+        """The table and the chart below the maps, as the template reads them."""
+        nothing = {"unmeasured": False, "rows": [], "fit": "", "chart": ""}
+        if self.test is None or (keep, ratio) not in self.test:
+            return nothing | {"unmeasured": self.test is not None}
         now, before = self.test[keep, ratio], self.test[0, 1]
-        rows = "\n".join(
-            f'<tr><th scope="row" style="color:{text_colour(_COLOUR_OF[test])}">{test}</th>'
-            f"<td>{percent(before.hits[test].mean(), 1)}</td>"
-            f"<td>{percent(now.hits[test].mean(), 1)}</td>"
-            f"<td>{_bold(change(now.against(before, test)))}</td></tr>"
+        rows = [
+            {
+                "test": test,
+                "colour": text_colour(_COLOUR_OF[test]),
+                "before": percent(before.hits[test].mean(), 1),
+                "after": percent(now.hits[test].mean(), 1),
+                "change": Html(_bold(html.escape(change(now.against(before, test))))),
+            }
             for test in now.hits
-        )
-        fit = len(self.test.texts[LONG]) - now.truncated
-        return (
-            f'<table><thead><tr><th>R@1 or right class</th><th scope="col">before</th>'
-            f'<th scope="col">after</th><th scope="col">change</th></tr></thead>'
-            f"<tbody>\n{rows}\n</tbody></table>\n<p>{fit} of {len(self.test.texts[LONG])} long "
-            f"captions fit {now.length} positions.</p>\n{self._chart(keep, ratio)}"
-        )
+        ]
+        long = len(self.test.texts[LONG])
+        fit = f"{long - now.truncated} of {long} long captions fit {now.length} positions."
+        return nothing | {"rows": rows, "fit": fit, "chart": self._chart(keep, ratio)}
 
-    def _chart(self, keep: int, ratio: float) -> str:
+    def _chart(self, keep: int, ratio: float) -> Html | str:
         """The scores against keep, of all that was measured with this ratio."""
         keeps = [own for own, other in self.test.measured if other == ratio]
         if len(keeps) < 2 or ratio == 1:
@@ -208,7 +203,7 @@ class Stretcher(Panel):
         for test, place in zip(ends, spread(list(ends.values()), (high - low) / 8), strict=True):
             colour = text_colour(_COLOUR_OF[test])
             chart.text(self.old_length - 1, place, test, colour=colour, shift=(10, 5))
-        return str(chart)
+        return chart.html()
 
     def static(self, keeps: Sequence[int] = KEEPS, ratios: Sequence[float] = RATIOS) -> Html:
         """The view with a slider for each of `keeps` and `ratios`, for pages without a kernel.
@@ -249,20 +244,15 @@ def _map_uri(positions_LW: np.ndarray) -> str:
     return heat_map_uri(similarity(positions_LW)[::step, ::step], 0, 1)
 
 
-def _map(name: str, title: str, length: int, keep: int = 0) -> str:
+def _map(name: str, title: str, length: int, keep: int = 0) -> Html:
     """A map of similarities with its axes; a line ends what stays."""
     ticks = round_ticks(0, length, 4)
     chart = Chart(
         Scale(0, length, ticks, title), Scale(length, 0, ticks, "position"),
         label=f"cosine similarity of {length} positions", width=350, height=322, right=14,
     )  # fmt: skip
-    left, top = chart.place(0, 0)
-    right, bottom = chart.place(length, length)
-    chart.elements.append(
-        f'<image data-picture="{name}" x="{left}" y="{top}" width="{right - left}" '
-        f'height="{bottom - top}" preserveAspectRatio="none" style="image-rendering:pixelated"/>'
-    )
+    chart.picture(name)
     if 0 < keep < length:
         colour = COLOURS["vermillion"]
         chart.line([(keep, 0), (keep, keep), (0, keep)], colour, 2.5)
-    return str(chart)
+    return chart.html()
