@@ -577,9 +577,8 @@ class Generate:
 
     prompt: Positional[str]
     """What to draw."""
-    pipeline: str = "tiny"
-    """tiny, which is bundled and draws the drawn world, or a pipeline of diffusers: a folder or an
-    id on the hub (Stable Diffusion 1.5, 2 or XL)."""
+    pipeline: str
+    """A pipeline of diffusers: a folder, or an id on the hub (Stable Diffusion 1.5, 2 or XL)."""
     long_clip: str | None = None
     """A Long-CLIP in place of the pipeline's CLIP-L: a file of weights, a folder or a bundled
     model."""
@@ -593,7 +592,7 @@ class Generate:
     """What not to draw."""
     steps: Annotated[int, COUNT] = 25
     """Steps of sampling."""
-    guidance_scale: Annotated[float, Numbers(at_least=0)] = 5.0
+    guidance_scale: Annotated[float, Numbers(at_least=0, at_most=1000)] = 5.0
     """Weight of classifier-free guidance; up to 1 is none."""
     seed: Annotated[int, SEED] = 0
     """Seed of the noise."""

@@ -27,7 +27,6 @@ from longclip_lab.errors import LabError
 from longclip_lab.models import Clip, TextTower, load, load_text_tower
 from longclip_lab.models.formats.export import text_encoder_config, text_encoder_weights
 from longclip_lab.models.kps import new_positions
-from longclip_lab.models.tiny import data_folder
 
 KPS, CLIP_LENGTH, KEEP = "kps", 77, 20
 ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
@@ -35,8 +34,7 @@ ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
 def load_pipeline(name: str | os.PathLike[str], **options: Any) -> Any:
-    """A diffusers pipeline: the bundled "tiny" one, or one from a folder or the hub, of
-    safetensors and without code of its own.
+    """A diffusers pipeline from a folder or the hub: safetensors only, and no code of its own.
 
     Raises LabError if diffusers is not installed, and for what it cannot open.
     """
@@ -46,10 +44,9 @@ def load_pipeline(name: str | os.PathLike[str], **options: Any) -> Any:
         raise LabError(
             "Pictures need diffusers: pip install 'longclip-lab[generation]'."
         ) from error
-    place = data_folder() / "tiny-diffusion" if name == "tiny" else name
     try:
-        pipe = diffusers.DiffusionPipeline.from_pretrained(
-            str(place), use_safetensors=True, trust_remote_code=False, **options
+        return diffusers.DiffusionPipeline.from_pretrained(
+            str(name), use_safetensors=True, trust_remote_code=False, **options
         )
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -57,7 +54,6 @@ def load_pipeline(name: str | os.PathLike[str], **options: Any) -> Any:
             f"{name} cannot be opened as a pipeline: {first} Expected a folder that diffusers "
             "saved (with model_index.json and safetensors), or its id on the hub."
         ) from error
-    return pipe.to(dtype=torch.float32) if name == "tiny" else pipe  # it is kept in 16 bits
 
 
 def clip_encoders(pipe: Any) -> dict[str, nn.Module]:

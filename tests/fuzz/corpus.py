@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from longclip_lab import data, evaluation, models, recaptioning, search, training, world
 from longclip_lab.models.build import assemble, build_model, preprocess_card
+from longclip_lab.models.formats.export import write_tokenizer
 from longclip_lab.text import get_tokenizer
 
 TESTS = Path(__file__).parents[1]
@@ -31,9 +32,11 @@ CAPTIONERS = ("IB", "SV", "LLA")
 
 
 def builders(name: str) -> ModuleType:
-    """The builders in another room's conftest."""
-    place = TESTS / name / "conftest.py"
-    spec = importlib.util.spec_from_file_location(f"builders_{name.replace('/', '_')}", place)
+    """The builders in another room's conftest, or in a file of it."""
+    place = TESTS / name if name.endswith(".py") else TESTS / name / "conftest.py"
+    spec = importlib.util.spec_from_file_location(
+        f"builders_{name.replace('/', '_').removesuffix('.py')}", place
+    )
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -181,6 +184,16 @@ class Corpus:
     @cached_property
     def llava(self) -> Path:
         return builders("recaptioning").save_llava(self.home / "llava")
+
+    @cached_property
+    def pipeline(self) -> Path:
+        """A tiny Stable Diffusion."""
+        pipelines = builders("generation/pipelines.py")
+        tokenizer = self.home / "clip-tokenizer"
+        write_tokenizer(tokenizer, get_tokenizer("clip"), 77)
+        made = pipelines.stable_diffusion(transformers.CLIPTokenizer.from_pretrained(tokenizer))
+        made.save_pretrained(self.home / "pipeline")
+        return self.home / "pipeline"
 
     @cached_property
     def captioner(self) -> recaptioning.Captioner:

@@ -334,6 +334,8 @@ def usual(corpus: Corpus, rng: Random, given: Path, made: Path) -> dict[str, Cal
         "faithfulness": lambda: [corpus.model, "--n", 1, *attributed, *quiet],
         "reproduce": lambda: ["--list", "--out", made, "--arms", made],
         "search": lambda: [pictures(), "a red boat", "--model", corpus.model, *quiet],
+        "generate": lambda: ["a red boat, " * 40, "--pipeline", corpus.pipeline, "--steps", 1,
+                             *quiet],
         "plan": lambda: [method],
         "recaption": lambda: [corpus.llava, made / "to", "--root", pictures(), "--pairs", 2,
                               "--max-new-tokens", 1, *quiet],
