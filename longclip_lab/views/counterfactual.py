@@ -34,6 +34,7 @@ from longclip_lab.views.theme import (
     points,
     scaled,
     text_colour,
+    whiskers,
 )
 from longclip_lab.world import SIZES, truth
 
@@ -255,14 +256,7 @@ def _add_ranges(
     chart.add_scatter(
         x=places,
         y=[score.value for score in percents],
-        error_y={
-            "type": "data",
-            "array": [score.high - score.value for score in percents],
-            "arrayminus": [score.value - score.low for score in percents],
-            "color": colour,
-            "thickness": 2,
-            "width": 4,
-        },
+        error_y=whiskers(colour, *percents),
         mode="lines+markers",
         name=label,
         line={"color": colour},
@@ -499,11 +493,7 @@ def belief_figure(
         chart.add_scatter(
             x=[100 * rate for rate in rates],
             y=[one.value for one in found],
-            error_y={
-                "type": "data", "color": colour, "thickness": 1.5, "width": 4,
-                "array": [one.high - one.value for one in found],
-                "arrayminus": [one.value - one.low for one in found],
-            },
+            error_y=whiskers(colour, *found, thickness=1.5),
             mode="lines+markers",
             line={"color": colour, "width": 2.5},
             marker={"color": colour, "size": 10, "symbol": _SYMBOLS[number % len(_SYMBOLS)]},

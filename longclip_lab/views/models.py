@@ -31,6 +31,7 @@ from longclip_lab.views.theme import (
     plot_height,
     scaled,
     text_colour,
+    whiskers,
 )
 
 if TYPE_CHECKING:
@@ -362,12 +363,12 @@ def _style(row: Scored) -> tuple[str, str]:
 def _add_model(chart: go.Figure, row: Scored) -> None:
     short, long = scaled(short_score(row)), scaled(long_score(row))
     colour, symbol = _style(row)
-    whisker = {"type": "data", "color": colour, "thickness": 1.5, "width": 3}
+    thin = {"thickness": 1.5, "width": 3}
     chart.add_scatter(
         x=[short.value],
         y=[long.value],
-        error_x=whisker | _arms(short),
-        error_y=whisker | _arms(long),
+        error_x=whiskers(colour, short, **thin),
+        error_y=whiskers(colour, long, **thin),
         marker={
             "color": colour,
             "symbol": symbol,
@@ -378,10 +379,6 @@ def _add_model(chart: go.Figure, row: Scored) -> None:
         name=row.label,
         hovertemplate=f"{row.label}<br>short %{{x:.1f}}, long %{{y:.1f}}<extra></extra>",
     )
-
-
-def _arms(score: Interval) -> dict[str, list[float]]:
-    return {"array": [score.high - score.value], "arrayminus": [score.value - score.low]}
 
 
 def _span(scores) -> tuple[float, float]:

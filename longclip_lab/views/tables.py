@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -15,19 +15,79 @@ from longclip_lab.evaluation.records import in_words
 from longclip_lab.evaluation.table import UNIT, percent
 from longclip_lab.views.html import render
 from longclip_lab.views.static import document
-from longclip_lab.views.theme import COLOURS, GREY, framed
+from longclip_lab.views.theme import COLOURS, GREY, framed, scaled, whiskers
 
 if TYPE_CHECKING:
     from longclip_lab.evaluation import ScoreTable
     from longclip_lab.evaluation.table import Row
 
 
-# --- Differences between methods that differ in one thing: a row each, a panel for each ---
+# --- Dots with intervals, a row for each line and a panel for each score ---
 
-_LANE, _HEAD = 34, 30
 _MORE, _LESS, _OPEN = COLOURS["blue"], COLOURS["vermillion"], "#8C8C8C"
 
 Gaps = Mapping[str, Mapping[str, Interval]]
+
+
+class Dot(NamedTuple):
+    """A score here, in the panel's unit, and the paper's, if it has one; how both are shown."""
+
+    ours: Interval
+    paper: float | None
+    colour: str
+    symbol: str
+    form: str
+
+
+def _forest(
+    frame: go.Figure,
+    rows: Mapping[str, Sequence[Dot]],
+    labels: Sequence[str],
+    titles: Sequence[str],
+    lane: int,
+    spacing: float,
+) -> go.Figure:
+    """A panel for each of `titles`, a lane for each row; the paper's number as an open diamond."""
+    chart = make_subplots(
+        rows=1, cols=len(titles), shared_yaxes=True, horizontal_spacing=spacing,
+        subplot_titles=list(titles),
+    )  # fmt: skip
+    chart.update_layout(frame.layout)
+    for column in range(1, len(titles) + 1):
+        for row, (what, dots) in enumerate(rows.items()):
+            dot = dots[column - 1]
+            value, low, high = (f"{one:{dot.form}}" for one in (dot.ours.value, dot.ours.low,
+                                                                 dot.ours.high))  # fmt: skip
+            chart.add_scatter(
+                x=[dot.ours.value], y=[row], mode="markers", error_x=whiskers(dot.colour, dot.ours),
+                marker={"color": dot.colour, "size": 10, "symbol": dot.symbol,
+                        "line": {"width": 2, "color": dot.colour}},
+                hovertemplate=f"{what}<br>{value} ({low} to {high})<extra></extra>",
+                row=1, col=column,
+            )  # fmt: skip
+            if dot.paper is not None:
+                chart.add_scatter(
+                    x=[dot.paper], y=[row], mode="markers",
+                    marker={"color": GREY, "size": 11, "symbol": "diamond-open", "line_width": 2},
+                    hovertemplate=f"{what}, the paper<br>{dot.paper:.2f}<extra></extra>",
+                    row=1, col=column,
+                )  # fmt: skip
+    margin = frame.layout.margin
+    chart.update_yaxes(
+        tickvals=list(range(len(rows))), ticktext=list(labels),
+        range=[len(rows) - 0.4, -0.6], ticks="", showline=False, col=1,
+    )  # fmt: skip
+    chart.update_yaxes(ticks="", showline=False)
+    chart.update_layout(
+        height=round(lane * len(rows) + _HEAD + margin.t + margin.b),
+        margin={"t": margin.t + _HEAD, "r": 16},
+        title_pad_b=frame.layout.title.pad.b + _HEAD,
+        showlegend=False,
+    )
+    return chart
+
+
+_HEAD = 30
 
 
 def gaps_figure(
@@ -44,36 +104,23 @@ def gaps_figure(
     names = list(next(iter(gaps.values()), ()))
     if not names or any(list(row) != names for row in gaps.values()):
         raise LabError("expected at least one difference, and the same scores for each of them.")
-    frame = framed(gaps_message(gaps), subtitle=subtitle, at_edge=True)
-    chart = make_subplots(
-        rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.03,
-        subplot_titles=[f"{name} (points)" for name in names],
-    )  # fmt: skip
-    chart.update_layout(frame.layout)
-    chart.update_layout(title={"pad": {"b": frame.layout.title.pad.b + _HEAD}})
-    for column, name in enumerate(names, start=1):
-        for row, (what, found) in enumerate(gaps.items()):
+    rows = {}
+    for what, found in gaps.items():
+        rows[what] = []
+        for name, gap in ((name, found[name]) for name in names):
+            colour = _MORE if gap.low > 0 else _LESS if gap.high < 0 else _OPEN
+            symbol = "circle-open" if colour == _OPEN else "circle"
             paper = (published or {}).get(what, {}).get(name)
-            _add(chart, what, found[name], paper, row, column)
-        # after the dots: plotly draws no line into an empty panel
-        zero = {"color": GREY, "width": 1.5, "dash": "dot"}
-        chart.add_vline(x=0, line=zero, layer="below", row=1, col=column)
-    margin = frame.layout.margin
-    chart.update_yaxes(
-        tickvals=list(range(len(gaps))),
-        ticktext=list(gaps),
-        range=[len(gaps) - 0.4, -0.6],
-        ticks="",
-        showline=False,
-        showgrid=False,
-        col=1,
-    )
+            rows[what].append(Dot(scaled(gap), paper, colour, symbol, "+.1f"))
+    frame = framed(gaps_message(gaps), subtitle=subtitle, at_edge=True)
+    titles = [f"{name} (points)" for name in names]
+    chart = _forest(frame, rows, list(gaps), titles, lane=34, spacing=0.03)
+    # After the dots: plotly draws no line into an empty panel.
+    zero = {"color": GREY, "width": 1.5, "dash": "dot"}
+    chart.add_vline(x=0, line=zero, layer="below")
     chart.update_annotations(font_size=14)
-    chart.update_layout(
-        height=round(_LANE * len(gaps) + _HEAD + margin.t + margin.b),
-        margin={"t": margin.t + _HEAD, "r": 16, "b": 40},
-        showlegend=False,
-    )
+    chart.update_yaxes(showgrid=False)
+    chart.update_layout(margin_b=40)
     return chart
 
 
@@ -96,168 +143,39 @@ def gaps_message(gaps: Gaps) -> str:
     return f"{told}: {decided[0]}" if len(decided) == 1 else told
 
 
-def _add(
-    chart: go.Figure, what: str, gap: Interval, paper: float | None, row: int, column: int
-) -> None:
-    value, low, high = (100 * bound for bound in (gap.value, gap.low, gap.high))
-    decided = low > 0 or high < 0
-    colour = (_MORE if low > 0 else _LESS) if decided else _OPEN
-    chart.add_scatter(
-        x=[value],
-        y=[row],
-        error_x={
-            "type": "data",
-            "array": [high - value],
-            "arrayminus": [value - low],
-            "color": colour,
-            "thickness": 2,
-            "width": 4,
-        },
-        marker={
-            "color": colour,
-            "size": 10,
-            "symbol": "circle" if decided else "circle-open",
-            "line": {"width": 2, "color": colour},
-        },
-        mode="markers",
-        hovertemplate=f"{what}<br>{value:+.1f} ({low:+.1f} to {high:+.1f})<extra></extra>",
-        row=1,
-        col=column,
-    )
-    if paper is not None:
-        chart.add_scatter(
-            x=[paper],
-            y=[row],
-            marker={"color": GREY, "size": 11, "symbol": "diamond-open", "line": {"width": 2}},
-            mode="markers",
-            hovertemplate=f"{what}, the paper<br>{paper:+.2f}<extra></extra>",
-            row=1,
-            col=column,
-        )
-
-
-# --- A table of a paper beside the same table of ours: dots with intervals, a panel for each ---
-
-_RECORDS_LANE, _TALLEST_HEAD, _PANEL_TITLE = 27, 44, 26
-_OURS, _BASELINE, _PAPER = COLOURS["blue"], COLOURS["vermillion"], GREY
-
-
-class Line(Protocol):
-    """What the figure needs of a line; `reproduction.bookkeeping.LineRecord` has it."""
-
-    label: str
-    published: Mapping[str, float | None]
-    ours: Mapping[str, Interval]
-    is_baseline: bool
-
-
-class Claim(Protocol):
-    """A claim's verdict; a control is none of the paper's."""
-
-    verdict: str
-    is_control: bool
-
-
-class Record(Protocol):
-    """What the figure needs of a record; `reproduction.bookkeeping.LedgerRecord` has it."""
-
-    source: str
-    claims: Sequence[Claim]
-    columns: Mapping[str, str]
-    lines: Sequence[Line]
-    seeds: Sequence[int]
-
-
-def record_figure(record: Record, message: str = "") -> go.Figure:
+def record_figure(record: Any, message: str = "") -> go.Figure:
     """Every line of an experiment's table: ours with 95% intervals, the paper's as open diamonds.
 
-    Lines without a number in the paper are in another colour. The scales of the papers' sets and
+    `record` is a `reproduction.bookkeeping.LedgerRecord`. Lines without a number in the paper are
+    in another colour. The scales of the papers' sets and
     of the drawn world have nothing to do with each other: compare the order of the lines.
     `message` is the title, by default how many of the paper's claims reproduce.
     """
-    names = list(record.columns)
+    names, rows, labels = list(record.columns), {}, []
+    for line in record.lines:
+        colour = _LESS if line.is_baseline else _MORE
+        rows[line.label] = [
+            Dot(line.ours[name], line.published.get(name), colour, "circle", ".1f")
+            for name in names
+        ]
+        labels.append(f'<span style="color:{colour}">{line.label}</span>')
     frame = framed(
         message or record_message(record),
         subtitle=f"dots: here, {len(record.seeds)} seeds, 95% intervals (red: no number in the "
         "paper); open diamonds: the paper, on its own sets",
         at_edge=True,
     )
-    chart = make_subplots(
-        rows=1, cols=len(names), shared_yaxes=True, horizontal_spacing=0.035,
-        subplot_titles=[f"{name} (%)" for name in names],
-    )  # fmt: skip
-    chart.update_layout(frame.layout)
-    for column, name in enumerate(names, start=1):
-        _add_panel(chart, record, name, column)
-    height = _RECORDS_LANE * len(record.lines) + _TALLEST_HEAD
-    margin = frame.layout.margin
-    chart.update_yaxes(
-        tickvals=list(range(len(record.lines))),
-        ticktext=[_name(line) for line in record.lines],
-        range=[len(record.lines) - 0.4, -0.6],
-        col=1,
-    )
-    chart.update_yaxes(ticks="", showline=False)
-    chart.update_layout(
-        height=round(height + margin.t + margin.b),
-        margin={"t": margin.t + _PANEL_TITLE, "r": 16},
-        title_pad_b=frame.layout.title.pad.b + _PANEL_TITLE,
-        showlegend=False,
-    )
-    return chart
+    titles = [f"{name} (%)" for name in names]
+    return _forest(frame, rows, labels, titles, lane=27, spacing=0.035)
 
 
-def record_message(record: Record) -> str:
+def record_message(record: Any) -> str:
     """How many of the paper's claims reproduce."""
     verdicts = [claim.verdict for claim in record.claims if not claim.is_control]
     count = sum(verdict == "reproduces" for verdict in verdicts)
     claims = "claim" if len(verdicts) == 1 else "claims"
     does = "reproduces" if count == 1 else "reproduce"
     return f"{record.source}: {count} of {len(verdicts)} {claims} {does} here"
-
-
-def _name(line: Line) -> str:
-    return f'<span style="color:{_colour(line)}">{line.label}</span>'
-
-
-def _colour(line: Line) -> str:
-    return _BASELINE if line.is_baseline else _OURS
-
-
-def _add_panel(chart: go.Figure, record: Record, name: str, column: int) -> None:
-    for row, line in enumerate(record.lines):
-        ours = line.ours[name]
-        known = ours.low == ours.low  # one seed has no interval
-        arms = (ours.high - ours.value, ours.value - ours.low) if known else (0.0, 0.0)
-        chart.add_scatter(
-            x=[ours.value],
-            y=[row],
-            error_x={
-                "type": "data",
-                "array": [arms[0]],
-                "arrayminus": [arms[1]],
-                "color": _colour(line),
-                "thickness": 2,
-                "width": 4,
-            },
-            marker={"color": _colour(line), "size": 10},
-            mode="markers",
-            hovertemplate=f"{line.label}<br>{name}: %{{x:.1f}} ({ours.low:.1f} to "
-            f"{ours.high:.1f})<extra></extra>",
-            row=1,
-            col=column,
-        )
-        published = line.published.get(name)
-        if published is not None:
-            chart.add_scatter(
-                x=[published],
-                y=[row],
-                marker={"color": _PAPER, "size": 11, "symbol": "diamond-open", "line_width": 2},
-                mode="markers",
-                hovertemplate=f"{line.label}, the paper<br>%{{x:.2f}}<extra></extra>",
-                row=1,
-                col=column,
-            )
 
 
 # --- Scores of several models on several benchmarks as a page that stands alone ---

@@ -466,14 +466,7 @@ def _add_dot(chart: go.Figure, lane: Lane, row: float, value_format: str) -> Non
     chart.add_scatter(
         x=[score.value],
         y=[row],
-        error_x={
-            "type": "data",
-            "array": [score.high - score.value],
-            "arrayminus": [score.value - score.low],
-            "color": lane.colour,
-            "thickness": 2,
-            "width": 4,
-        },
+        error_x=whiskers(lane.colour, score),
         marker={"color": lane.colour, "size": 11, "symbol": lane.symbol},
         mode="markers",
         hovertemplate=f"{score.low:{value_format}} to {score.high:{value_format}}<extra></extra>",
@@ -484,6 +477,17 @@ def _add_dot(chart: go.Figure, lane: Lane, row: float, value_format: str) -> Non
         text=f"{score.value:{value_format}}",
         font={"color": text_colour(lane.colour), "size": 13},
     )  # fmt: skip
+
+
+def whiskers(colour: str, *scores: Interval, **style: float) -> dict[str, Any]:
+    """The 95% intervals of dots; none where there is no bound, as of a single seed."""
+    sizes = [
+        (score.high - score.value, score.value - score.low) if score.low == score.low else (0, 0)
+        for score in scores
+    ]
+    up, down = (list(one) for one in zip(*sizes, strict=True))
+    bars = {"type": "data", "array": up, "arrayminus": down, "color": colour}
+    return bars | {"thickness": 2, "width": 4} | style
 
 
 def scaled(score: Interval, factor: float = 100) -> Interval:

@@ -38,7 +38,7 @@ def marks(figure, symbol):
 
 def test_every_score_is_drawn_with_its_interval(record):
     figure = record_figure(record)
-    ours = marks(figure, None)
+    ours = marks(figure, "circle")
     assert [trace.x[0] for trace in ours] == [40, 45, 40, 45]
     assert (ours[1].error_x.array[0], ours[1].error_x.arrayminus[0]) == (2, 1)
     assert [title.text for title in figure.layout.annotations] == ["long (%)", "short (%)"]
@@ -58,5 +58,5 @@ def test_the_title_counts_the_papers_claims_alone(record):
 
 def test_one_seed_has_no_whiskers(record):
     record.lines[0] = line("LiT", 27.1, 40, math.nan, math.nan)
-    first = marks(record_figure(record), None)[0]
+    first = marks(record_figure(record), "circle")[0]
     assert first.error_x.array[0] == 0
