@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import math
 import os
@@ -311,6 +312,11 @@ def _json_of(where: str, text: str | None = None) -> Iterator[None]:
         raise LabError(
             f"{where} is JSON that cannot be read: it has a number of more than {most:,} digits."
         ) from None
+
+
+def json_hash(value: Any, digits: int = 16) -> str:
+    """The first digits of the SHA-256 of a value as JSON with sorted names."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def json_kind(value: Any) -> str:

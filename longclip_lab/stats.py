@@ -1,4 +1,4 @@
-"""A number with its interval, and the bootstrap that gives it.
+"""A number with its interval: by the bootstrap, and of proportions by Wilson and Newcombe.
 
 Shapes: Q queries, G groups of queries that are drawn together, R bootstrap rounds.
 """
@@ -89,3 +89,29 @@ def bootstrap_mean(
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [tail, 1 - tail])
     return Interval(mean, float(low), float(high), len(values_Q))
+
+
+def wilson(wins: float, n: int, z: float = 1.959964) -> Interval:
+    """Wilson's 95% interval for a proportion (Wilson 1927); `wins` may hold halves.
+
+    >>> wilson(50, 100)
+    Interval(value=0.5, low=0.40383..., high=0.59616..., n=100)
+    """
+    share = wins / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(float(share), float(centre - half), float(centre + half), n)
+
+
+def newcombe(one: Interval, other: Interval) -> Interval:
+    """The difference of two independent proportions, `one` minus `other`, with a 95% interval.
+
+    Newcombe 1998, method 10; both are Wilson's intervals. The example is his first.
+
+    >>> newcombe(wilson(56, 70), wilson(48, 80))
+    Interval(value=0.2..., low=0.0524..., high=0.3338..., n=70)
+    """
+    gap = one.value - other.value
+    down = np.hypot(one.value - one.low, other.high - other.value)
+    up = np.hypot(one.high - one.value, other.value - other.low)
+    return Interval(float(gap), float(gap - down), float(gap + up), min(one.n, other.n))

@@ -32,7 +32,7 @@ from longclip_lab.files import readable
 from longclip_lab.images import is_turned, open_image
 from longclip_lab.models import Clip, pixels
 from longclip_lab.plotting import Plottable
-from longclip_lab.probing import wilson
+from longclip_lab.stats import wilson
 from longclip_lab.world import KINDS, PROBE_SEED, SIZES, WorldPairs, pairs
 from longclip_lab.world.probes import Swaps, Told
 

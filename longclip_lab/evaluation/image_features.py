@@ -5,8 +5,6 @@ N pictures, S the shape of one feature.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from longclip_lab import cache
 from longclip_lab.evaluation.late_interaction import Similarity
 from longclip_lab.evaluation.records import model_hash
+from longclip_lab.files import json_hash
 from longclip_lab.models import Clip
 from longclip_lab.models.encoding import Images, how_read, pictures_hash
 
@@ -67,7 +66,7 @@ class PictureFeatures:
             return self.how.encode_images(self.clip, images, progress=self.progress)
         shape = (len(images), *self.how.encode_images(self.clip, images[:1]).shape[1:])
         identity = self._identity(images, shape)
-        home = self.folder / _short(identity)
+        home = self.folder / json_hash(identity)
         cache.claim(home, identity, _MEANING, RUN)
         if not cache.is_whole(home):
             cache.fill(home, RUN, self._made(images, cache.missing_runs(home)))
@@ -102,8 +101,3 @@ class PictureFeatures:
 def _image_part(model: nn.Module) -> nn.Module:
     """What makes an image feature: open_clip's image tower; of other models, all of it."""
     return model.visual if isinstance(model, CLIP | CustomTextCLIP) else model
-
-
-def _short(identity: dict[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,11 +9,9 @@ from longclip_lab.probing.counterfactual import (
     drop_lowest,
     hallucination,
     majority_limit,
-    newcombe,
     pair_scores,
     sentence_scores,
     truth_margin,
-    wilson,
 )
 from longclip_lab.probing.effective_length import EffectiveLength, effective_length, lengths_of
 from longclip_lab.probing.linear_probe import Readout, presence_readout
@@ -25,6 +23,7 @@ from longclip_lab.probing.truncation import (
     randomise_positions,
     truncation_curve,
 )
+from longclip_lab.stats import newcombe, wilson
 
 __all__ = [
     "CONTROLS",

@@ -24,38 +24,13 @@ from longclip_lab.evaluation import Interval
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.models.encoding import Images
 from longclip_lab.plotting import Plottable
+from longclip_lab.stats import wilson
 from longclip_lab.world import Caption, Counterfactuals, Scene
 
 # --- The counterfactual probe: two captions differ in one word; which fits the picture? ---
 
 UNREAD = ("half", "leave out")
 """What a table may do with pairs whose changed word the model never saw."""
-
-
-def wilson(wins: float, n: int, z: float = 1.959964) -> Interval:
-    """Wilson's 95% interval for a proportion (Wilson 1927); `wins` may hold halves.
-
-    >>> wilson(50, 100)
-    Interval(value=0.5, low=0.40383..., high=0.59616..., n=100)
-    """
-    share = wins / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(float(share), float(centre - half), float(centre + half), n)
-
-
-def newcombe(one: Interval, other: Interval) -> Interval:
-    """The difference of two independent proportions, `one` minus `other`, with a 95% interval.
-
-    Newcombe 1998, method 10; both are Wilson's intervals. The example is his first.
-
-    >>> newcombe(wilson(56, 70), wilson(48, 80))
-    Interval(value=0.2..., low=0.0524..., high=0.3338..., n=70)
-    """
-    gap = one.value - other.value
-    down = np.hypot(one.value - one.low, other.high - other.value)
-    up = np.hypot(one.high - one.value, other.value - other.low)
-    return Interval(float(gap), float(gap - down), float(gap + up), min(one.n, other.n))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval, bootstrap_mean
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.plotting import Plottable
-from longclip_lab.probing.counterfactual import wilson
+from longclip_lab.stats import wilson
 from longclip_lab.world.probes import Swaps
 
 LARGE, LESSER = 0, 1

@@ -15,7 +15,7 @@ import numpy as np
 
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import Interval
-from longclip_lab.probing.counterfactual import wilson
+from longclip_lab.stats import wilson
 from longclip_lab.world import Scene
 from longclip_lab.world.captions import words_of, world_words
 from longclip_lab.world.scene import COLOURS, KINDS, ORIENTATIONS, PATTERNS, SIZES

@@ -6,7 +6,6 @@ folder is the hash of all that decides its numbers, so it is trained once, whoev
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 from longclip_lab.constants import OLD_OBJECTIVES, RENAMED
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation.late_interaction import TOKEN_WISE
+from longclip_lab.files import json_hash
 from longclip_lab.training.checkpoints import DISPLAY
 from longclip_lab.training.recipe import LENGTH_BUCKETS, Recipe
 from longclip_lab.training.recipes import lit
@@ -54,7 +54,7 @@ class Trunk:
 
     def key(self) -> str:
         """The name of its folder: the hash of `identity`."""
-        return _hash(self.identity())
+        return json_hash(self.identity())
 
 
 def _recipe(**changes: Any) -> Recipe:
@@ -138,7 +138,7 @@ class Arm:
 
     def key(self, seed: int) -> str:
         """The name of the arm's folder: the hash of `identity`."""
-        return _hash(self.identity(seed))
+        return json_hash(self.identity(seed))
 
     def steps(self) -> int:
         """Optimizer steps of its training, 0 if it is not trained."""
@@ -165,7 +165,3 @@ def _content(facts: dict[str, Any]) -> dict[str, Any]:
         objective = facts["recipe"]["objective"]
         facts["recipe"]["objective"] = old.get(objective, objective)
     return json.loads(json.dumps(facts))
-
-
-def _hash(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:DIGITS]

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.evaluation.records import model_hash
-from longclip_lab.files import atomic_path, checked_fields, parse_json, to_json
+from longclip_lab.files import atomic_path, checked_fields, json_hash, parse_json, to_json
 from longclip_lab.images import READING, ImageError, Listing, PictureFile, decode_image
 from longclip_lab.models.encoding import check_finite, evaluating
 
@@ -115,7 +115,9 @@ class FeatureStore:
         where = str(pictures.resolve())
         named = re.sub(r"[^\w-]+", "_", pictures.resolve().name)[:40] or "root"
         self.identity = dict(identity)
-        self.folder = cache / f"{named}-{_digest(where)}" / f"tower-{_digest(self.identity)}"
+        self.folder = (
+            cache / f"{named}-{json_hash(where, 12)}" / f"tower-{json_hash(self.identity, 12)}"
+        )
         self._own: list[Path] = []
 
     def load(self) -> dict[str, Entry]:
@@ -200,10 +202,6 @@ def _checksum(tensors: Mapping[str, np.ndarray]) -> str:
         whole = zlib.crc32(f"{name} {values.dtype} {values.shape}".encode(), whole)
         whole = zlib.crc32(np.ascontiguousarray(values), whole)
     return f"{whole:08x}"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 # --- Bring the stored features of a folder up to date: only what is new or changed is ---

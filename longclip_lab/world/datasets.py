@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from longclip_lab.errors import COUNT, SEED, SHARE, LabError, suggest
+from longclip_lab.files import json_hash
 from longclip_lab.world.captions import CAPTIONERS, Caption, long_caption, summary, web_caption
 from longclip_lab.world.drawing import draw
 from longclip_lab.world.scene import (
@@ -63,7 +63,7 @@ class WorldPairs:
             long=[self.long[i] for i in indices],
             scenes=[self.scenes[i] for i in indices],
             long_captions=[self.long_captions[i] for i in indices],
-            source={**self.source, "subset": _digest(indices)},
+            source={**self.source, "subset": json_hash(indices)},
             name=self.name,
         )
 
@@ -83,10 +83,6 @@ class SingleObjects:
 
     def __len__(self) -> int:
         return len(self.scenes)
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_size(n: int, seed: int, siblings: int = 1) -> None:
