@@ -107,7 +107,7 @@ def main() -> None:
     result = scores(tower)
     print(json.dumps(result, indent=1))
     weights = {f"trunk.{k}": v for k, v in tower.trunk.state_dict().items()}
-    for part in ("cell_heads", "picture_heads"):
+    for part in ("cell_heads", "image_heads"):
         weights |= {f"heads.{k}": v for k, v in getattr(tower, part).state_dict().items()}
     with atomic_path(options.out / "tower.safetensors") as path:
         save_file({k: v.half().contiguous() for k, v in weights.items()}, path)

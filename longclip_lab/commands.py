@@ -507,9 +507,9 @@ class Search:
             raise LabError('Say what to look for: longclip-lab search DIR "a red boat on a lake".')
         check_place(self.html)
         if not self.folder.is_dir():  # before seconds are spent on a model
-            from longclip_lab.images import list_pictures
+            from longclip_lab.images import list_images
 
-            list_pictures(self.folder)
+            list_images(self.folder)
         from longclip_lab import models, search
 
         clip = load_model(self.model, self.pretrained)

@@ -55,8 +55,8 @@ CLOSED_SUFFIXES = RAW_SUFFIXES | {".heic", ".heif", ".jxl", ".svg", ".psd"}
 HIDDEN, OTHER = "hidden", "no picture"
 CLOSED_FORMAT = "a format that is not read; save as JPEG or PNG"
 LINKED, UNREADABLE = "linked folder, not followed", "cannot be opened"
-NO_PICTURES = {HIDDEN, OTHER, LINKED}
-"""Reasons under which `list_pictures` names what does not count as a picture."""
+NO_IMAGES = {HIDDEN, OTHER, LINKED}
+"""Reasons under which `list_images` names what does not count as a picture."""
 
 _HEAD = 512
 _CODECS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
@@ -205,7 +205,7 @@ def image_names(folder: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class PictureFile:
+class ImageFile:
     """A picture's name relative to the folder (with "/"), its path, size in bytes and time of the
     last change in nanoseconds."""
 
@@ -220,11 +220,11 @@ class Listing:
     """The picture files of a folder by name, and what was left out: {reason: names}."""
 
     root: Path
-    files: tuple[PictureFile, ...]
+    files: tuple[ImageFile, ...]
     left_out: dict[str, list[str]]
 
 
-def list_pictures(folder: str | os.PathLike[str], ignore: Path | None = None) -> Listing:
+def list_images(folder: str | os.PathLike[str], ignore: Path | None = None) -> Listing:
     """Every picture in `folder` and the folders below it, as `is_image_file` knows it.
 
     Hidden files and folders (".name") and links to folders are left out; so is, without a word,
@@ -240,7 +240,7 @@ def list_pictures(folder: str | os.PathLike[str], ignore: Path | None = None) ->
             f"Expected a folder of pictures, {root} is a file. If it is an archive, unpack it."
         )
     ignored = None if ignore is None else ignore.resolve()
-    files: list[PictureFile] = []
+    files: list[ImageFile] = []
     left_out: dict[str, list[str]] = {}
     for path, reason in _walk(root, left_out, root, ignored):
         name = path.relative_to(root).as_posix()
@@ -252,7 +252,7 @@ def list_pictures(folder: str | os.PathLike[str], ignore: Path | None = None) ->
             if facts is None or not stat.S_ISREG(facts.st_mode):  # a pipe would be waited for
                 reason = UNREADABLE
             elif is_image_file(path):
-                files.append(PictureFile(name, path, facts.st_size, facts.st_mtime_ns))
+                files.append(ImageFile(name, path, facts.st_size, facts.st_mtime_ns))
             else:
                 reason = CLOSED_FORMAT if _is_closed(path) else OTHER
         if reason:

@@ -22,9 +22,9 @@ from longclip_lab.data.validation import check_image
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import comparable, evaluate
 from longclip_lab.images import FORMATS, ImageError, decode_image, format_of, open_image
-from longclip_lab.models.encoding import pictures_hash
+from longclip_lab.models.encoding import images_hash
 from longclip_lab.recaptioning import open_folder
-from longclip_lab.recaptioning.run import decoded_content, picture_runs
+from longclip_lab.recaptioning.run import decoded_content, image_runs
 from longclip_lab.training import Recipe
 from longclip_lab.training.data import stored_features
 from longclip_lab.training.streaming import StreamedPairs
@@ -368,7 +368,7 @@ def test_every_room_reads_the_same_pixels(odd_folder, clip, tmp_path):
     for path, feature_D in zip(paths, encoded_ND.numpy(), strict=True):
         np.testing.assert_allclose(of_name[path.name], feature_D, atol=1e-6)
 
-    (run,) = picture_runs(found).runs
+    (run,) = image_runs(found).runs
     for (_, content), values in zip(run.pictures(), expected, strict=True):
         np.testing.assert_array_equal(np.asarray(decoded_content(content)), values)
 
@@ -451,16 +451,16 @@ def test_names_that_are_not_utf8_are_named(odd_folder, clip, tmp_path):
     assert "caf\\xe9.png" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert name in index.names
     folder = open_folder(odd_folder)
-    keys = [key for key, _ in picture_runs(folder).runs[0].pictures()]
+    keys = [key for key, _ in image_runs(folder).runs[0].pictures()]
     assert "caf\\xe9.png" in keys
-    assert pictures_hash(folder.images).startswith("sha256:")
+    assert images_hash(folder.images).startswith("sha256:")
 
 
 def test_two_names_that_read_alike_are_not_taken_for_one(tmp_path):
     for name in (b"a\xff.png", rb"a\xff.png"):
         (tmp_path / os.fsdecode(name)).write_bytes(saved(VALUES, "PNG"))
     with pytest.raises(LabError, match=r"Two pictures .* would both be called a\\xff\.png"):
-        picture_runs(open_folder(tmp_path))
+        image_runs(open_folder(tmp_path))
 
 
 def test_hidden_files_of_macos_stop_nothing(tmp_path, clip):
@@ -483,7 +483,7 @@ def test_hidden_files_of_macos_stop_nothing(tmp_path, clip):
 def test_a_camera_s_raw_file_is_no_thumbnail(tmp_path):
     (tmp_path / "a.nef").write_bytes(saved(VALUES, "TIFF"))
     (tmp_path / "b.heic").write_bytes(saved(VALUES, "JPEG"))  # as some telephones call it
-    listing = images.list_pictures(tmp_path)
+    listing = images.list_images(tmp_path)
     assert [file.name for file in listing.files] == ["b.heic"]
     assert listing.left_out == {images.CLOSED_FORMAT: ["a.nef"]}
 

@@ -51,7 +51,7 @@ from longclip_lab.attribution.maps import (
     token_maps,
 )
 from longclip_lab.attribution.verdicts import ALL, Faithfulness, Score
-from longclip_lab.data import BoxedPictures
+from longclip_lab.data import BoxedImages
 from longclip_lab.errors import COUNT, SEED, LabError, suggest
 from longclip_lab.evaluation import Interval
 from longclip_lab.evaluation.records import commit, model_hash, versions
@@ -114,7 +114,7 @@ def _trapezoid(y: np.ndarray, x: np.ndarray) -> float:
     return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
 
 
-def picture_similarity(
+def image_similarity(
     clip: Clip,
     pixels_Q3SS: torch.Tensor,
     texts_QD: torch.Tensor,
@@ -400,7 +400,7 @@ class CurveTest:
         key = (mode, maps[0].grid, maps[0].shift) if patches else ("tokens",)
         if key not in self._similarities:
             if self.side == "patches":
-                made = picture_similarity(
+                made = image_similarity(
                     self.clip,
                     self._pixels,
                     self._texts_QD,
@@ -461,7 +461,7 @@ def faithfulness(
     n: int = 100,
     methods: Sequence[str] | None = None,
     seed: int = 0,
-    boxed: BoxedPictures | None = None,
+    boxed: BoxedImages | None = None,
     progress: bool = False,
 ) -> Faithfulness:
     """Test attribution methods on one model: who points at what it was asked about?
@@ -599,7 +599,7 @@ def _chosen(methods: Sequence[str] | None, sides: Sequence[Side]) -> dict[Side, 
 
 
 def _asked(
-    clip: Clip, n: int, seed: int, boxed: BoxedPictures | None, sides: Sequence[Side]
+    clip: Clip, n: int, seed: int, boxed: BoxedImages | None, sides: Sequence[Side]
 ) -> tuple[dict[Side, Questions], dict[Side, CurveTest]]:
     """Questions for every side, and what curves are drawn of."""
     if boxed is not None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from longclip_lab.attribution.maps import PatchMap, TokenMap, patch_maps, shown
 from longclip_lab.attribution.similarity import token_patches
-from longclip_lab.data import BoxedPictures
+from longclip_lab.data import BoxedImages
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval, bootstrap_mean
 from longclip_lab.files import readable
@@ -282,7 +282,7 @@ def world_things(clip: Clip, drawn: WorldPairs, seed: int = 0) -> Questions:
 
 
 def photographed_things(
-    clip: Clip, boxed: BoxedPictures, n: int, seed: int = 0, text: str | None = None
+    clip: Clip, boxed: BoxedImages, n: int, seed: int = 0, text: str | None = None
 ) -> Questions:
     """Every category in `n` photographs drawn at random: "a photo of a dog".
 

@@ -501,10 +501,10 @@ def as_pairs(clip: Clip, images: Picture | Images, texts: str | Sequence[str]) -
         raise LabError(
             f"expected pictures and texts, got {len(images)} pictures and {len(texts)} texts."
         )
-    return as_pictures(clip, images).paired(texts)
+    return as_images(clip, images).paired(texts)
 
 
-def as_pictures(clip: Clip, images: Picture | Images) -> Pictures:
+def as_images(clip: Clip, images: Picture | Images) -> Pictures:
     """Check and prepare pictures, to ask about more than once. Raises LabError as `pixels` does."""
     pixels_N3HW = pixels(clip, _as_batch(images))
     return Pictures(clip, pixels_N3HW.to(clip.device), shown(clip, pixels_N3HW))

@@ -21,7 +21,7 @@ from longclip_lab.data.benchmarks import (
     statistics,
     verify,
 )
-from longclip_lab.data.coco import BoxedPictures, BoxedThing, coco, coco_boxes
+from longclip_lab.data.coco import BoxedImages, BoxedThing, coco, coco_boxes
 from longclip_lab.data.layouts import LAYOUTS, Columns, recaptioned
 from longclip_lab.data.pairs import (
     DrawnTexts,
@@ -36,7 +36,7 @@ from longclip_lab.data.shards import ShardSet, check_shards, open_shards, write_
 from longclip_lab.errors import LabError, suggest
 
 __all__ = [
-    "DATA_NAMES", "LAYOUTS", "PROTOCOLS", "Benchmark", "BoxedPictures", "BoxedThing", "Columns",
+    "DATA_NAMES", "LAYOUTS", "PROTOCOLS", "Benchmark", "BoxedImages", "BoxedThing", "Columns",
     "DrawnTexts", "Pairs", "Protocol", "ShardSet", "Verification", "check_shards", "choose_caption",
     "coco", "coco_boxes", "draw_subcaptions", "draw_texts", "get_protocol", "keep_known_words",
     "open_benchmark", "open_data", "open_shards", "recaptioned", "sample_subcaptions", "statistics",

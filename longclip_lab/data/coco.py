@@ -236,7 +236,7 @@ class BoxedThing:
 
 
 @dataclass(frozen=True)
-class BoxedPictures:
+class BoxedImages:
     """N pictures on disk and the things in each; what was left out, by reason and name."""
 
     name: str
@@ -249,7 +249,7 @@ class BoxedPictures:
         return len(self.images)
 
 
-def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
+def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedImages:
     """Open a split of COCO's instances, or of anything kept in the same layout.
 
     Categories that a picture has as a crowd (`iscrowd`) are left out for that picture: no box of
@@ -283,7 +283,7 @@ def coco_boxes(root: str | Path, split: str = "val2017") -> BoxedPictures:
         raise LabError(f"{path} leaves no picture with a boxed thing in {folder}.")
     source = {"dataset": "coco/instances", "split": split, "pictures": len(images)}
     source["hash"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return BoxedPictures(f"coco/{split}", images, things, skipped, source)
+    return BoxedImages(f"coco/{split}", images, things, skipped, source)
 
 
 def _by_image(file: AnnotationFile) -> dict[str, dict[str, list[tuple]]]:

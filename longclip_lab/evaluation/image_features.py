@@ -20,7 +20,7 @@ from longclip_lab.evaluation.late_interaction import Similarity
 from longclip_lab.evaluation.records import model_hash
 from longclip_lab.files import json_hash
 from longclip_lab.models import Clip
-from longclip_lab.models.encoding import Images, how_read, pictures_hash
+from longclip_lab.models.encoding import Images, how_read, images_hash
 
 RUN = 64
 """Pictures that are made, and made safe, together."""
@@ -37,7 +37,7 @@ _MEANING = {
 }
 
 
-class PictureFeatures:
+class ImageFeatureCache:
     """Features of pictures, made once for a model and a way to compare.
 
     Without a folder those of the last pictures are remembered. In `folder` everything is kept,
@@ -90,7 +90,7 @@ class PictureFeatures:
             "format": "longclip-lab-picture-features-1",
             "tower": model_hash(_image_part(self.clip.model)),
             "preprocess": self.clip.card["preprocess"],
-            "pictures": pictures_hash(images, contents=True),
+            "pictures": images_hash(images, contents=True),
             "images": how_read(images),
             "similarity": self.how.name,
             "shape": list(shape),

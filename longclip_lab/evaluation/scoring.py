@@ -22,7 +22,7 @@ import numpy as np
 
 from longclip_lab.data.benchmarks import PROTOCOLS, Benchmark, differing_facts, open_benchmark
 from longclip_lab.errors import SEED, LabError, Numbers
-from longclip_lab.evaluation.image_features import PictureFeatures
+from longclip_lab.evaluation.image_features import ImageFeatureCache
 from longclip_lab.evaluation.late_interaction import SimilarityName, get_similarity
 from longclip_lab.evaluation.records import (
     Evaluation,
@@ -265,7 +265,7 @@ class Scorer:
         self.how = get_similarity(clip, similarity)
         # Once a model, not once a record: hashing a large tower takes seconds.
         self.weights = model_hash(clip.model)
-        self.features = PictureFeatures(clip, self.how, features, progress)
+        self.features = ImageFeatureCache(clip, self.how, features, progress)
 
     def conditions(self, task: Benchmark, length: int | None = None) -> dict[str, Any]:
         """Everything a record says that is known before the score is; fields of `Record`.

@@ -42,9 +42,7 @@ class DenseTower(nn.Module):
         width = self.trunk.embed_dim
         sizes = {name: len(classes(name)) + (name == "kind") for name in THINGS}  # + an empty cell
         self.cell_heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in sizes.items()})
-        self.picture_heads = nn.ModuleDict(
-            {k: nn.Linear(width, len(v)) for k, v in PICTURE.items()}
-        )
+        self.image_heads = nn.ModuleDict({k: nn.Linear(width, len(v)) for k, v in PICTURE.items()})
 
     def forward(self, pixels_B3HW: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits [B, 9, n] of the cells' attributes and [B, n] of the picture's."""
@@ -53,7 +51,7 @@ class DenseTower(nn.Module):
         cells_B9D = F.avg_pool2d(grid_BDHW, 2).flatten(2).transpose(1, 2)
         logits = {name: head(cells_B9D) for name, head in self.cell_heads.items()}
         pooled_BD = tokens_BLD.mean(1)
-        return logits | {name: head(pooled_BD) for name, head in self.picture_heads.items()}
+        return logits | {name: head(pooled_BD) for name, head in self.image_heads.items()}
 
 
 @cache
@@ -64,7 +62,7 @@ def load_judge() -> DenseTower:
     trunk = {name[6:]: one for name, one in weights.items() if name.startswith("trunk.")}
     heads = {name[6:]: one for name, one in weights.items() if name.startswith("heads.")}
     tower.trunk.load_state_dict(trunk)
-    for part in (tower.cell_heads, tower.picture_heads):
+    for part in (tower.cell_heads, tower.image_heads):
         part.load_state_dict({name: heads[name] for name in part.state_dict()})
     return tower.float().eval()
 

@@ -275,7 +275,7 @@ def how_read(images: Images) -> str | None:
     return None if isinstance(images, np.ndarray | torch.Tensor) else READING
 
 
-def pictures_hash(images: Images, contents: bool = False) -> str:
+def images_hash(images: Images, contents: bool = False) -> str:
     """SHA-256 over the values of pictures, or over the names and sizes of their files.
 
     With `contents` the files are read, so that one that was changed in place is another picture.

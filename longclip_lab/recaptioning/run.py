@@ -38,8 +38,8 @@ from longclip_lab.files import (
     to_json,
 )
 from longclip_lab.files import read_lines as read_text_lines
-from longclip_lab.images import NO_PICTURES, READING, ImageError, decode_image, list_pictures
-from longclip_lab.models.encoding import pictures_hash
+from longclip_lab.images import NO_IMAGES, READING, ImageError, decode_image, list_images
+from longclip_lab.models.encoding import images_hash
 from longclip_lab.recaptioning.captioner import Asking, Captioner
 from longclip_lab.text import text_statistics
 from longclip_lab.threads import rank_and_size
@@ -190,7 +190,7 @@ def summary(folder: Path, names: Iterable[str], left_out: dict[str, list[str]]) 
         for reason, keys in counted["skipped"].items():
             skipped.setdefault(reason, []).extend(keys)
     captions = total["captions"]
-    lacking = (len(keys) for reason, keys in skipped.items() if reason not in NO_PICTURES)
+    lacking = (len(keys) for reason, keys in skipped.items() if reason not in NO_IMAGES)
     return {
         "pictures": captions + sum(lacking),
         "captions": captions,
@@ -258,7 +258,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class PictureRuns:
+class ImageRuns:
     """All pictures of a data set, in a fixed order. `source` says which they are (JSON-able),
     `skipped` names what the data set was opened without, by reason."""
 
@@ -282,21 +282,21 @@ class Folder:
 
 
 def open_folder(root: str | os.PathLike[str]) -> Folder:
-    """Every picture file below `root` (`images.list_pictures`); `skipped` names what else is there.
+    """Every picture file below `root` (`images.list_images`); `skipped` names what else is there.
 
     Raises LabError if there is no such folder, or no picture in it.
     """
-    listing = list_pictures(root)
+    listing = list_images(root)
     images = sorted(file.path for file in listing.files)
     if not images:
         raise LabError(f"{root} holds no picture (JPEG, PNG, WebP, ...).")
-    source = {"dataset": "folder", "pictures": len(images), "hash": pictures_hash(images)}
+    source = {"dataset": "folder", "pictures": len(images), "hash": images_hash(images)}
     return Folder("folder", images, source, listing.left_out)
 
 
-def picture_runs(
+def image_runs(
     data: Any, root: str | os.PathLike[str] | None = None, per_file: int = PER_FILE
-) -> PictureRuns:
+) -> ImageRuns:
     """The pictures of `data` (`Pairs`, the world, a `Folder`), `per_file` to a file; or of shards.
 
     A picture on disk has its path below `root` as key, or below the folder that all of them share;
@@ -306,22 +306,22 @@ def picture_runs(
     if isinstance(data, ShardSet):
         runs = [_shard_run(data, number) for number in range(len(data.shards))]
         read = {} if data.pictures == "values" else {"images": READING}
-        return PictureRuns(data.name, {**data.source, **read}, runs, data.skipped)
+        return ImageRuns(data.name, {**data.source, **read}, runs, data.skipped)
     COUNT.check("per_file", per_file)
     if len(data.images) == 0:
         raise LabError(f"{data.name} holds no picture.")
-    keys = picture_keys(data.images, root)
+    keys = image_keys(data.images, root)
     pictures = list(zip(keys, data.images, strict=True))
     parts = (pictures[start : start + per_file] for start in range(0, len(pictures), per_file))
     runs = [Run(f"{n:06d}", lambda part=part: iter(part)) for n, part in enumerate(parts)]
     read = {} if isinstance(data.images, np.ndarray) else {"images": READING}
-    return PictureRuns(data.name, {**data.source, **read, "per_file": per_file}, runs, data.skipped)
+    return ImageRuns(data.name, {**data.source, **read, "per_file": per_file}, runs, data.skipped)
 
 
-def picture_keys(
+def image_keys(
     images: Sequence[Path] | np.ndarray, root: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """What each picture is called in files of captions; see `picture_runs`."""
+    """What each picture is called in files of captions; see `image_runs`."""
     if isinstance(images, np.ndarray):
         return [f"{number:06d}" for number in range(len(images))]
     paths = [Path(os.path.abspath(image)) for image in images]
@@ -412,7 +412,7 @@ def recaption(
 
     Args:
         captioner: from `load_captioner`.
-        data: `Pairs`, the world, a folder (`open_folder`), shards, or `PictureRuns`.
+        data: `Pairs`, the world, a folder (`open_folder`), shards, or `ImageRuns`.
         asking: prompt and settings of generation.
         root: folder that the pictures' keys are relative to.
         batch_size: pictures at a time. It does not change what is said, but for float noise.
@@ -425,7 +425,7 @@ def recaption(
     COUNT.check("batch_size", batch_size)
     asking, folder = asking or Asking(), Path(folder)
     number, processes = place or rank_and_size()
-    source = data if isinstance(data, PictureRuns) else picture_runs(data, root, per_file)
+    source = data if isinstance(data, ImageRuns) else image_runs(data, root, per_file)
     record = claim(folder, _settings(captioner, asking, source))
     mine = source.runs[number::processes]
     todo = [run for run in mine if not _is_whole(folder, run)]
@@ -447,7 +447,7 @@ def current_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def _settings(captioner: Captioner, asking: Asking, source: PictureRuns) -> dict[str, Any]:
+def _settings(captioner: Captioner, asking: Asking, source: ImageRuns) -> dict[str, Any]:
     return {
         "captioner": captioner.name,
         "family": captioner.family,
@@ -515,7 +515,7 @@ def with_captions(data: Any, *folders: str | os.PathLike[str]) -> Pairs | ShardS
     if not len(kept):
         raise LabError(f"{' and '.join(map(str, folders))}: no caption of {data.name}'s pictures.")
     missing = sorted(set(range(len(data))) - set(kept.tolist()))
-    names = _at(picture_keys(data.images), missing)
+    names = _at(image_keys(data.images), missing)
     return Pairs(
         name=data.name,
         images=data.images[kept] if isinstance(data.images, np.ndarray) else _at(data.images, kept),
@@ -570,7 +570,7 @@ def _captions_of(data: Any, folder: str | os.PathLike[str]) -> list[Line | None]
     lines = {line.key: line for line in read_lines(folder)}
     if isinstance(data.images, np.ndarray):
         _check_same(data, folder)
-        return [lines.get(key) for key in picture_keys(data.images)]
+        return [lines.get(key) for key in image_keys(data.images)]
     keys = [_key(Path(image), lines) for image in data.images]
     claimed = [key for key in keys if key is not None]
     if len(set(claimed)) < len(claimed):

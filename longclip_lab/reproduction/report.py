@@ -30,7 +30,7 @@ from longclip_lab.views.counterfactual import (
     grouped,
     read_by_all,
 )
-from longclip_lab.views.html import caption_html, picture_uri, render
+from longclip_lab.views.html import caption_html, image_uri, render
 from longclip_lab.views.models import tradeoff_figure
 from longclip_lab.views.reading import (
     STYLES,
@@ -111,7 +111,7 @@ def _hero(context: int) -> dict[str, Any]:
     index = max(range(CANDIDATES), key=lambda i: pairs.long_captions[i].num_tokens)
     caption = pairs.long_captions[index]
     return {
-        "uri": picture_uri(world.draw(pairs.scenes[index], HERO_PIXELS)),
+        "uri": image_uri(world.draw(pairs.scenes[index], HERO_PIXELS)),
         "pixels": HERO_PIXELS,
         "short": pairs.short[index],
         "caption": caption_html(caption, context),
@@ -143,7 +143,7 @@ def _question(asked: world.Counterfactuals, words: str, index: int) -> dict[str,
     first = true.rfind(" ", 0, first) + 1
     sentence = next(s for s in split_sentences(true) if s.start <= first < s.end)
     return {
-        "uri": picture_uri(world.draw(asked.scenes[index], QUESTION_PIXELS)),
+        "uri": image_uri(world.draw(asked.scenes[index], QUESTION_PIXELS)),
         "pixels": QUESTION_PIXELS,
         "words": words,
         "attribute": asked.attribute[index],

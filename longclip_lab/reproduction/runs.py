@@ -51,7 +51,7 @@ from longclip_lab.models import (
     world_bert,
 )
 from longclip_lab.models.anatomy import frozen_part, text_tower
-from longclip_lab.models.encoding import pictures_hash
+from longclip_lab.models.encoding import images_hash
 from longclip_lab.models.tiny import bundled_names
 from longclip_lab.models.towers import finish_image, image_states
 from longclip_lab.reproduction.arms import ARM_VERSION, DIGITS, TRUNKS, Arm
@@ -67,7 +67,7 @@ from longclip_lab.world import TEMPLATES, SingleObjects, classes
 AT_ONCE = 256
 
 
-class LockedPictures:
+class LockedImages:
     """Stand in for pictures in `measure`, and give every model its own features of them.
 
     A lock holds a timm tower's trunk; the linear head behind it, if there is one, is trained. So
@@ -76,7 +76,7 @@ class LockedPictures:
 
     >>> from longclip_lab import models, world
     >>> clip, images = models.load("tiny"), world.pairs(3).images
-    >>> seen = LockedPictures(clip, images).features(clip)
+    >>> seen = LockedImages(clip, images).features(clip)
     >>> torch.allclose(seen, models.encode_images(clip, images), atol=1e-5)
     True
     """
@@ -117,7 +117,7 @@ def _weights(clip: Clip) -> dict[str, torch.Tensor]:
 
 Test = tuple[Any, Sequence[str]]
 """Pictures, their features where these are known (as `Similarity.encode_images` gives them), or
-`LockedPictures`; one text for each."""
+`LockedImages`; one text for each."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def measure(
     """The hits of `clip` on retrieval tests by name, and on pictures of single things.
 
     Features in place of pictures save time where the image tower is the same for many models, as
-    it is after stretching; `LockedPictures` do where it is locked but for a head that is trained.
+    it is after stretching; `LockedImages` do where it is locked but for a head that is trained.
     The model is asked by the similarity that it was last trained for, see `get_similarity`.
     `stage` is "start", "stretched" or "fine-tuned". `run` is the fine-tuning that `clip` comes
     from; it adds the recipe and PCM's share of the variance, the mean over the logged steps.
@@ -212,7 +212,7 @@ def measure(
 
 
 def _image_features(clip: Clip, how: Similarity, images: Any) -> torch.Tensor:
-    if isinstance(images, LockedPictures):
+    if isinstance(images, LockedImages):
         return images.features(clip)
     known = torch.is_tensor(images) and images.is_floating_point()
     return images if known else how.encode_images(clip, images)
@@ -530,7 +530,7 @@ def _features(clip: Clip, recipe: Recipe, images: np.ndarray, home: Path) -> Pat
         return None
     tower = weights_hash(frozen_part(clip.model.visual))
     kind = "tokens" if needs(recipe, "tokens") else "pooled"
-    parts = [value.removeprefix("sha256:")[:12] for value in (tower, pictures_hash(images))]
+    parts = [value.removeprefix("sha256:")[:12] for value in (tower, images_hash(images))]
     return home / "features" / "-".join([*parts, kind])
 
 

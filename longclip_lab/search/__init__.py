@@ -1,10 +1,10 @@
 """Search in the reader's own pictures: an index over a folder, and queries as long as they like."""
 
-from longclip_lab.images import Listing, list_pictures
+from longclip_lab.images import Listing, list_images
 from longclip_lab.search.index import (
+    ImageIndex,
     Matches,
     Owed,
-    PictureIndex,
     QueryRead,
     SentenceRanks,
     index,
@@ -14,16 +14,16 @@ from longclip_lab.search.index import (
 from longclip_lab.search.store import Update, cache_folder
 
 __all__ = [
+    "ImageIndex",
     "Listing",
     "Matches",
     "Owed",
-    "PictureIndex",
     "QueryRead",
     "SentenceRanks",
     "Update",
     "cache_folder",
     "index",
-    "list_pictures",
+    "list_images",
     "ranks_by_sentence",
     "readable_query",
 ]

@@ -23,7 +23,7 @@ from longclip_lab.errors import COUNT, LabError, LabWarning
 from longclip_lab.evaluation import Interval, bootstrap_mean
 from longclip_lab.evaluation.retrieval import SAME_SCORE
 from longclip_lab.files import readable, to_json
-from longclip_lab.images import Listing, list_pictures
+from longclip_lab.images import Listing, list_images
 from longclip_lab.models import encode_texts
 from longclip_lab.plotting import Gallery, Plottable
 from longclip_lab.search.store import (
@@ -227,7 +227,7 @@ def ranks_of(scores_SN: np.ndarray, rows: Sequence[int]) -> np.ndarray:
     return (scores_SN[:, None, :] >= own_SK[:, :, None]).sum(axis=2)
 
 
-def owed_by_sentence(index: PictureIndex, text: str, rows: Sequence[int]) -> Owed:
+def owed_by_sentence(index: ImageIndex, text: str, rows: Sequence[int]) -> Owed:
     """What each sentence of a query does for the pictures `rows`; see `Owed`."""
     units = units_of(index.clip, text)
     everything = frozenset(range(len(units)))
@@ -284,7 +284,7 @@ class SentenceRanks(Plottable):
 
 
 def ranks_by_sentence(
-    index: PictureIndex, texts: Sequence[str], names: Sequence[str], most: int | None = None
+    index: ImageIndex, texts: Sequence[str], names: Sequence[str], most: int | None = None
 ) -> SentenceRanks:
     """The place of picture `names[i]` after the first, the first two ... sentences of `texts[i]`.
 
@@ -326,7 +326,7 @@ def ranks_by_sentence(
 
 
 @dataclass(frozen=True)
-class PictureIndex:
+class ImageIndex:
     """The pictures of a folder, ready to be searched.
 
     `names` [N] are relative to `root`, sorted; `features_ND` are float32, normalised. `left_out`
@@ -434,7 +434,7 @@ def index(
     verify: bool = False,
     batch_size: int = 64,
     progress: bool = False,
-) -> PictureIndex:
+) -> ImageIndex:
     """Read a folder of pictures, and the folders in it, into an index.
 
     Args:
@@ -453,7 +453,7 @@ def index(
     """
     COUNT.check("batch_size", batch_size)
     place = (cache_folder() if cache is None else Path(cache).expanduser()) / "search"
-    listing = list_pictures(folder, ignore=place)
+    listing = list_images(folder, ignore=place)
     if not listing.files:
         raise LabError(_nothing(listing))
     store = FeatureStore(place, listing.root, tower_identity(clip))
@@ -464,7 +464,7 @@ def index(
     if not names:
         raise LabError(_nothing(Listing(listing.root, (), left_out)))
     features_ND = np.stack([known[name].feature for name in names])
-    return PictureIndex(clip, listing.root, names, features_ND, left_out, update, store.folder)
+    return ImageIndex(clip, listing.root, names, features_ND, left_out, update, store.folder)
 
 
 def _nothing(listing: Listing) -> str:

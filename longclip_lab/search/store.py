@@ -35,7 +35,7 @@ from tqdm import tqdm
 from longclip_lab.errors import LabError, LabWarning
 from longclip_lab.evaluation.records import model_hash
 from longclip_lab.files import atomic_path, checked_fields, json_hash, parse_json, to_json
-from longclip_lab.images import READING, ImageError, Listing, PictureFile, decode_image
+from longclip_lab.images import READING, ImageError, ImageFile, Listing, decode_image
 from longclip_lab.models.encoding import check_finite, evaluating
 
 # --- Features of pictures, kept between calls: CACHE/FOLDER/TOWER/*.safetensors ---
@@ -60,7 +60,7 @@ class Entry:
     defect: str = ""
     feature: Any = None
 
-    def trusted(self, file: PictureFile) -> bool:
+    def trusted(self, file: ImageFile) -> bool:
         """Whether the file is surely as it was.
 
         Size and time must agree, and the file must have been left alone for a while before it was
@@ -293,7 +293,7 @@ def _encoded(clip: Any, pixels_B3HW: torch.Tensor) -> np.ndarray:
     return F.normalize(features_BD, dim=-1).numpy()
 
 
-def _read(clip: Any, of_content: Mapping[str, Entry], file: PictureFile) -> Entry | None:
+def _read(clip: Any, of_content: Mapping[str, Entry], file: ImageFile) -> Entry | None:
     """A file as it is now, with its pixels [3, H, W] for a feature if its content is new; None for
     one that has vanished."""
     entry = Entry(file.size, file.changed, time.time_ns())

@@ -32,7 +32,7 @@ from longclip_lab.data import choose_caption, draw_subcaptions
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip, pixels
 from longclip_lab.models.anatomy import frozen_part
-from longclip_lab.models.encoding import Images, check_finite, evaluating, how_read, pictures_hash
+from longclip_lab.models.encoding import Images, check_finite, evaluating, how_read, images_hash
 from longclip_lab.models.towers import image_states
 from longclip_lab.text import sample_sentences
 from longclip_lab.training.checkpoints import weights_hash
@@ -501,7 +501,7 @@ def stored_features(
         "format": "longclip-lab-features-1",
         "tower": weights_hash(frozen_part(visual)),
         "preprocess": clip.card["preprocess"],
-        "pictures": pictures_hash(images),
+        "pictures": images_hash(images),
         "images": how_read(images),
         "tokens": tokens,
         "shape": list(shape),

@@ -13,7 +13,7 @@ from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval
 from longclip_lab.probing import SentenceScores, majority_limit, truth_margin
 from longclip_lab.text import split_sentences
-from longclip_lab.views.html import Html, picture, picture_uri, render
+from longclip_lab.views.html import Html, image_uri, picture, render
 from longclip_lab.views.reading import add_curves
 from longclip_lab.views.theme import (
     CHANCE,
@@ -398,7 +398,7 @@ def lies_html(pairs: Any, n: int = 2, pixels: int = 240) -> Html:
             start, end = fact.span
             pieces.append((caption.text[at:start], caption.text[start:end], truth(fact, scene)))
             at = end
-        row = {"uri": picture_uri(picture(pairs, i, pixels)), "short": pairs.short[i]}
+        row = {"uri": image_uri(picture(pairs, i, pixels)), "short": pairs.short[i]}
         row |= {"pieces": [*pieces, (caption.text[at:], "", "")]}
         rows.append(row | {"wrong": len(lies), "facts": len(caption.facts)})
     return render("lies.html.j2", rows=rows)

@@ -30,7 +30,7 @@ from longclip_lab.attribution import (
     Pictures,
     TokenMap,
     TokenPatches,
-    as_pictures,
+    as_images,
     attention,
     token_patches_of,
     tokens_within,
@@ -40,7 +40,7 @@ from longclip_lab.errors import LabError, suggest
 from longclip_lab.models import Clip
 from longclip_lab.text import split_sentences
 from longclip_lab.text.sentences import Span
-from longclip_lab.views.html import coloured, picture_uri, placed
+from longclip_lab.views.html import coloured, image_uri, placed
 from longclip_lab.views.theme import framed
 
 # --- What lights up when a reader points at words or at patches: computed on demand, ---
@@ -164,7 +164,7 @@ class Lighting:
         return weights
 
     def _prepare(self, picture: int) -> Pictures:
-        return as_pictures(self.clip, self.images[picture])
+        return as_images(self.clip, self.images[picture])
 
     def _slim(self, maps: list[PatchMap]) -> PatchMap:
         """The map without its own copy of the picture, which is a hundred times larger."""
@@ -304,7 +304,7 @@ def _add_picture(chart: go.Figure, image_SS3: np.ndarray, rows: int, columns: in
     for shown, opacity in ((picture.convert("L"), 1), (picture, 0)):
         width = columns + 1e-6 * (1 - opacity)  # plotly keeps one of two pictures of the same place
         chart.add_layout_image(
-            source=picture_uri(shown, photo), x=0, y=0, sizex=width, sizey=rows, xref="x",
+            source=image_uri(shown, photo), x=0, y=0, sizex=width, sizey=rows, xref="x",
             yref="y", sizing="stretch", layer="below", opacity=opacity,
         )  # fmt: skip
     plain = {"showgrid": False, "showticklabels": False, "ticks": "", "showline": False}

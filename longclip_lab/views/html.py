@@ -155,7 +155,7 @@ def marked(text: str, facts: Sequence[Any], start: int, end: int) -> Html:
     return Html("".join(pieces) + html.escape(text[at:end]))
 
 
-def picture_uri(image: Image.Image, photo: bool = False) -> str:
+def image_uri(image: Image.Image, photo: bool = False) -> str:
     """A picture as a data URI: PNG, which is small for drawings, or JPEG for photographs."""
     buffer = io.BytesIO()
     kind = "jpeg" if photo else "png"
@@ -191,7 +191,7 @@ def scene_gallery(pairs: Any, n: int = 12, pixels: int = 240) -> Html:
         raise LabError(f"expected at least one picture in the gallery, got n={n}.")
     photo = not getattr(pairs, "scenes", None)
     pictures = [
-        (picture_uri(picture(pairs, i, pixels), photo), pairs.short[i])
+        (image_uri(picture(pairs, i, pixels), photo), pairs.short[i])
         for i in range(min(n, len(pairs.short)))
     ]
     return render("gallery.html.j2", pictures=pictures)
@@ -257,7 +257,7 @@ def add_grey(
     picture = Image.fromarray(image_SS3).convert("L")
     picture.thumbnail((pixels, pixels))
     chart.add_layout_image(
-        source=picture_uri(picture, photo=len(image_SS3) > DRAWING), x=0, y=0, sizex=grid[1],
+        source=image_uri(picture, photo=len(image_SS3) > DRAWING), x=0, y=0, sizex=grid[1],
         sizey=grid[0], xref=axes[0], yref=axes[1], sizing="stretch", layer="below",
     )  # fmt: skip
 
@@ -305,7 +305,7 @@ class Pool:
             made = picture(self if redraw else replace(self, scenes=()), key[0], pixels)
             if max(made.size) < pixels:
                 made = ImageOps.contain(made, (pixels, pixels), Image.Resampling.BICUBIC)
-            self._thumbnails[key] = picture_uri(made, photo=True)
+            self._thumbnails[key] = image_uri(made, photo=True)
         return self._thumbnails[key]
 
     def thumbnails(self, indices: Iterable[int], pixels: int = THUMBNAIL) -> dict[str, str]:
@@ -368,7 +368,7 @@ def matches_html(pairs: Any, cosines_MN: Any, texts: Sequence[str] | None = None
             f"{len(pairs)} pictures, got {list(values_MN.shape)}."
         )
     low, high = values_MN.min(), values_MN.max()
-    pictures = [(picture_uri(picture(pairs, i, 184)), pairs.short[i]) for i in range(len(pairs))]
+    pictures = [(image_uri(picture(pairs, i, 184)), pairs.short[i]) for i in range(len(pairs))]
     rows = [(text, _cells(row_N, low, high)) for text, row_N in zip(texts, values_MN, strict=True)]
     return render("matches.html.j2", pictures=pictures, rows=rows)
 

@@ -17,7 +17,7 @@ from longclip_lab.attribution.verdicts import CRITERIA, Score
 from longclip_lab.errors import LabError, suggest
 from longclip_lab.evaluation import Interval
 from longclip_lab.probing.overshadowing import Overshadowing
-from longclip_lab.views.html import Html, picture_uri, render
+from longclip_lab.views.html import Html, image_uri, render
 from longclip_lab.views.theme import (
     CHANCE,
     COLOURS,
@@ -209,9 +209,9 @@ def overshadowing_gallery(
             for name, size in columns:
                 (found,) = word_maps(clip, swaps, [(n, 0, order, size)], name, method, form)
                 about = f"{label}: {name} for {swaps.phrase(n, size)}"
-                maps.append((picture_uri(_shaded(swaps, n, size, found), photo=True), about))
+                maps.append((image_uri(_shaded(swaps, n, size, found), photo=True), about))
             rows.append((label, maps))
-        plain = picture_uri(draw(swaps.scenes[n][0], _CELL), photo=True)
+        plain = image_uri(draw(swaps.scenes[n][0], _CELL), photo=True)
         blocks.append((swaps.told(n, 0, order, form).text, plain, rows))
     return render("overshadowing.html.j2", heads=heads, blocks=blocks)
 

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from longclip_lab.errors import LabError
 from longclip_lab.files import readable
 from longclip_lab.images import open_image
-from longclip_lab.views.html import Html, picture_uri, render
-from longclip_lab.views.static import document, with_pictures
+from longclip_lab.views.html import Html, image_uri, render
+from longclip_lab.views.static import document, with_images
 from longclip_lab.views.theme import (
     COLOURS,
     PALETTE,
@@ -66,7 +66,7 @@ def found_html(
         drawn_search(one, heading if isinstance(heading, str) else "", wanted, link)
         for heading, one in found.items()
     )
-    return Html(with_pictures(drawn, thumbnails(found.values())))
+    return Html(with_images(drawn, thumbnails(found.values())))
 
 
 def found_page(found: Sequence[Matches], notes: Sequence[str] = ()) -> str:
@@ -82,7 +82,7 @@ def thumbnail_uri(path: Path, pixels: int = THUMBNAIL) -> str:
     image.thumbnail((pixels, pixels))
     if max(image.size) < _ENLARGED:
         image = ImageOps.contain(image, (_ENLARGED, _ENLARGED), Image.Resampling.BICUBIC)
-    return picture_uri(image, photo=True)
+    return image_uri(image, photo=True)
 
 
 def thumbnails(searches: Iterable[Matches], pixels: int = THUMBNAIL) -> dict[str, str]:
@@ -103,7 +103,7 @@ def _key(path: Path) -> str:
 def drawn_search(
     found: Matches, heading: str = "", wanted: str | None = None, link: bool = False
 ) -> str:
-    """The HTML of a search without its pictures, for `views.static.with_pictures`."""
+    """The HTML of a search without its pictures, for `views.static.with_images`."""
     reading, text, unread = found.reading, found.query, found.reading.unread or ""
     end = len(text.rstrip()) - len(unread) if unread else len(text)
     starts = [span[0] for span in found.owed.spans] if found.owed is not None else []

@@ -67,7 +67,7 @@ def states_html(
     for positions in itertools.product(*(range(len(control.values)) for control in controls)):
         drawn = draw(*positions).split("\n")
         states.append([lines.setdefault(line, len(lines)) for line in drawn])
-    first = with_pictures(draw(*(control.start for control in controls)), pictures)
+    first = with_images(draw(*(control.start for control in controls)), pictures)
     used = set(re.findall(r'data-picture="([^"]+)"', "\n".join(lines)))
     data = {
         "controls": [list(control.values) for control in controls],
@@ -86,7 +86,7 @@ def page(body: Html, data: Any, script: str, title: str = "") -> Html:
     return render("view.html.j2", name=name, body=body, data=data, script=script, title=title)
 
 
-def with_pictures(drawn: str, pictures: Mapping[str, str]) -> str:
+def with_images(drawn: str, pictures: Mapping[str, str]) -> str:
     """The HTML of a state with its pictures in it: `src` of an img, `href` of an image of SVG."""
 
     def link(found: re.Match[str]) -> str:
@@ -128,7 +128,7 @@ def cards_html(
         "cards": [{"html": card.html, "tags": dict(card.tags)} for card in cards],
         "pictures": dict(pictures),
     }
-    first = Html(with_pictures(cards[0].html, pictures))
+    first = Html(with_images(cards[0].html, pictures))
     return page(
         render("cards.html.j2", lists=lists, count=len(cards), first=first), data, "cards.js"
     )

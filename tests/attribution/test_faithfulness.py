@@ -14,7 +14,7 @@ from longclip_lab.attribution.faithfulness import (
     areas,
     baseline,
     filled,
-    picture_similarity,
+    image_similarity,
     pointing_scores,
     randomised,
     rank_correlation,
@@ -201,7 +201,7 @@ def test_areas_of_a_linear_model_have_a_closed_form():
 def test_pictures_are_emptied_patch_by_patch(clip, drawn):
     pixels_Q3SS = models.pixels(clip, drawn.images[:2])
     texts_QD = torch.nn.functional.normalize(torch.randn(2, clip.embed_dim), dim=1)
-    similarity = picture_similarity(clip, pixels_Q3SS, texts_QD, (6, 6), "grey")
+    similarity = image_similarity(clip, pixels_Q3SS, texts_QD, (6, 6), "grey")
     keep = np.ones(36, bool)
     keep[7] = False  # row 1, column 1
     expected = pixels_Q3SS.clone()

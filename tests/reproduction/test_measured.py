@@ -13,7 +13,7 @@ from longclip_lab import world
 from longclip_lab.errors import LabError
 from longclip_lab.evaluation import evaluate
 from longclip_lab.models import encode_images, new_tiny, stretch
-from longclip_lab.reproduction.runs import LockedPictures, Measured, measure
+from longclip_lab.reproduction.runs import LockedImages, Measured, measure
 from longclip_lab.training import longclip, recipes, train
 from longclip_lab.views.stretching import long_score, short_score
 
@@ -61,8 +61,8 @@ def test_locked_pictures_give_each_model_its_own_head(clip, pairs, tests):
     other = replace(clip, model=copy.deepcopy(clip.model))
     with torch.no_grad():
         other.model.visual.head.proj.weight.mul_(torch.rand(1, other.embed_dim))
-    locked, things = LockedPictures(clip, pairs.images), world.single_objects(12)
-    seen = replace(things, images=LockedPictures(clip, things.images))
+    locked, things = LockedImages(clip, pairs.images), world.single_objects(12)
+    seen = replace(things, images=LockedImages(clip, things.images))
     for model in (clip, other):
         found = measure(model, "x", "start", {"short": (locked, pairs.short)}, seen)
         expected = measure(model, "x", "start", tests, things)

@@ -16,7 +16,7 @@ from PIL import Image
 from longclip_lab import data, models, world
 from longclip_lab.cache import DONE, FEATURES, PART
 from longclip_lab.errors import LabError
-from longclip_lab.models.encoding import pictures_hash
+from longclip_lab.models.encoding import images_hash
 from longclip_lab.text import split_sentences
 from longclip_lab.training import Recipe, stored_features
 from longclip_lab.training import data as feature_store
@@ -436,19 +436,19 @@ def test_pictures_on_disk(workers, locked, images, tmp_path):
         Image.fromarray(values).save(path)
     stored = stored_features(locked, paths, tmp_path / "store", workers=workers)
     assert np.allclose(stored, stored_features(locked, images), atol=1e-4)
-    before = pictures_hash(paths)
+    before = images_hash(paths)
     paths[3].unlink()
     with pytest.raises(LabError, match=r"no picture .*03\.png"):
         stored_features(locked, paths, tmp_path / "other", workers=workers)
     Image.fromarray(images[0][:8]).save(paths[3])
-    assert pictures_hash(paths) != before
+    assert images_hash(paths) != before
 
 
 def test_pictures_that_are_mapped_read_only(locked, images, tmp_path, recwarn):
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     assert np.array_equal(stored_features(locked, mapped), stored_features(locked, images))
-    assert pictures_hash(mapped) == pictures_hash(images)
+    assert images_hash(mapped) == images_hash(images)
     assert not recwarn
 
 

@@ -96,7 +96,7 @@ def _named_texts(name: str, known: dict[str, list[str]], what: str) -> tuple[str
 OWN_PREPROCESSING = "the model's own"
 
 NOT_COMPARED = (
-    *("name", "about", "users", "get", "licence", "layout", "needs", "picture_folders", "folders"),
+    *("name", "about", "users", "get", "licence", "layout", "needs", "image_folders", "folders"),
     *("also_counted", "contaminated_by", "sources", "prompts", "classes"),
 )
 """Fields that tell people about a protocol, or only name what others hold."""
@@ -145,7 +145,7 @@ class Protocol:
     needs: tuple[tuple[str, ...], ...] = ()
     """Files or folders, below its folder, that list its images and hold its texts; each with the
     other names it is published under."""
-    picture_folders: tuple[tuple[str, ...], ...] = ()
+    image_folders: tuple[tuple[str, ...], ...] = ()
     """Folders of its images, likewise."""
     folders: tuple[str, ...] = ()
     """Names of its folder below a common root, the usual one first."""

@@ -38,7 +38,7 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 class Listing:
     """A benchmark on disk: its folder, what its files list, and what is wrong with that.
 
-    `files` and `folders` are one path for each of the protocol's `needs` and `picture_folders`,
+    `files` and `folders` are one path for each of the protocol's `needs` and `image_folders`,
     there or not; `missing` and `missing_folders` name those that are not. `texts` and `labels` go
     by the image's path below `home`. `exact` are folders that should hold nothing but the
     benchmark. `arrays` are images that are no files [N, H, W, 3]; then `labels` go by their
@@ -139,7 +139,7 @@ def _located(home: Path, protocol: Protocol) -> Listing:
     archives = [path.name for path in sorted(home.iterdir()) if _is_archive(path)]
     for wanted, paths, missing in (
         (protocol.needs, found.files, found.missing),
-        (protocol.picture_folders, found.folders, found.missing_folders),
+        (protocol.image_folders, found.folders, found.missing_folders),
     ):
         for names in wanted:
             there = [home / name for name in names if (home / name).exists()]

@@ -19,7 +19,7 @@ from longclip_lab.evaluation import retrieval
 from longclip_lab.models import Clip, encode_images, encode_texts
 from longclip_lab.objectives import RankMeter, primary_components, rank_meter
 from longclip_lab.views.html import Html, as_pool, render
-from longclip_lab.views.static import Chart, Control, Scale, round_ticks, states_html, with_pictures
+from longclip_lab.views.static import Chart, Control, Scale, round_ticks, states_html, with_images
 from longclip_lab.views.theme import COLOURS
 from longclip_lab.views.widgets.panel import Panel, dropdown, slider
 
@@ -112,7 +112,7 @@ class Components(Panel):
     def draw(self) -> str:
         kept = self.kept
         pictures = {str(i): self.pool.thumbnail(i, 72) for i in self._shown(kept)}
-        return with_pictures(self._draw(kept, self.captions.value), pictures)
+        return with_images(self._draw(kept, self.captions.value), pictures)
 
     @staticmethod
     def _shown(kept: Kept) -> list[int]:

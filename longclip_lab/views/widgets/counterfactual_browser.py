@@ -24,7 +24,7 @@ from longclip_lab.views.counterfactual import (
     token_range,
 )
 from longclip_lab.views.html import Html, Pool
-from longclip_lab.views.static import Card, cards_html, with_pictures
+from longclip_lab.views.static import Card, cards_html, with_images
 from longclip_lab.views.theme import with_interval
 from longclip_lab.views.widgets.panel import Panel, dropdown
 
@@ -162,7 +162,7 @@ class CounterfactualBrowser(Panel):
         self.next.disabled = self._at >= len(chosen) - 1
         name = str(question.index)
         card = question_card(question, self._span)
-        return f"<p>question {self._at + 1} of {len(chosen)}; {self._tally()}</p>" + with_pictures(
+        return f"<p>question {self._at + 1} of {len(chosen)}; {self._tally()}</p>" + with_images(
             card, {name: self.pool.thumbnail(question.index, PIXELS, redraw=True)}
         )
 

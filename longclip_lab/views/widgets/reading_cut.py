@@ -28,7 +28,7 @@ from longclip_lab.views.static import (
     log_ticks,
     round_ticks,
     states_html,
-    with_pictures,
+    with_images,
 )
 from longclip_lab.views.theme import COLOURS
 from longclip_lab.views.widgets.panel import Panel, dropdown, slider
@@ -185,7 +185,7 @@ class ReadingCut(Panel):
     def draw(self) -> str:
         with_uris = self._draw(self._current(), self.cut.value)
         shown = self.reading.found
-        return with_pictures(with_uris, {str(i): self.pool.thumbnail(i) for i in shown})
+        return with_images(with_uris, {str(i): self.pool.thumbnail(i) for i in shown})
 
     def _draw(self, caption: _Caption, cut: int) -> str:
         reading = self._reading(caption, cut)

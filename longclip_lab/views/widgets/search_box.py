@@ -14,7 +14,7 @@ from longclip_lab.views.static import Control, states_html
 from longclip_lab.views.widgets.panel import Panel, dropdown
 
 if TYPE_CHECKING:
-    from longclip_lab.search import Matches, PictureIndex
+    from longclip_lab.search import ImageIndex, Matches
 
 _SMALL = 144  # pixels of a picture on a page that holds many
 _IN_LIST, _AT_SLIDER = 72, 36  # characters of an example
@@ -24,7 +24,7 @@ _PLACEHOLDER = "Say what to look for; it is searched when you leave the field (T
 class SearchBox(Panel):
     """Type a query of any length, or choose one of `examples`, and see the nearest pictures.
 
-    `index` is a `search.PictureIndex`; with several models give them as {label: index}. `found` is
+    `index` is a `search.ImageIndex`; with several models give them as {label: index}. `found` is
     the present answer as a value. What the model does not read of the query is grey, and every
     sentence that it reads is left out once to see what it does.
 
@@ -32,7 +32,7 @@ class SearchBox(Panel):
     """
 
     def __init__(
-        self, index: PictureIndex | dict[str, PictureIndex], examples: Sequence[str], top: int = 5
+        self, index: ImageIndex | dict[str, ImageIndex], examples: Sequence[str], top: int = 5
     ):
         self.indices = index if isinstance(index, dict) else {index.clip.name: index}
         self.examples, self.top = list(examples), top
@@ -58,7 +58,7 @@ class SearchBox(Panel):
         """What the present query finds. Raises LabError for one that the model cannot read."""
         return self._search(self.indices[self.model.value], self.text.value)
 
-    def _search(self, index: PictureIndex, text: str) -> Matches:
+    def _search(self, index: ImageIndex, text: str) -> Matches:
         return index.search(text, self.top, explain=True, warn=False)  # the answer shows it
 
     def _choose(self) -> None:

@@ -28,7 +28,7 @@ from longclip_lab.views.static import (
     heat_map_uri,
     round_ticks,
     states_html,
-    with_pictures,
+    with_images,
 )
 from longclip_lab.views.theme import COLOURS, change, percent, spread, text_colour
 from longclip_lab.views.widgets.panel import Panel, slider
@@ -134,7 +134,7 @@ class Stretcher(Panel):
         known = self.test is None or self.key in self.test
         self.measure.disabled = known
         stretch_positions(self.positions_TW, keep, ratio)  # raises LabError for bad combinations
-        return with_pictures(self._draw(keep, ratio), self._pictures([(keep, ratio)]))
+        return with_images(self._draw(keep, ratio), self._pictures([(keep, ratio)]))
 
     def _pictures(self, keys: Sequence[tuple[int, float]]) -> dict[str, str]:
         tables = {"old": self.positions_TW}

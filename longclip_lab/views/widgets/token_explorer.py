@@ -20,7 +20,7 @@ from longclip_lab.models import Clip
 from longclip_lab.text.sentences import Span
 from longclip_lab.views import explorer
 from longclip_lab.views.explorer import MATRICES, Lighting, Strip, known, matrix_of, options_of
-from longclip_lab.views.html import picture_uri
+from longclip_lab.views.html import image_uri
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -292,4 +292,4 @@ def _offer(name: str, methods: dict[str, Any]) -> dict[str, Any]:
 def _uri(image_SS3: np.ndarray) -> str:
     from PIL import Image
 
-    return picture_uri(Image.fromarray(image_SS3), photo=len(image_SS3) > _DRAWING)
+    return image_uri(Image.fromarray(image_SS3), photo=len(image_SS3) > _DRAWING)
