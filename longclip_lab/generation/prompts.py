@@ -103,7 +103,8 @@ def encode_prompt(
         )
     if strategy in (KPS, "tuned"):
         pipe = use_long_clip(pipe, KPS if clip_l is None else clip_l)
-    if clip_skip and len(encoders) == 1 and not hasattr(pipe.text_encoder, "text_model"):
+    of_15 = not hasattr(pipe, "text_encoder_2")  # SD 1.5 and 2 look for the last norm themselves
+    if clip_skip and of_15 and not hasattr(pipe.text_encoder, "text_model"):
         raise LabError(
             "This diffusers cannot skip layers of this transformers' CLIPTextModel: leave "
             "clip_skip out, or install transformers 4."
@@ -115,18 +116,25 @@ def encode_prompt(
         pieces = split_prompt(pipe, prompt, cut)
         if negative_prompt:
             negative = split_prompt(pipe, negative_prompt, cut)
-    elif not reading.whole:
-        warnings.warn(
-            f"{reading.read} of the prompt's {reading.tokens} tokens are read, start and end not "
-            f"counted. The rest changes nothing in the picture: “{reading.unread}”.",
-            LabWarning,
-            stacklevel=2,
-        )
+    else:
+        _warn_unread("prompt", reading)
+        if negative_prompt:
+            _warn_unread("negative prompt", read_prompt(pipe, negative_prompt))
     arguments = _conditioning(
         pipe, pieces, negative, strategy == "average",
         num_images_per_prompt=num_images_per_prompt, clip_skip=clip_skip,
     )  # fmt: skip
     return EncodedPrompt(strategy, pieces, reading, arguments, pipe)
+
+
+def _warn_unread(what: str, reading: QueryRead) -> None:
+    if not reading.whole:
+        warnings.warn(
+            f"{reading.read} of the {what}'s {reading.tokens} tokens are read, start and end not "
+            f"counted. The rest changes nothing in the picture: “{reading.unread}”.",
+            LabWarning,
+            stacklevel=3,
+        )
 
 
 def _conditioning(
@@ -225,14 +233,17 @@ def split_prompt(pipe: Any, prompt: str, cut: str = "token") -> tuple[str, ...]:
     spans = _spans(tokenizer, prompt)
     pieces, at = [], 0
     while at < len(spans):
-        begin, following = spans[at][0], at + room
-        if following >= len(spans):
+        begin = spans[at][0]
+        # A piece that begins within a word may have other tokens than the whole had there.
+        if len(_spans(tokenizer, prompt[begin:])) <= room:
             pieces.append(prompt[begin:])
             break
-        most = spans[following][0]
+        most = spans[min(at + room, len(spans) - 1)][0]
         # The last place of the kind that was asked for, else the last word, else within a word.
         ends = ([end for end in kind if begin < end <= most] for kind in (starts, words))
         fitting = next((few[-1] for few in ends if few), most)
+        while len(_spans(tokenizer, prompt[begin:fitting])) > room:
+            fitting -= 1
         pieces.append(prompt[begin:fitting])
         at = next((i for i, span in enumerate(spans) if span[0] >= fitting), len(spans))
     return tuple(piece.strip() for piece in pieces)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from longclip_lab import generation, models
 from longclip_lab.errors import LabError, LabWarning
@@ -268,3 +270,19 @@ def test_half_precision_stays(sd):
 def test_pipelines_that_cannot_be_opened(tmp_path):
     with pytest.raises(LabError, match="cannot be opened as a pipeline"):
         generation.load_pipeline(tmp_path)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.text("aAzxZ9.,! éΩ🚢\n", min_size=1, max_size=700).filter(str.strip),
+    st.sampled_from(["token", "comma", "sentence"]),
+)
+def test_any_prompt_is_cut_in_pieces_that_are_read_whole(sd, prompt, cut):
+    pieces = generation.split_prompt(sd, prompt, cut)
+    assert "".join("".join(pieces).split()) == "".join(prompt.split())
+    assert all(generation.read_prompt(sd, piece).whole for piece in pieces)
+
+
+def test_an_unread_negative_prompt_is_told(sd):
+    with pytest.warns(LabWarning, match="75 of the negative prompt's"):
+        generation.encode_prompt(sd, "a boat", negative_prompt=PROMPT)
