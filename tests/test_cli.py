@@ -234,6 +234,21 @@ def test_an_interrupt_is_code_130(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
+def test_an_interrupt_during_the_imports_is_one_line():
+    code = """
+import sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tyro":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from longclip_lab.__main__ import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 @pytest.mark.parametrize("data", ["world", "coco"])
 def test_probe_writes_its_numbers(data, model_folder, coco_folder, tmp_path, capsys):
     arguments = ["probe", str(model_folder), "--no-progress", "--out", str(tmp_path / "probe.json")]

@@ -252,16 +252,12 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     >>> rank_correlation(np.array([1, 2, 9]), np.array([0.3, 0.2, 0.1]))
     -1.0
     """
-    first, second = (_mean_ranks(scores) for scores in (one, other))
+    from scipy.stats import rankdata  # takes longer to import than all of this room
+
+    first, second = (rankdata(scores.ravel()) for scores in (one, other))
     first, second = first - first.mean(), second - second.mean()
     size = np.sqrt((first**2).sum() * (second**2).sum())
     return round(float((first * second).sum() / size), 12) if size else 0.0
-
-
-def _mean_ranks(scores: np.ndarray) -> np.ndarray:
-    """Ranks from 1, flat; equal scores share the mean of their ranks."""
-    _, which, counts = np.unique(scores.ravel(), return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[which]
 
 
 # --- From maps and questions to scores: one function for each group of criteria ---

@@ -31,7 +31,14 @@ from longclip_lab.views.counterfactual import (
     read_by_all,
 )
 from longclip_lab.views.html import caption_html, image_uri, render
-from longclip_lab.views.models import tradeoff_figure
+from longclip_lab.views.models import (
+    long_message,
+    long_score,
+    short_score,
+    stretching_figure,
+    stretching_message,
+    tradeoff_figure,
+)
 from longclip_lab.views.reading import (
     STYLES,
     definitions,
@@ -41,13 +48,6 @@ from longclip_lab.views.reading import (
     truncation_message,
 )
 from longclip_lab.views.static import figure_block, standalone_page, table_html
-from longclip_lab.views.stretching import (
-    long_message,
-    long_score,
-    short_score,
-    stretching_figure,
-    stretching_message,
-)
 from longclip_lab.views.theme import CHANCE, PALETTE, capital, compare, listed, points
 
 TITLE = "How much of a caption does CLIP read?"

@@ -16,8 +16,7 @@ from longclip_lab.evaluation import Evaluation, Interval, Record, evaluate
 from longclip_lab.models import Clip
 from longclip_lab.probing import CounterfactualProbe, EffectiveLength
 from longclip_lab.training import Run
-from longclip_lab.views.models import against_sweep, short_weight_sweep
-from longclip_lab.views.stretching import long_score, short_score
+from longclip_lab.views.models import against_sweep, long_score, short_score, short_weight_sweep
 from longclip_lab.views.theme import CHANCE, compare, percent, points, with_interval
 
 # --- What the quickstart found, as values: all that table, report and JSON need ---

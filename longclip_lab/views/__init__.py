@@ -35,7 +35,12 @@ from longclip_lab.views.maps import (
     token_patches_figure,
     token_strip,
 )
-from longclip_lab.views.models import position_similarity_figure, spectrum_figure, tradeoff_figure
+from longclip_lab.views.models import (
+    position_similarity_figure,
+    spectrum_figure,
+    stretching_figure,
+    tradeoff_figure,
+)
 from longclip_lab.views.overshadowing import (
     faithfulness_figure,
     overshadowing_figure,
@@ -51,7 +56,6 @@ from longclip_lab.views.reading import (
     truncation_figure,
 )
 from longclip_lab.views.search import found_html, found_page, sentence_ranks_figure
-from longclip_lab.views.stretching import stretching_figure
 from longclip_lab.views.tables import gaps_figure, record_figure
 from longclip_lab.views.theme import COLOURS, CONFIG, PALETTE, add_curve, figure, translucent
 

@@ -26,7 +26,6 @@ from longclip_lab.evaluation import (
     Record,
     Scorer,
     evaluate,
-    image_features,
     read_records,
     retrieval,
     scoring,
@@ -209,7 +208,7 @@ def task(urban) -> Benchmark:
 
 @pytest.fixture
 def short_runs(monkeypatch):
-    monkeypatch.setattr(image_features, "RUN", 8)
+    monkeypatch.setattr(scoring, "RUN", 8)
 
 
 def called(model_folder, urban, out, *more) -> list[str]:

@@ -15,7 +15,7 @@ from longclip_lab.evaluation import evaluate
 from longclip_lab.models import encode_images, new_tiny, stretch
 from longclip_lab.reproduction.runs import LockedImages, Measured, measure
 from longclip_lab.training import longclip, recipes, train
-from longclip_lab.views.stretching import long_score, short_score
+from longclip_lab.views.models import long_score, short_score
 
 
 @pytest.fixture(scope="module")

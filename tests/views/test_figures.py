@@ -201,7 +201,7 @@ def test_spectrum_shows_the_kept_directions_and_the_verdict():
 
 
 def test_stretching_alone_is_told_for_long_captions_too(made_up):
-    from longclip_lab.views.stretching import long_message
+    from longclip_lab.views.models import long_message
 
     gained = long_message(made_up.rows(KPS=(0.9, 0.758), keep___random=(0.8, 0.755)))
     assert gained == (
